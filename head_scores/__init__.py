@@ -1,0 +1,1 @@
+"""Head-score tables that come with the package: one JSON file per model."""

@@ -1,0 +1,74 @@
+"""Sharing a whole number of entries among heads that can each hold only so many."""
+
+from __future__ import annotations
+
+import torch
+
+
+def water_fill(floor: torch.Tensor, weight: torch.Tensor, *, cap: int, total: int) -> torch.Tensor:
+    """Give every head ``min(cap, floor + level * weight)``, with the level at which all is used up.
+
+    What a full head cannot take thus goes to the others in proportion to their weight; what is left when all
+    weighted heads are full goes to the rest evenly. Largest remainders make the whole numbers add up.
+
+    Parameters
+    ----------
+    floor, weight : torch.Tensor
+        float64 [M], non-negative.
+    cap : int
+        Entries one head can hold at most.
+    total : int
+        Entries to give out.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 [M] within [0, cap], summing to exactly ``min(total, M * cap)``. As every largest-remainder rule,
+        one more entry in total may move one entry between two heads.
+    """
+    count = floor.numel()
+    target = min(total, count * cap)
+    share = floor.clamp(max=cap)
+    if float(share.sum()) > target:  # not even the floors fit: scale them down
+        share = share * (target / float(share.sum()))
+    else:
+        share = _raise_level(share, weight, cap, target)
+        share = _raise_level(share, torch.ones_like(weight), cap, target)
+    return _largest_remainder(share, cap, target)
+
+
+def _raise_level(share: torch.Tensor, weight: torch.Tensor, cap: int, target: float) -> torch.Tensor:
+    """Add level * weight to every share, capped, until the sum is ``target`` or all weighted heads are full."""
+    room = cap - share
+    full_at = torch.where(weight > 0, room / weight.clamp(min=1e-300), torch.inf)  # level that fills a head
+    order = full_at.argsort()
+    missing = target - float(share.sum())
+    open_weight = float(weight.sum())
+    level, filled = 0.0, 0.0
+    for head in order.tolist():
+        at = float(full_at[head])
+        if missing <= filled + open_weight * at or at == float("inf"):
+            level = (missing - filled) / open_weight if open_weight > 0 else level
+            break
+        level = at
+        filled += float(room[head])
+        open_weight = max(open_weight - float(weight[head]), 0.0)
+    return torch.minimum(share + max(level, 0.0) * weight, torch.full_like(share, cap))
+
+
+def _largest_remainder(share: torch.Tensor, cap: int, target: int) -> torch.Tensor:
+    whole = share.floor().clamp(max=cap).to(torch.int64)
+    left = target - int(whole.sum())
+    remainder = torch.where(whole < cap, share - whole, -torch.inf)
+    order = remainder.argsort(descending=True, stable=True)
+    while left > 0:  # more than one round only where float error left whole entries over
+        for head in order.tolist():
+            if left and whole[head] < cap:
+                whole[head] += 1
+                left -= 1
+    while left < 0:
+        for head in order.flip(0).tolist():
+            if left and whole[head] > 0:
+                whole[head] -= 1
+                left += 1
+    return whole

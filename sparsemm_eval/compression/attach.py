@@ -1,0 +1,181 @@
+"""compress(model, config): the one place that touches a transformers model."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from sparsemm_eval.compression import generation_rules
+from sparsemm_eval.compression.attention import ATTENTION, register
+from sparsemm_eval.compression.cache import DEFAULT_RESERVE, RaggedCache
+from sparsemm_eval.compression.model_layers import TextDecoder, find_text_decoder
+from sparsemm_eval.compression.stats import CacheStats
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.head_score_table import HeadScores
+
+
+def compress(model: PreTrainedModel, config: CompressionConfig) -> CompressionSession:
+    """Compress the KV cache of everything the model generates inside a ``with`` block.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        LLaVA-NeXT, Qwen2-VL, or a plain Llama, Mistral or Qwen2 model, loaded with
+        ``attn_implementation="sdpa"``.
+    config : CompressionConfig
+        What to keep.
+
+    Returns
+    -------
+    CompressionSession
+        A context manager. When it exits, also after an exception, the model is as before.
+
+    Raises
+    ------
+    ConfigError, HeadScoreError
+        If the method needs head scores and there are none, or they do not fit the model.
+    UnsupportedError
+        If the model is of a kind that cannot be compressed.
+
+    Examples
+    --------
+    >>> with compress(model, CompressionConfig("snapkv", budget=128)) as session:  # doctest: +SKIP
+    ...     tokens = model.generate(**inputs, max_new_tokens=64)
+    ...     print(session.stats.effective_budget)
+    """
+    decoder = find_text_decoder(model)
+    return CompressionSession(model, decoder, _with_scores(config, model, decoder))
+
+
+def _with_scores(
+    config: CompressionConfig, model: PreTrainedModel, decoder: TextDecoder
+) -> CompressionConfig:
+    if config.method != "sparsemm":
+        return config
+    name = getattr(model.config, "_name_or_path", None) or None
+    if config.head_scores is None and name is None:
+        raise ConfigError("head_scores", None, "a table, a file or a name: method 'sparsemm' needs one")
+    scores = HeadScores.resolve(config.head_scores, name)
+    scores.check_fits(decoder.num_layers, decoder.num_heads)
+    return config.replace(head_scores=scores)
+
+
+class CompressionSession:
+    """A model under compression; made by ``compress``.
+
+    Attributes
+    ----------
+    config : CompressionConfig
+        With its head scores resolved to a table.
+    stats : CacheStats or None
+        Of the last ``generate`` call.
+    """
+
+    def __init__(self, model: PreTrainedModel, decoder: TextDecoder, config: CompressionConfig):
+        self.model, self.decoder, self.config = model, decoder, config
+        self.stats: CacheStats | None = None
+        self._undo = ExitStack()
+        self._prefilled_at: float | None = None
+
+    def new_cache(self, max_new_tokens: int = DEFAULT_RESERVE) -> RaggedCache:
+        """A fresh cache for a manual decode loop; ``max_new_tokens`` is a hint for how much room to make."""
+        return RaggedCache(self.config, self.decoder.num_layers, max_new_tokens)
+
+    def __enter__(self) -> CompressionSession:
+        text_config = self.decoder.config
+        before = text_config._attn_implementation
+        if before == ATTENTION:
+            raise UnsupportedError("the model is already inside a `with compress(...)` block")
+        if before != "sdpa":
+            raise UnsupportedError(
+                f"attn_implementation={before!r}: prefill runs on SDPA, load the model with "
+                "attn_implementation='sdpa' so that all methods are compared on the same kernel"
+            )
+        register()
+        try:
+            self._attach(text_config, before)
+        except BaseException:
+            self._undo.close()
+            raise
+        return self
+
+    def _attach(self, text_config: PreTrainedConfig, before: str) -> None:
+        text_config._attn_implementation = ATTENTION
+        self._undo.callback(setattr, text_config, "_attn_implementation", before)
+        for attention in self.decoder.attentions:
+            hook = attention.register_forward_pre_hook(_hand_over_cache_layer, with_kwargs=True)
+            self._undo.callback(hook.remove)
+        for hook in (
+            self.model.register_forward_pre_hook(self._ensure_cache, with_kwargs=True),
+            self.model.register_forward_hook(self._note_prefill),
+        ):
+            self._undo.callback(hook.remove)
+        self._wrap_generate()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def _wrap_generate(self) -> None:
+        """Shadow ``model.generate`` on this one object, so that each call gets a cache of its own."""
+        original = self.model.generate
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return self._generate(original, args, kwargs)
+
+        self.model.generate = generate
+        self._undo.callback(delattr, self.model, "generate")
+
+    def _generate(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.stats = None
+        settings = kwargs.get("generation_config") or self.model.generation_config
+        generation_rules.check(settings, kwargs)
+        cache = self.new_cache(generation_rules.expected_tokens(settings, kwargs, DEFAULT_RESERVE))
+        self._prefilled_at = None
+        started = self._now()
+        output = original(*args, past_key_values=cache, **kwargs)
+        ended = self._now()
+        stats = cache.stats()
+        decode = (ended - self._prefilled_at) / stats.generated if stats.generated else None
+        self.stats = replace(stats, prefill_seconds=self._prefilled_at - started, decode_seconds=decode)
+        return output
+
+    def _ensure_cache(
+        self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A forward call that would make itself a DynamicCache gets a RaggedCache."""
+        cache = kwargs.get("past_key_values")
+        if cache is None and kwargs.get("use_cache", model.config.get_text_config().use_cache):
+            kwargs["past_key_values"] = self.new_cache()
+        elif cache is not None and not isinstance(cache, RaggedCache):
+            raise UnsupportedError(
+                f"past_key_values is a {type(cache).__name__}: leave it out, or pass session.new_cache()"
+            )
+        return args, kwargs
+
+    def _note_prefill(self, model: PreTrainedModel, args: Any, output: Any) -> None:
+        if self._prefilled_at is None:
+            self._prefilled_at = self._now()
+
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+def _hand_over_cache_layer(
+    attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Attention functions do not get the cache: pass this layer's part along."""
+    cache = kwargs.get("past_key_values")
+    if isinstance(cache, RaggedCache):
+        kwargs["kv_layer"] = cache.layers[attention.layer_idx]
+    return args, kwargs

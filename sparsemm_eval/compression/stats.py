@@ -1,0 +1,60 @@
+"""What a generation really kept: entries, bytes and times, measured and not nominal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Measured facts of one cache, or of one ``generate`` call (then with times).
+
+    Attributes
+    ----------
+    kept : torch.Tensor
+        int64 [L, B, K]: entries kept of the prompt, observation window included.
+    prompt_lengths : torch.Tensor
+        int64 [B]: prompt tokens, padding excluded.
+    entry_bytes : torch.Tensor
+        int64 [L]: bytes of one key and one value.
+    generated : int
+        Tokens appended after the prompt (the last token of an answer is never fed back).
+    kv_bytes_peak : int
+        Most bytes of keys and values alive at once: during prefill one layer's dense prompt beside what
+        earlier layers kept.
+    kv_bytes_end : int
+        Bytes allocated for keys and values in the end: kept, generated, and slots still free.
+    prefill_seconds, decode_seconds : float or None
+        Wall time to the first token, and per later token. None where nothing was timed.
+    """
+
+    kept: torch.Tensor
+    prompt_lengths: torch.Tensor
+    entry_bytes: torch.Tensor
+    generated: int
+    kv_bytes_peak: int
+    kv_bytes_end: int
+    prefill_seconds: float | None = None
+    decode_seconds: float | None = None
+
+    @property
+    def effective_budgets(self) -> torch.Tensor:
+        """float64 [B]: mean entries kept per KV head over all layers."""
+        return self.kept.double().mean(dim=(0, 2))
+
+    @property
+    def effective_budget(self) -> float:
+        """Mean of ``effective_budgets`` over the rows."""
+        return float(self.effective_budgets.mean())
+
+    @property
+    def kv_bytes(self) -> torch.Tensor:
+        """int64 [B]: bytes of the prompt entries kept."""
+        return (self.kept.sum(-1) * self.entry_bytes[:, None]).sum(0)
+
+    @property
+    def kv_bytes_full(self) -> torch.Tensor:
+        """int64 [B]: bytes FullKV would keep of the same prompts."""
+        return self.prompt_lengths * self.kept.shape[2] * self.entry_bytes.sum()

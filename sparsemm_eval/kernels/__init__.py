@@ -1,0 +1,1 @@
+"""Single-token attention over a ragged KV store."""

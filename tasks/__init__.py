@@ -1,0 +1,1 @@
+"""lmms-eval tasks that come with the package."""
