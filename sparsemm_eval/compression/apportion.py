@@ -23,8 +23,8 @@ def water_fill(floor: torch.Tensor, weight: torch.Tensor, *, cap: int, total: in
     Returns
     -------
     torch.Tensor
-        int64 [M] within [0, cap], summing to exactly ``min(total, M * cap)``. As every largest-remainder rule,
-        one more entry in total may move one entry between two heads.
+        int64 [M] within [0, cap], summing to exactly ``min(total, M * cap)``. As with every largest-remainder
+        rule, one more entry in total may move one entry between two heads.
     """
     count = floor.numel()
     target = min(total, count * cap)
@@ -38,7 +38,7 @@ def water_fill(floor: torch.Tensor, weight: torch.Tensor, *, cap: int, total: in
 
 
 def _raise_level(share: torch.Tensor, weight: torch.Tensor, cap: int, target: float) -> torch.Tensor:
-    """Add level * weight to every share, capped, until the sum is ``target`` or all weighted heads are full."""
+    """Add level * weight to every share, capped, until the sum is ``target`` or all weighted are full."""
     room = cap - share
     full_at = torch.where(weight > 0, room / weight.clamp(min=1e-300), torch.inf)  # level that fills a head
     order = full_at.argsort()
