@@ -105,7 +105,7 @@ def resolve(
     found = _by_name(model_name, cache, fetch or _download)
     if found is None:
         raise HeadScoreError(
-            f"no head scores are known for model {model_name!r}: pass head_scores=PATH to a table made for it "
+            f"no head scores are known for model {model_name!r}: pass head_scores=PATH to one made for it "
             f"(looked among the shipped tables, in {cache} and in the published tables)"
         )
     return found
@@ -117,8 +117,8 @@ def _explicit(scores: str | Path, cache: Path, fetch: Fetch) -> HeadScores:
     found = None if isinstance(scores, Path) else _by_name(scores, cache, fetch)
     if found is None:
         raise HeadScoreError(
-            f"head_scores={str(scores)!r} is neither a file nor a known name: expected the path of a head-score "
-            "JSON, one of the shipped names ("
+            f"head_scores={str(scores)!r} is neither a file nor a known name: expected the path of a "
+            "head-score JSON, one of the shipped names ("
             + ", ".join(shipped_names())
             + ") or a published one ("
             + ", ".join(table.models[0] for table in PUBLISHED)

@@ -1,7 +1,7 @@
 """The attention function and mask that a model runs with while it is compressed.
 
-Registered with transformers under one name. The function receives post-RoPE queries and, through a hook on the
-attention module, the cache layer they belong to.
+Registered with transformers under one name. The function receives post-RoPE queries and, through a hook on
+the attention module, the cache layer they belong to.
 """
 
 from __future__ import annotations

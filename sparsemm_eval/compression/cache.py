@@ -77,7 +77,7 @@ class RaggedLayer(CacheLayerMixin):
         if self.is_prefilled and key_states.shape[2] != 1:
             raise UnsupportedError(
                 f"{key_states.shape[2]} tokens at once after the prompt was compressed: chunked prefill, "
-                "continued chats and assisted decoding need the evicted entries; give the whole prompt at once"
+                "continued chats and assisted decoding need evicted entries; give the whole prompt at once"
             )
         if not self.is_prefilled and self.seen:
             raise UnsupportedError("a RaggedCache only works inside `with compress(model, config)`")

@@ -14,7 +14,7 @@ RESERVE = 256  # generated tokens a new slab has room for, at most
 
 @dataclass
 class Slab:
-    """One allocation: prompt blocks first, then blocks for generated tokens, one per segment and BLOCK tokens.
+    """One allocation: prompt blocks, then blocks for generated tokens, one per segment and BLOCK tokens.
 
     All segments grow by one entry per token, so the generated part is regular: chunk j occupies the
     ``segments`` blocks from ``prompt_blocks + j * segments``.
