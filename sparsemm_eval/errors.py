@@ -29,3 +29,7 @@ class HeadScoreError(SparseMMError, ValueError):
 
 class UnsupportedError(SparseMMError, RuntimeError):
     """The request is understood but this package cannot do it; the message says what to do instead."""
+
+
+class EvaluationError(SparseMMError, RuntimeError):
+    """A run of lmms-eval left no results, or fewer than it was asked for."""

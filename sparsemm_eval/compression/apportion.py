@@ -40,19 +40,18 @@ def water_fill(floor: torch.Tensor, weight: torch.Tensor, *, cap: int, total: in
 def _raise_level(share: torch.Tensor, weight: torch.Tensor, cap: int, target: float) -> torch.Tensor:
     """Add level * weight to every share, capped, until the sum is ``target`` or all weighted are full."""
     room = cap - share
-    full_at = torch.where(weight > 0, room / weight.clamp(min=1e-300), torch.inf)  # level that fills a head
+    weighted = weight > 0
+    full_at = torch.where(weighted, room / torch.where(weighted, weight, 1.0), torch.inf)  # level that fills
     order = full_at.argsort()
-    missing = target - float(share.sum())
-    open_weight = float(weight.sum())
-    level, filled = 0.0, 0.0
-    for head in order.tolist():
+    # weight still open before each step, summed from the smallest up so that tiny weights survive
+    open_weight = weight[order].flip(0).cumsum(0).flip(0)
+    missing, filled, level = target - float(share.sum()), 0.0, 0.0
+    for head, still_open in zip(order.tolist(), open_weight.tolist(), strict=True):
         at = float(full_at[head])
-        if missing <= filled + open_weight * at or at == float("inf"):
-            level = (missing - filled) / open_weight if open_weight > 0 else level
+        if at == float("inf") or missing <= filled + still_open * at:
+            level = (missing - filled) / still_open if still_open > 0 else level
             break
-        level = at
-        filled += float(room[head])
-        open_weight = max(open_weight - float(weight[head]), 0.0)
+        level, filled = at, filled + float(room[head])
     return torch.minimum(share + max(level, 0.0) * weight, torch.full_like(share, cap))
 
 

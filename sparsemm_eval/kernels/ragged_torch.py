@@ -59,7 +59,8 @@ def ragged_attention(query: torch.Tensor, parts: Sequence[Blocks], scaling: floa
             return output.div_(total.unsqueeze(-1)).to(query.dtype)
     shift = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
     for part in parts:
-        shift.index_reduce_(0, part.segment, _scores(query, part, scaling).amax(-1), "amax")
+        highest = _scores(query, part, scaling).amax(-1)  # [M, G]
+        shift.scatter_reduce_(0, part.segment[:, None].expand_as(highest), highest, "amax")
     output, total = _weighted_sums(query, parts, scaling, shift)
     return output.div_(total.unsqueeze(-1)).to(query.dtype)
 
