@@ -17,7 +17,6 @@ METHODS = ("fullkv", "snapkv", "pyramidkv", "adakv", "sparsemm", "random")
 POOLINGS = ("avg", "max")
 GQA_REDUCTIONS = ("mean", "max")
 SURPLUS_RULES = ("drop", "redistribute")
-KERNELS = ("auto", "torch")
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,6 @@ class CompressionConfig:
         PyramidKV's beta: the last layer's budget is 1/beta of the mean.
     seed : int
         Seed of the ``random`` head scores.
-    kernel : str
-        Decode attention: ``auto`` or ``torch``.
 
     Raises
     ------
@@ -73,14 +70,12 @@ class CompressionConfig:
     adakv_floor: float = 0.2
     pyramid_beta: int = 20
     seed: int = 0
-    kernel: str = "auto"
 
     def __post_init__(self) -> None:
         _choice("method", self.method, METHODS)
         _choice("pooling", self.pooling, POOLINGS)
         _choice("gqa", self.gqa, GQA_REDUCTIONS)
         _choice("surplus", self.surplus, SURPLUS_RULES)
-        _choice("kernel", self.kernel, KERNELS)
         _integer("window", self.window, 1)
         _integer("budget", self.budget, 1)
         _integer("kernel_size", self.kernel_size, 1)

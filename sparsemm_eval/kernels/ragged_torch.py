@@ -24,7 +24,7 @@ class Blocks(NamedTuple):
     keys, values : torch.Tensor
         [M, T, D]; unused slots hold finite numbers.
     bias : torch.Tensor
-        [M, 1, T] float32, 0 for a used slot and -inf for an unused one; every block has a used slot.
+        [M, T, 1] float32, 0 for a used slot and -inf for an unused one; every block has a used slot.
     segment : torch.Tensor
         int64 [M], the segment a block belongs to.
     """
@@ -59,7 +59,7 @@ def ragged_attention(query: torch.Tensor, parts: Sequence[Blocks], scaling: floa
             return output.div_(total.unsqueeze(-1)).to(query.dtype)
     shift = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
     for part in parts:
-        highest = _scores(query, part, scaling).amax(-1)  # [M, G]
+        highest = _scores(query, part, scaling).amax(1)  # [M, G]
         shift.scatter_reduce_(0, part.segment[:, None].expand_as(highest), highest, "amax")
     output, total = _weighted_sums(query, parts, scaling, shift)
     return output.div_(total.unsqueeze(-1)).to(query.dtype)
@@ -72,31 +72,32 @@ def _weighted_sums(
     output = query.new_zeros(query.shape, dtype=torch.float32)
     total = query.new_zeros(query.shape[:2], dtype=torch.float32)
     for part in parts:
-        weights = _scores(query, part, scaling)  # [M, G, T]
+        weights = _scores(query, part, scaling)  # [M, T, G]
         if shift is not None:
-            weights.sub_(shift.index_select(0, part.segment).unsqueeze(-1))
+            weights.sub_(shift.index_select(0, part.segment).unsqueeze(1))
         weights.exp_()
-        total.index_add_(0, part.segment, weights.sum(-1))
+        total.index_add_(0, part.segment, weights.sum(1))
         output.index_add_(0, part.segment, _product(weights, part.values))
     return output, total
 
 
 def _scores(query: torch.Tensor, part: Blocks, scaling: float) -> torch.Tensor:
-    """float32 [M, G, T]; -inf in unused slots."""
-    rows = query.index_select(0, part.segment)
-    keys = part.keys.transpose(1, 2)
+    """float32 [M, T, G]; -inf in unused slots."""
+    # keys times queries, not the other way round: up to twice as fast in CPU matrix libraries
+    rows = query.index_select(0, part.segment).transpose(1, 2)  # [M, D, G]
     if query.dtype == torch.float32:
-        return torch.baddbmm(part.bias, rows, keys, alpha=scaling)
+        return torch.baddbmm(part.bias, part.keys, rows, alpha=scaling)
     if query.device.type == "cuda":
-        return torch.bmm(rows, keys, out_dtype=torch.float32).mul_(scaling).add_(part.bias)
+        return torch.bmm(part.keys, rows, out_dtype=torch.float32).mul_(scaling).add_(part.bias)
     # half-precision scores would lose the softmax: 8 bits of mantissa are 6 % at a score of 16
-    return torch.baddbmm(part.bias, rows.float(), keys.float(), alpha=scaling)
+    return torch.baddbmm(part.bias, part.keys.float(), rows.float(), alpha=scaling)
 
 
 def _product(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """float32 [M, G, D]."""
+    """Weights [M, T, G] times values [M, T, D] -> float32 [M, G, D]."""
+    rows = weights.transpose(1, 2)
     if values.dtype == torch.float32:
-        return torch.bmm(weights, values)
+        return torch.bmm(rows, values)
     if values.device.type == "cuda":
-        return torch.bmm(weights.to(values.dtype), values, out_dtype=torch.float32)
-    return torch.bmm(weights, values.float())
+        return torch.bmm(rows.to(values.dtype), values, out_dtype=torch.float32)
+    return torch.bmm(rows, values.float())

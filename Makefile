@@ -1,0 +1,41 @@
+# Everything from nothing but python3 (3.10 or newer, with venv): `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install demo test test-slow style format clean
+
+help:
+	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (about 2 minutes after installation)"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the tests that take a minute or more each"
+	@echo "make style      check style (ruff)"
+	@echo "make format     apply the formatter"
+
+install: $(READY)
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/sparsemm demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+style: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs

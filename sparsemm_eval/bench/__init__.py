@@ -1,0 +1,1 @@
+"""Measurements of speed and memory. Never part of the tests."""

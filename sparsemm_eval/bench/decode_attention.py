@@ -1,0 +1,110 @@
+"""Ragged decode attention against dense SDPA over the same number of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from sparsemm_eval.bench.timing import interleaved
+from sparsemm_eval.compression.apportion import water_fill
+from sparsemm_eval.compression.ragged_store import RaggedStore
+
+LAYERS = 6  # of one model, each with its own entries
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One layer at decode time: a batch of one, ``kv_heads`` heads of ``budget`` entries on average."""
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    budget: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median milliseconds per call.
+
+    Attributes
+    ----------
+    longest : int
+        Entries of the longest head.
+    dense_ms : float
+        SDPA as transformers calls it at decode, with ``enable_gqa``.
+    rows_ms : float
+        SDPA with a group's queries as rows of one head: the same result, faster on a CPU.
+    ragged_ms : float
+        This package.
+    """
+
+    shape: Shape
+    longest: int
+    dense_ms: float
+    rows_ms: float
+    ragged_ms: float
+
+
+def head_lengths(shape: Shape, generator: torch.Generator) -> torch.Tensor:
+    """int64 [K] summing to K * budget, concentrated as visual scores are: few long heads, many short ones."""
+    weight = torch.rand(shape.kv_heads, generator=generator, dtype=torch.float64) ** 6
+    floor = torch.full_like(weight, 0.2 * shape.budget)
+    total = shape.budget * shape.kv_heads
+    return water_fill(floor, weight, cap=total, total=total)
+
+
+def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -> Row:
+    """Time the attention of one decode step both ways, on fresh random entries."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = head_lengths(shape, generator)
+    longest = int(lengths.max())
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator).to(device, shape.dtype)
+
+    heads = shape.kv_heads * shape.group
+    query = random(1, heads, 1, shape.head_dim)
+    kept = torch.arange(longest, device=device) < lengths.to(device)[None, :, None]
+    rows = query.view(1, shape.kv_heads, shape.group, shape.head_dim)
+
+    def dense() -> list[torch.Tensor]:
+        return [random(1, shape.kv_heads, shape.budget, shape.head_dim) for _ in range(2)]
+
+    def store() -> RaggedStore:
+        return RaggedStore(*(random(1, shape.kv_heads, longest, shape.head_dim) for _ in range(2)), kept, 1)
+
+    # every call reads another layer's entries, as in a model, so that no rival finds its own in the cache
+    sdpa = F.scaled_dot_product_attention
+    candidates = {
+        "dense": _in_turn(
+            [partial(sdpa, query, *dense(), enable_gqa=shape.group > 1) for _ in range(LAYERS)]
+        ),
+        "rows": _in_turn([partial(sdpa, rows, *dense()) for _ in range(LAYERS)]),
+        "ragged": _in_turn([partial(store().attend, query, shape.head_dim**-0.5) for _ in range(LAYERS)]),
+    }
+    with torch.inference_mode():
+        seconds = interleaved(candidates, rounds, device)
+    per_call = {name: 1000 * total / LAYERS for name, total in seconds.items()}
+    return Row(shape, longest, per_call["dense"], per_call["rows"], per_call["ragged"])
+
+
+def _in_turn(calls: list[Callable[[], object]]) -> Callable[[], None]:
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def shapes(
+    budgets: tuple[int, ...], groups: tuple[int, ...], kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> Iterator[Shape]:
+    """Every combination of budget and GQA group."""
+    for budget in budgets:
+        for group in groups:
+            yield Shape(kv_heads, group, head_dim, budget, dtype)

@@ -1,0 +1,56 @@
+"""The `sparsemm` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sparsemm_eval import demo, evaluate, task_listing
+from sparsemm_eval.bench import commands as bench
+from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.heads import commands as heads
+from sparsemm_eval.pages import commands as pages
+
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    help="Evaluation of KV-cache compression for multimodal LLMs, on top of lmms-eval.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.command)
+app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    evaluate.command
+)
+app.command("tasks")(task_listing.command)
+app.add_typer(heads.app, name="heads")
+app.add_typer(pages.app, name="pages")
+app.add_typer(bench.app, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from sparsemm_eval import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Evaluation of KV-cache compression for multimodal LLMs, on top of lmms-eval."""
+
+
+def main() -> None:
+    """Run the command; an error of this package becomes one line and exit code 2, not a traceback."""
+    try:
+        app()
+    except SparseMMError as error:
+        print(f"sparsemm: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
