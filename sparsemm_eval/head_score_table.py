@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from sparsemm_eval.errors import HeadScoreError
+from sparsemm_eval.files import write_text_atomically
 
 FORMAT = "sparsemm-eval/head-scores"
 VERSION = 1
@@ -174,14 +173,7 @@ class HeadScores:
             "scores": self.table.tolist(),
             "provenance": dict(self.provenance),
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        write_text_atomically(Path(path), json.dumps(record) + "\n")
 
     @classmethod
     def resolve(cls, scores: str | Path | HeadScores | None, model_name: str | None = None) -> HeadScores:

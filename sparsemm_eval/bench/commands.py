@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sparsemm_eval.command_arguments import whole_numbers
 from sparsemm_eval.errors import ConfigError
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
@@ -45,7 +46,11 @@ def attention(
         raise ConfigError("dtype", dtype, "one of " + ", ".join(DTYPES))
     where = torch.device(device)
     grid = shapes(
-        _numbers("budgets", budgets), _numbers("groups", groups), kv_heads, head_dim, getattr(torch, dtype)
+        tuple(whole_numbers("budgets", budgets)),
+        tuple(whole_numbers("groups", groups)),
+        kv_heads,
+        head_dim,
+        getattr(torch, dtype),
     )
     rows = [measure(shape, rounds=rounds, device=where) for shape in grid]
     if as_json:
@@ -60,10 +65,3 @@ def attention(
         ratios = [f"{row.ragged_ms / rival:.2f}" for rival in (row.dense_ms, row.rows_ms)]
         table.add_row(str(row.shape.budget), str(row.longest), str(row.shape.group), *times, *ratios)
     Console().print(table)
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(name, text, "whole numbers above 0, separated by commas")
-    return tuple(int(part) for part in parts)

@@ -1,0 +1,71 @@
+"""Family: the record that says how one kind of model wants prompts and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between model families; everything else is shared.
+
+    Attributes
+    ----------
+    name, title : str
+        Prefix of the model names, and the name for messages.
+    default_checkpoint : str
+    model_types : tuple of str
+        ``config.model_type`` values that belong to the family.
+    context_prompt : callable
+        ``(processor, context, images, system_prompt) -> str``: prompt of the simple protocol.
+    messages_prompt : callable or None
+        ``(processor, messages, system_prompt) -> str``: prompt of the chat protocol, where there is one.
+    prepare_image : callable
+        ``(image, processor, pixel limits) -> image`` as the processor shall get it.
+    image_tokens : callable
+        ``(image, processor) -> int``: about how many prompt tokens a prepared image takes; for sorting only.
+    default_max_new_tokens : int
+        Where a task gives none.
+    pixel_limits : mapping
+        Defaults of ``min_pixels`` and ``max_pixels``; empty where the family has none.
+    strip_answers : bool
+        Whether blanks around an answer go.
+    clean_up_blanks : bool or None
+        ``clean_up_tokenization_spaces`` of decoding; None: as the tokenizer says.
+    """
+
+    name: str
+    title: str
+    default_checkpoint: str
+    model_types: tuple[str, ...]
+    context_prompt: Callable[[Any, str, int, str | None], str]
+    prepare_image: Callable[[Image, Any, Mapping[str, int]], Image]
+    image_tokens: Callable[[Image, Any], int]
+    default_max_new_tokens: int
+    messages_prompt: Callable[[Any, list, str | None], str] | None = None
+    pixel_limits: Mapping[str, int] = field(default_factory=dict)
+    strip_answers: bool = False
+    clean_up_blanks: bool | None = None
+
+    def encode(self, processor: Any, prompts: list[str], images: list[Image]) -> Any:
+        """Model inputs of a batch, padded on the left.
+
+        Parameters
+        ----------
+        processor
+            Of the checkpoint; its tokenizer pads on the left.
+        prompts : list of str
+            [B], with one placeholder per image.
+        images : list of PIL.Image.Image
+            Prepared images of all rows, in order.
+
+        Returns
+        -------
+        transformers.BatchFeature
+            ``input_ids`` and ``attention_mask`` int64 [B, N], image tensors where there are images.
+        """
+        return processor(text=prompts, images=images or None, padding=True, return_tensors="pt")

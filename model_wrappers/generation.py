@@ -1,0 +1,151 @@
+"""Generation settings: a task's gen_kwargs, checked, with one meaning for every family."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig
+
+from sparsemm_eval.errors import ConfigError
+
+#: What tasks pass for other models; it changes nothing here, nor in upstream's wrappers of these families.
+FOREIGN = frozenset({"image_aspect_ratio", "image_sizes", "use_cache", "modality", "max_frames", "fps"})
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How an answer is generated; requests with equal settings share batches.
+
+    Attributes
+    ----------
+    until : tuple of str
+        The answer ends before the first of them.
+    max_new_tokens : int
+    temperature : float
+        0: greedy.
+    top_p : float
+        1: off.
+    top_k : int
+        0: off.
+    repetition_penalty : float
+        1: off, whatever the checkpoint's generation_config says, so that all methods generate alike.
+    """
+
+    until: tuple[str, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def parse(
+        cls, gen_kwargs: Mapping[str, Any], default_max_new_tokens: int
+    ) -> tuple[GenerationSettings, tuple[str, ...]]:
+        """Read gen_kwargs without changing them.
+
+        Sampling needs a temperature above 0 (or ``do_sample=true`` alone, which means temperature 1) and no
+        ``do_sample=false``.
+
+        Returns
+        -------
+        settings, unused
+            ``unused`` are names of gen_kwargs that have no meaning here.
+
+        Raises
+        ------
+        ConfigError
+            For beam search and for values out of range.
+        """
+        given = {name: value for name, value in gen_kwargs.items() if value is not None}
+        beams = given.pop("num_beams", 1)
+        if beams != 1:
+            raise ConfigError("num_beams", beams, "1: a compressed cache cannot follow several beams")
+        sequences = given.pop("num_return_sequences", 1)
+        if sequences != 1:
+            raise ConfigError("num_return_sequences", sequences, "1: use --repeats for several answers")
+        flag = given.pop("do_sample", None)
+        temperature = _number(given, "temperature", 1.0 if flag is True else 0.0, 0)
+        settings = cls(
+            until=_until(given.pop("until", None)),
+            max_new_tokens=_integer(given, "max_new_tokens", default_max_new_tokens, 1),
+            temperature=0.0 if flag is False else temperature,
+            top_p=_number(given, "top_p", 1.0, 0, 1),
+            top_k=_integer(given, "top_k", 0, 0),
+            repetition_penalty=_number(given, "repetition_penalty", 1.0, 0),
+        )
+        if settings.top_p == 0 or settings.repetition_penalty == 0:
+            name = "top_p" if settings.top_p == 0 else "repetition_penalty"
+            raise ConfigError(name, 0, "a number > 0")
+        if not settings.samples:
+            # Without sampling these say nothing; equal settings must compare equal.
+            settings = dataclasses.replace(settings, top_p=1.0, top_k=0)
+        return settings, tuple(sorted(set(given) - FOREIGN))
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return self.temperature > 0
+
+    def canonical(self) -> str:
+        """JSON with sorted keys; equal settings give equal text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def for_model(self, model: Any, tokenizer: Any) -> GenerationConfig:
+        """The settings as a GenerationConfig with all of the model's end tokens.
+
+        Every field that a checkpoint could bring is set, since generate() fills unset ones from there.
+        """
+        own = model.generation_config
+        end = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+        ends = list(end) if isinstance(end, (list, tuple)) else [end]
+        pad = next(
+            (token for token in (own.pad_token_id, tokenizer.pad_token_id) if token is not None), ends[0]
+        )
+        sampling = (
+            {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+            if self.samples
+            else {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        )
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=0,
+            num_beams=1,
+            num_return_sequences=1,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=0,
+            bos_token_id=own.bos_token_id if own.bos_token_id is not None else tokenizer.bos_token_id,
+            eos_token_id=ends,
+            pad_token_id=pad,
+            **sampling,
+        )
+
+
+def _until(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError("until", value, "a text or a list of texts")
+    return tuple(text for text in texts if text)
+
+
+def _number(given: dict[str, Any], name: str, default: float, low: float, high: float | None = None) -> float:
+    value = given.pop(name, default)
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not valid or not value >= low or (high is not None and value > high):
+        raise ConfigError(
+            name, value, f"a number >= {low}" if high is None else f"a number in [{low}, {high}]"
+        )
+    return float(value)
+
+
+def _integer(given: dict[str, Any], name: str, default: int, low: int) -> int:
+    value = given.pop(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < low:
+        raise ConfigError(name, value, f"an integer >= {low}")
+    return int(value)

@@ -1,0 +1,107 @@
+"""Where a model runs: device, dtype, and this process's place among the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from sparsemm_eval.errors import ConfigError
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device and rank of this process.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where inputs go; with a device map, where its first part is.
+    device_map : str or None
+        How one model is spread over devices; None: all on ``device``.
+    dtype : torch.dtype or "auto"
+        ``"auto"``: as the checkpoint is stored.
+    accelerator : accelerate.Accelerator
+        Its process group, used by lmms-eval to gather results; the model itself is never wrapped.
+    rank, world_size : int
+        Over all hosts.
+    """
+
+    device: torch.device
+    device_map: str | None
+    dtype: Any
+    accelerator: Accelerator
+    rank: int
+    world_size: int
+
+
+def place(device: str, device_map: str | None, dtype: str | None) -> Placement:
+    """Choose device and dtype for this process.
+
+    Parameters
+    ----------
+    device : str
+        ``auto`` or a torch device.
+    device_map : str or None
+        One of `DEVICE_MAPS`, for one process only.
+    dtype : str or None
+        A torch dtype's name or ``auto``; None: float32 on the CPU, ``auto`` elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        If the device does not exist here or does not go with the launcher.
+    """
+    accelerator = Accelerator()
+    if device_map is not None:
+        _check_device_map(device_map, device, accelerator.num_processes)
+    chosen = _single(device) if accelerator.num_processes == 1 else _of_rank(device, accelerator)
+    if dtype is None:
+        dtype = "float32" if chosen.type == "cpu" and device_map is None else "auto"
+    return Placement(
+        device=chosen,
+        device_map=device_map,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        accelerator=accelerator,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def _check_device_map(device_map: str, device: str, processes: int) -> None:
+    if device_map not in DEVICE_MAPS:
+        raise ConfigError("device_map", device_map, "one of " + ", ".join(DEVICE_MAPS))
+    if processes > 1:
+        raise ConfigError(
+            "device_map", device_map, f"none with {processes} processes: each would claim every device"
+        )
+    if device != "auto":
+        raise ConfigError("device", device, f"none beside device_map={device_map}")
+
+
+def _single(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError("device", device, "auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError("device", device, f"a device of this machine: cpu or one of {count} CUDA devices")
+    return chosen
+
+
+def _of_rank(device: str, accelerator: Accelerator) -> torch.device:
+    # The process group's backend fits accelerate's choice of device only.
+    chosen = accelerator.device
+    if device != "auto" and torch.device(device).type != chosen.type:
+        remedy = f"{chosen.type}, which the launcher chose for {accelerator.num_processes} processes"
+        if chosen.type != "cpu":
+            remedy += "; for processes on the CPU set ACCELERATE_USE_CPU=true"
+        raise ConfigError("device", device, remedy)
+    return chosen

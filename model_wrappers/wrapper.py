@@ -1,0 +1,173 @@
+"""The lmms-eval model that all sixteen names share: one generate loop, loud failures, measured results."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.utils import simple_parse_args_string
+from loguru import logger
+
+from sparsemm_eval import compress
+from sparsemm_eval.compression.masking import masked_heads
+from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.model_wrappers import checkpoint, identity, placement
+from sparsemm_eval.model_wrappers.answering import Answerer
+from sparsemm_eval.model_wrappers.arguments import Arguments
+from sparsemm_eval.model_wrappers.failures import FailurePolicy, ending_all_ranks
+from sparsemm_eval.model_wrappers.families.family import Family
+from sparsemm_eval.model_wrappers.heads import heads_of
+from sparsemm_eval.model_wrappers.journal import Journal, journal_folder
+from sparsemm_eval.model_wrappers.methods import Method
+from sparsemm_eval.model_wrappers.reporting import Report
+from sparsemm_eval.model_wrappers.requests import read_requests
+from sparsemm_eval.model_wrappers.run import Run
+from sparsemm_eval.model_wrappers.samples import SampleReader
+
+
+class Wrapper(lmms):
+    """A model under KV-cache compression, as lmms-eval sees it.
+
+    Subclasses name the family, the method and the protocol (``is_simple``). The model_args are those of
+    `Arguments`.
+
+    Raises
+    ------
+    SparseMMError
+        For arguments, checkpoints or head scores that cannot work; before anything is generated.
+    """
+
+    model_name: ClassVar[str]
+    family: ClassVar[Family]
+    method: ClassVar[Method]
+
+    def __init__(self, **model_args: Any) -> None:
+        super().__init__()
+        self.arguments = Arguments.parse(model_args, self.model_name, self.method, self.family)
+        self.compression = self.arguments.compression(self.method)
+        self.placement = placement.place(
+            self.arguments.device, self.arguments.device_map, self.arguments.dtype
+        )
+        # lmms-eval reads these three.
+        self.accelerator = self.placement.accelerator
+        self._rank, self._world_size = self.placement.rank, self.placement.world_size
+        with ending_all_ranks(self.rank, self.world_size):
+            self._load()
+
+    def _load(self) -> None:
+        arguments = self.arguments
+        loaded = checkpoint.load(arguments, self.family, self.placement)
+        self._model, self.processor = loaded.model, loaded.processor
+        heads = heads_of(self._model, arguments, self.method)
+        self.masked_heads = heads.masked
+        self.compression = self.compression.replace(head_scores=heads.scores)
+        self.identity = identity.describe(
+            self.model_name, not self.is_simple, arguments, self.compression, heads, loaded, self.device
+        )
+        digest = identity.digest(self.identity)
+        reader = SampleReader(
+            self.family,
+            self.processor,
+            chat=not self.is_simple,
+            system_prompt=self._resolve_system_prompt(arguments.system_prompt),
+            pixel_limits=loaded.pixel_limits,
+        )
+        folder = journal_folder(arguments.journal, self.model_name, digest)
+        self._journal = None if folder is None else Journal(folder, self.identity, digest, self.rank)
+        self._policy = FailurePolicy(arguments.on_error, arguments.max_skipped)
+        self._report = Report(self.identity, digest, arguments, self.rank, self.world_size)
+        self._run = Run(
+            reader, self._journal, self._policy, self._report, self.batch_size, self.rank, self.world_size
+        )
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Wrapper:
+        """Build from lmms-eval's command line; ``--batch_size`` and ``--device`` may also be model_args."""
+        try:
+            given = simple_parse_args_string(arg_string)
+        except ValueError as error:
+            raise ConfigError("model_args", arg_string, "name=value pairs with commas between") from error
+        for name, value in (additional_config or {}).items():
+            # lmms-eval passes its own default of --batch_size, 1.
+            if value is None or (name == "batch_size" and name in given and str(value) == "1"):
+                continue
+            if name in given and str(given[name]) != str(value):
+                raise ConfigError(name, given[name], f"the same in model_args and in --{name} ({value})")
+            given[name] = value
+        return cls(**given)
+
+    @property
+    def config(self) -> Any:
+        """The checkpoint's transformers config."""
+        return self._model.config
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, never wrapped."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the inputs."""
+        return self.placement.device
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per ``generate`` call."""
+        return self.arguments.batch_size
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refused: the wrappers generate."""
+        raise UnsupportedError(
+            f"{self.model_name} generates answers: tasks by log-likelihood are not supported"
+        )
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refused: each question gets a cache of its own."""
+        raise UnsupportedError(f"{self.model_name} answers one round: multi-round tasks are not supported")
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer all requests, in their order.
+
+        Raises
+        ------
+        SampleError
+            With ``on_error=raise``, for the first sample that fails.
+        TooManySkippedError
+            With ``on_error=skip``, when more samples failed than allowed.
+        """
+        with ending_all_ranks(self.rank, self.world_size), ExitStack() as on_error:
+            if self._journal is not None:
+                on_error.callback(self._journal.close)
+            todo, unused = read_requests(requests, not self.is_simple, self.family.default_max_new_tokens)
+            if unused:
+                logger.warning(
+                    f"{self.model_name} makes no use of the gen_kwargs {', '.join(sorted(unused))}"
+                )
+            with (
+                masked_heads(self._model, self.masked_heads, self.arguments.mask_mode),
+                compress(self._model, self.compression) as session,
+            ):
+                answerer = Answerer(
+                    self._model, self.processor, self.family, session, self.device, torch.initial_seed()
+                )
+                results = self._run.answer(todo, requests, self.task_dict, answerer)
+            # The journal stays open for further requests; clean() closes it.
+            on_error.pop_all()
+            return results
+
+    def clean(self) -> None:
+        """Report the run, then free the model; lmms-eval calls it on all ranks after the last answer."""
+        with ending_all_ranks(self.rank, self.world_size):
+            if self._journal is not None:
+                self._journal.close()
+            self.run_record = self._report.finish(self._policy)
+        super().clean()

@@ -1,0 +1,1 @@
+"""Anchors: images with text whose place in the image is known."""

@@ -1,0 +1,55 @@
+"""The built-in anchor: rendered pages of the kind the tiny readers read, with a box for every character.
+
+A reader's tokens are single characters, and most characters stand on a page many times, so hardly a token
+occurs in exactly one box. Pages therefore use the rule ``aligned``: the i-th character of the transcription
+is the i-th character printed on the page, and a token counts where the answer agrees with the transcription.
+"""
+
+from __future__ import annotations
+
+from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
+from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
+from sparsemm_eval.pages.render import Page, make_page
+
+# Held-out pages belong to the evaluation tasks and training names pages by small seeds: score on others.
+SPLIT = "train"
+SEED_BASE = 1_000_000
+
+
+def page_reading_sample(seed: int, index: int) -> AnchorSample:
+    """A page and the request to read all of it; every printed character has a box."""
+    page = _page(seed, index)
+    return AnchorSample(f"page-{index}", page.image, READ_QUESTION, page.text(), tuple(_reading_boxes(page)))
+
+
+def page_value_sample(seed: int, index: int) -> AnchorSample:
+    """A page and the question for one value; the characters of the value have boxes."""
+    page = _page(seed, index)
+    entry = page.entries[index * 7919 % len(page.entries)]
+    boxes = tuple(
+        TextBox(character, box, start)
+        for start, (character, box) in enumerate(zip(entry.value, page.value_boxes(entry), strict=True))
+    )
+    return AnchorSample(
+        f"value-{index}", page.image, VALUE_QUESTION.format(key=entry.key), entry.value, boxes
+    )
+
+
+def _page(seed: int, index: int) -> Page:
+    return make_page(SPLIT, SEED_BASE + seed, index)
+
+
+def _reading_boxes(page: Page) -> list[TextBox]:
+    """The printed characters in the order of the transcription, which only leaves blanks and rows out."""
+    printed = [
+        (page.grid[row][column], page.box(row, column))
+        for row in range(page.rows)
+        for column in range(page.columns)
+        if page.box(row, column) is not None
+    ]
+    places = [start for start, character in enumerate(page.text()) if not character.isspace()]
+    return [TextBox(character, box, start) for (character, box), start in zip(printed, places, strict=True)]
+
+
+PAGES = Anchor("pages", "aligned", page_reading_sample)
+PAGE_VALUES = Anchor("page-values", "aligned", page_value_sample)

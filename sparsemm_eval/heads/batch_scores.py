@@ -1,0 +1,180 @@
+"""Visual scores of a batch of samples: answer, look where each head looked, compare with the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
+from sparsemm_eval.heads.answers import (
+    EXTRA_TOKENS,
+    Sequences,
+    encode_prompts,
+    generated_answers,
+    ground_truth_answers,
+    join,
+)
+from sparsemm_eval.heads.image_tokens import image_tokens, prompt_positions
+from sparsemm_eval.heads.probe import strongest_keys
+from sparsemm_eval.heads.target_tokens import TARGET_RULES
+
+MODES = ("generate", "teacher")
+
+
+@dataclass(frozen=True)
+class ScoringRule:
+    """What decides an image's scores, besides model and data.
+
+    Attributes
+    ----------
+    mode : str
+        ``generate``: the model answers; ``teacher``: the ground truth is put into its mouth.
+    rule : str
+        How tokens find their box: ``unique`` (the paper's) or ``aligned``, see ``target_tokens``.
+    topk : int
+        Each of the k strongest keys that lies in the region counts; the paper has 1.
+    include_base : bool
+        Whether LLaVA's thumbnail tokens belong to a region.
+    max_new_tokens : int
+        Length limit of generated answers; answers under the rule ``aligned`` also end soon after the length
+        of the ground truth.
+
+    Raises
+    ------
+    ConfigError
+    """
+
+    mode: str = "generate"
+    rule: str = "unique"
+    topk: int = 1
+    include_base: bool = False
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for argument, value, choices in (("mode", self.mode, MODES), ("rule", self.rule, RULES)):
+            if value not in choices:
+                raise ConfigError(argument, value, "one of " + ", ".join(choices))
+        for argument, value in (("topk", self.topk), ("max_new_tokens", self.max_new_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(argument, value, "an integer >= 1")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScore:
+    """What one image says about every head.
+
+    Attributes
+    ----------
+    tokens : int
+        Answer tokens that counted.
+    answer_tokens : int
+        All answer tokens.
+    scores : torch.Tensor
+        float64 [L, H]: sum over the counted tokens of 1/|region| for each strongest key in the region.
+    hits : torch.Tensor
+        int64 [L, H]: number of strongest keys in their token's region.
+    """
+
+    tokens: int
+    answer_tokens: int
+    scores: torch.Tensor
+    hits: torch.Tensor
+
+
+def score_batch(
+    model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample], rule: ScoringRule
+) -> list[ImageScore]:
+    """Visual scores of some samples (paper, section "visual head identification").
+
+    A head is looked at where it *predicts* the token, one position before the token's own.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        LLaVA-NeXT or Qwen2-VL.
+    processor
+        The model's.
+    samples : sequence of AnchorSample
+    rule : ScoringRule
+
+    Returns
+    -------
+    list of ImageScore
+        One per sample, independent of the others in the batch.
+    """
+    inputs = encode_prompts(model, processor, samples)
+    answers = ground_truth_answers(processor, samples)
+    if rule.mode == "generate":
+        limit = rule.max_new_tokens
+        if rule.rule == "aligned":
+            limit = min(limit, max(map(len, answers)) + EXTRA_TOKENS)
+        answers = generated_answers(model, inputs, limit)
+    pad = processor.tokenizer.pad_token_id
+    sequences = join(inputs, answers, 0 if pad is None else pad)
+    queries, regions = _regions(model, processor, samples, sequences, rule)
+    counted = [len(rows) for rows in regions]
+    config = model.config.get_text_config(decoder=True)
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    if not any(counted):
+        scores = torch.zeros(len(samples), *shape, dtype=torch.float64)
+        hits = scores.long()
+    else:
+        found = strongest_keys(model, sequences.inputs, queries.to(model.device), rule.topk)
+        hits, scores = _compare(found.cpu(), regions)
+    return [
+        ImageScore(counted[i], len(sequences.answers[i]), scores[i], hits[i]) for i in range(len(samples))
+    ]
+
+
+def _regions(
+    model: PreTrainedModel,
+    processor: Any,
+    samples: Sequence[AnchorSample],
+    sequences: Sequences,
+    rule: ScoringRule,
+) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+    """Positions that predict counted tokens [B, Q], filled up with 0, and the tokens' regions."""
+    grids = sequences.inputs.get("image_grid_thw")
+    places, regions = [], []
+    for row, sample in enumerate(samples):
+        prompt, answer = sequences.prompts[row], sequences.answers[row]
+        grid = None if grids is None else grids[row].tolist()
+        tokens = image_tokens(model.config, *sample.image.size, grid)
+        positions = prompt_positions(model.config, prompt, tokens)
+        targets = [
+            (target, sorted({i for box in target.boxes for i in tokens.region(box, rule.include_base)}))
+            for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer)
+        ]
+        targets = [(target, region) for target, region in targets if region]
+        places.append([len(prompt) + target.index - 1 for target, _ in targets])
+        regions.append([positions[region] for _, region in targets])
+    queries = torch.zeros(len(samples), max(1, *map(len, places)), dtype=torch.long)
+    for row, found in enumerate(places):
+        queries[row, : len(found)] = torch.tensor(found, dtype=torch.long)
+    return queries, regions
+
+
+def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hits int64 [B, L, H] and scores float64 [B, L, H] of strongest keys [L, B, H, Q, topk]."""
+    layers, rows, heads, count, topk = found.shape
+    inside = torch.zeros(rows, count, int(found.max()) + 2 + _max_position(regions), dtype=torch.bool)
+    weight = torch.zeros(rows, count, dtype=torch.float64)
+    for row, targets in enumerate(regions):
+        for place, region in enumerate(targets):
+            inside[row, place, region] = True
+            weight[row, place] = 1 / len(region)
+    # a missing key is -1, the last column, which no region holds
+    index = found.permute(1, 3, 0, 2, 4).reshape(rows, count, -1)  # [B, Q, L*H*topk]
+    hit = inside.gather(2, index % inside.shape[2]).view(rows, count, layers, heads, topk)
+    each = hit.sum(-1)  # [B, Q, L, H]
+    return each.sum(1), torch.einsum("bqlh,bq->blh", each.double(), weight)
+
+
+def _max_position(regions: list[list[torch.Tensor]]) -> int:
+    """The largest position in any region."""
+    return max(int(region.max()) for targets in regions for region in targets)

@@ -1,0 +1,164 @@
+"""``sparsemm heads``: commands that find visual heads and show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="heads",
+    help="Find visual heads: heads that look at the text in an image while they write it.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Table = Annotated[str, typer.Argument(help="File, shipped name, hub id or published name of head scores.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw a picture: a file that ends in .png or .svg.")]
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    """What a user can put right is told in one line, without a traceback."""
+    from sparsemm_eval.errors import SparseMMError
+
+    try:
+        yield
+    except (SparseMMError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+@app.command(
+    epilog="""Examples:
+
+sparsemm heads score --model tiny-reader --out scores.json
+
+sparsemm heads score --model llava-hf/llava-v1.6-vicuna-7b-hf --images 1000 --batch-size 4
+
+In several processes: python -m torch.distributed.run --standalone --nproc_per_node 2 -m sparsemm_eval.cli
+heads score --model tiny-reader"""
+)
+def score(
+    model: Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write. Default: your own tables, found later by the model's name."),
+    ] = None,
+    anchor: Annotated[str, typer.Option(help="Images with known text: pages, page-values.")] = "pages",
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 200,
+    mode: Annotated[
+        str,
+        typer.Option(help="generate: the model answers; teacher: it is given the ground truth."),
+    ] = "generate",
+    topk: Annotated[int, typer.Option(min=1, help="How many strongest keys per token count.")] = 1,
+    include_base: Annotated[bool, typer.Option(help="Count LLaVA's thumbnail tokens as well.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Names the images; same seed, same scores.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps finished images; a killed run goes on from it."),
+    ] = None,
+) -> None:
+    """Score every head of a model: how often its strongest attention lies on the text it is about to write.
+
+    Finished images are kept in a journal, so the same command goes on where a killed one was.
+    """
+    with _errors_as_text():
+        from sparsemm_eval.heads.batch_scores import ScoringRule
+        from sparsemm_eval.heads.score_run import ScoreRun, run
+        from sparsemm_eval.heads.scoring import Workload
+
+        rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
+        work = Workload(images, batch_size, seed)
+        run(ScoreRun(model, anchor, rule, work, out, journal, device, dtype, revision), typer.echo)
+
+
+@app.command(
+    epilog="""Examples:
+
+sparsemm heads show tiny-reader
+
+sparsemm heads show scores.json --top 20 --plot map.png"""
+)
+def show(
+    scores: Table,
+    top: Annotated[int, typer.Option(min=0, help="How many of the best heads to list.")] = 10,
+    plot: Plot = None,
+) -> None:
+    """Show where the visual heads are and how concentrated the scores are."""
+    with _errors_as_text():
+        from sparsemm_eval.head_score_table import HeadScores
+        from sparsemm_eval.heads import plots, table_facts
+
+        table = HeadScores.resolve(scores)
+        for line in table_facts.lines(table, top):
+            typer.echo(line)
+        if plot is not None:
+            plots.save_head_map(table, plot, title=Path(scores).stem)
+            typer.echo(f"written to {plot}")
+
+
+@app.command(
+    epilog="""Examples:
+
+sparsemm heads compare tiny-reader mine.json
+
+sparsemm heads compare a.json b.json c.json --plot a-against-b.svg"""
+)
+def compare(
+    tables: Annotated[list[str], typer.Argument(help="Two or more: files or names, as for show.")],
+    plot: Plot = None,
+) -> None:
+    """Compare tables of one model pair by pair: rank correlation, cosine, overlap of the best 5 %.
+
+    A plot shows the first two.
+    """
+    with _errors_as_text():
+        from itertools import combinations
+
+        from sparsemm_eval.errors import ConfigError
+        from sparsemm_eval.head_score_table import HeadScores
+        from sparsemm_eval.heads import plots
+        from sparsemm_eval.heads.comparison import agreement
+
+        if len(tables) < 2:
+            raise ConfigError("tables", tables, "at least two tables")
+        loaded = [(name, HeadScores.resolve(name)) for name in tables]
+        for (first, a), (second, b) in combinations(loaded, 2):
+            found = agreement(a, b)
+            typer.echo(
+                f"{first} / {second}: Spearman {found.spearman:.4f}, cosine {found.cosine:.4f}, "
+                f"overlap of the top 5 % {found.overlap:.1%}"
+            )
+        if plot is not None:
+            (first, a), (second, b) = loaded[:2]
+            plots.save_comparison(a, b, (Path(first).stem, Path(second).stem), plot)
+            typer.echo(f"written to {plot}")
+
+
+@app.command(
+    "import",
+    epilog="""Example:
+
+sparsemm heads import visual_head/head_score/qwen.json --model Qwen/Qwen2-VL-7B-Instruct --out qwen.json""",
+)
+def import_(
+    file: Annotated[Path, typer.Argument(help="File in the official 'layer-head': [score, …] format.")],
+    out: Annotated[Path, typer.Option(help="File to write, in this package's format.")],
+    model: Annotated[str | None, typer.Option(help="The model the scores belong to.")] = None,
+) -> None:
+    """Turn a score file of the official code into this package's format."""
+    with _errors_as_text():
+        from sparsemm_eval.heads.official_import import import_official
+
+        table = import_official(file, model)
+        table.save(out)
+        typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")

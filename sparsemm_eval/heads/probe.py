@@ -1,0 +1,151 @@
+"""The probe: which keys each query head looks at hardest, at chosen positions, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from sparsemm_eval.compression.model_layers import TextDecoder, find_text_decoder
+from sparsemm_eval.errors import ConfigError
+
+# transformers tests attention names for "sdpa", "flash" and "flex_attention" as substrings
+PROBE = "sparsemm_probe"
+# float32 attention logits alive at a time (64 MiB), so that the probe needs little more than a prefill
+MAX_LOGITS = 2**24
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    queries: torch.Tensor  # [B, Q]
+    topk: int
+    found: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def strongest_keys(
+    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, topk: int = 1
+) -> torch.Tensor:
+    """Run the model once over whole sequences and note where each head looks hardest.
+
+    Attention itself runs on SDPA; the ``topk`` largest logits are found beside it, in chunks over keys and
+    only for the chosen positions, so no attention matrix is ever made.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any model that ``compress`` takes. Its attention is as before afterwards, also after an exception.
+    inputs : mapping
+        Model inputs of B sequences, padded **on the right** and without ``attention_mask``: causal attention
+        never looks at padding on the right.
+    queries : torch.Tensor
+        int64 [B, Q], positions to look from. Repeat any position to fill a row up.
+    topk : int
+        How many keys to note.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 [L, B, H, Q, topk], key positions, strongest first; -1 where a position sees fewer than ``topk``
+        keys.
+
+    Raises
+    ------
+    ConfigError
+        If ``inputs`` holds an attention mask, or ``queries`` or ``topk`` cannot be right.
+    """
+    length = inputs["input_ids"].shape[1]
+    if inputs.get("attention_mask") is not None:
+        raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
+    if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= length:
+        raise ConfigError("topk", topk, f"an integer in [1, {length}]")
+    if (
+        queries.ndim != 2
+        or queries.numel() == 0
+        or not 0 <= int(queries.min()) <= int(queries.max()) < length
+    ):
+        raise ConfigError(
+            "queries", tuple(queries.shape), f"a non-empty [B, Q] of positions in [0, {length})"
+        )
+    decoder = find_text_decoder(model)
+    recorder = _Recorder(queries, topk)
+    with _recording(decoder, recorder):
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    return torch.stack([recorder.found[layer].to(queries.device) for layer in range(decoder.num_layers)])
+
+
+def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk: int) -> torch.Tensor:
+    """Keys with the largest causal attention logits.
+
+    Parameters
+    ----------
+    query : torch.Tensor
+        [B, H, N, D] after RoPE.
+    key : torch.Tensor
+        [B, K, N, D] after RoPE.
+    queries : torch.Tensor
+        int64 [B, Q] on the same device.
+    topk : int
+
+    Returns
+    -------
+    torch.Tensor
+        int64 [B, H, Q, topk]; among equal logits the order is torch's.
+    """
+    rows, heads, _, dim = query.shape
+    kv_heads, keys, count = key.shape[1], key.shape[2], queries.shape[1]
+    chosen = query.gather(2, queries[:, None, :, None].expand(rows, heads, count, dim)).float()
+    chosen = chosen.view(rows, kv_heads, -1, dim)  # [B, K, G*Q, D]
+    limit = queries[:, None, :].expand(rows, heads // kv_heads, count).reshape(rows, 1, -1, 1)
+    step = max(MAX_LOGITS // (rows * heads * count), topk)
+    best, where = None, None
+    for start in range(0, keys, step):
+        logits = chosen @ key[:, :, start : start + step].float().transpose(2, 3)  # [B, K, G*Q, step]
+        index = torch.arange(start, start + logits.shape[-1], device=key.device)
+        logits.masked_fill_(index > limit, -torch.inf)
+        top, place = logits.topk(min(topk, logits.shape[-1]), dim=-1)
+        place = place + start
+        if best is not None:
+            top, order = torch.cat([best, top], -1).topk(topk, dim=-1)
+            place = torch.cat([where, place], -1).gather(-1, order)
+        best, where = top, place
+    return where.masked_fill(best == -torch.inf, -1).view(rows, heads, count, topk)
+
+
+def _probe_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    probe_recorder: _Recorder | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    if probe_recorder is not None:
+        queries = probe_recorder.queries.to(query.device)
+        probe_recorder.found[module.layer_idx] = top_keys(query, key, queries, probe_recorder.topk)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output, None
+
+
+@contextmanager
+def _recording(decoder: TextDecoder, recorder: _Recorder) -> Iterator[None]:
+    AttentionInterface.register(PROBE, _probe_attention)
+    AttentionMaskInterface.register(PROBE, sdpa_mask)
+
+    def hand_over(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "probe_recorder": recorder}
+
+    before = decoder.config._attn_implementation
+    with ExitStack() as undo:
+        undo.callback(setattr, decoder.config, "_attn_implementation", before)
+        decoder.config._attn_implementation = PROBE
+        for attention in decoder.attentions:
+            undo.callback(attention.register_forward_pre_hook(hand_over, with_kwargs=True).remove)
+        yield

@@ -1,0 +1,114 @@
+"""Training batches: pages of one size with questions and answers, tokenized in the chat format."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .prompts import read_question, value_question
+from .render import make_page
+
+IGNORE = -100
+QUESTIONS_PER_PAGE = 6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pages of one size; a sequence is prefix + image features + suffix.
+
+    Attributes
+    ----------
+    pages : tuple of Page
+    pixels : uint8 tensor, [B, height, width]
+    prefix : int64 tensor, [P]
+        Tokens before the image, the same for all rows.
+    suffix : int64 tensor, [B, T]
+        Tokens after the image, padded on the right.
+    targets : int64 tensor, [B, T]
+        Token to predict at each suffix position, `IGNORE` outside answers.
+    answers : int64 tensor, [B, T]
+        Number of the answer a target belongs to, counted over the batch; -1 outside answers.
+    reading : bool tensor, [B]
+        True for rows that read the whole page, False for rows that look values up.
+    """
+
+    pages: tuple
+    pixels: torch.Tensor
+    prefix: torch.Tensor
+    suffix: torch.Tensor
+    targets: torch.Tensor
+    answers: torch.Tensor
+    reading: torch.Tensor
+
+
+def _turns(page, reading, rng, variety):
+    """Questions and answers about one page."""
+    if reading:
+        return [(read_question(rng, variety), page.text())]
+    chosen = rng.permutation(len(page.entries))[:QUESTIONS_PER_PAGE]
+    return [(value_question(page.entries[i].key, rng, variety), page.entries[i].value) for i in chosen]
+
+
+def _pieces(turns, family, opening):
+    """Text pieces of a row as (text, is an answer) in order."""
+    pieces = []
+    for number, (question, answer) in enumerate(turns):
+        before = opening if number == 0 else family.chat.next_turn().removeprefix(family.special.eos)
+        pieces += [(before + question + family.chat.ask(), False), (answer + family.special.eos, True)]
+    return pieces
+
+
+def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0):
+    """Build one batch; the same arguments give the same batch.
+
+    Parameters
+    ----------
+    family : Family
+    tokenizer : PreTrainedTokenizerFast
+    seed, step : int
+        Name the pages: step s uses pages s * 1000 ... of the training split.
+    size : (int, int)
+        Rows and columns of the pages in cells.
+    rows : int
+        Batch size, at most 1000; half of it (rounded down) looks values up, the other half reads pages.
+    variety : float
+        Probability of an unusual wording.
+
+    Returns
+    -------
+    Batch
+    """
+    if not 0 < rows <= 1000:
+        raise ValueError(f"rows={rows} must lie in 1..1000, since a step names at most 1000 pages")
+    rng = np.random.default_rng((7, seed, step))
+    pages = tuple(make_page("train", seed, step * 1000 + i, size) for i in range(rows))
+    reading = torch.arange(rows) >= rows // 2
+    before_image, after_image = family.chat.image.split(family.image_token)
+    # Some evaluation prompts put a line break between image and question, others do not.
+    openings = (after_image, after_image + "\n") if family.special.bos else (after_image,)
+    texts, owner, is_answer = [], [], []
+    for i, page in enumerate(pages):
+        opening = openings[int(rng.integers(len(openings)))]
+        for text, flag in _pieces(_turns(page, bool(reading[i]), rng, variety), family, opening):
+            texts.append(text)
+            owner.append(i)
+            is_answer.append(flag)
+    backend = tokenizer.backend_tokenizer
+    encoded = [piece.ids for piece in backend.encode_batch(texts, add_special_tokens=False)]
+    tokens, numbers = [[] for _ in pages], [[] for _ in pages]
+    for number, (ids, i, flag) in enumerate(zip(encoded, owner, is_answer, strict=True)):
+        tokens[i] += ids
+        numbers[i] += [number if flag else -1] * len(ids)
+    length = max(map(len, tokens))
+    suffix = torch.full((rows, length), tokenizer.pad_token_id)
+    answers = torch.full((rows, length), -1)
+    for i in range(rows):
+        suffix[i, : len(tokens[i])] = torch.tensor(tokens[i])
+        answers[i, : len(tokens[i])] = torch.tensor(numbers[i])
+    # Position t predicts token t + 1; the last position predicts nothing.
+    answers = torch.cat([answers[:, 1:], torch.full((rows, 1), -1)], 1)
+    targets = torch.cat([suffix[:, 1:], torch.full((rows, 1), IGNORE)], 1).masked_fill(answers < 0, IGNORE)
+    start = (family.special.bos or "") + family.chat.start() + before_image
+    prefix = torch.tensor(backend.encode(start, add_special_tokens=False).ids)
+    pixels = torch.from_numpy(np.stack([page.pixels for page in pages]))
+    return Batch(pages, pixels, prefix, suffix, targets, answers, reading)

@@ -1,0 +1,45 @@
+"""Scores of the page tasks, as functions of two texts."""
+
+from rapidfuzz.distance import Levenshtein
+
+
+def exact_match(answer, truth):
+    """Whether an answer is the value asked for, up to blanks around it.
+
+    Parameters
+    ----------
+    answer, truth : str
+
+    Returns
+    -------
+    float
+        1.0 or 0.0.
+    """
+    return float(answer.strip() == truth.strip())
+
+
+def character_accuracy(answer, truth):
+    """Share of a page's characters that a transcription got right.
+
+    One minus the edit distance (insertions, deletions and substitutions of characters) over the length of the
+    true text, not below 0, so that text invented beyond the page costs as much as text left out.
+
+    Parameters
+    ----------
+    answer, truth : str
+        Compared with their line breaks; blanks around the whole text do not count.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If `truth` is blank.
+    """
+    answer, truth = answer.strip(), truth.strip()
+    if not truth:
+        raise ValueError("truth is blank; character accuracy needs a page with text")
+    return max(0.0, 1 - Levenshtein.distance(answer, truth) / len(truth))

@@ -1,0 +1,64 @@
+"""Anchors: the built-in pages, and checks every anchor's boxes go through."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, SPLIT
+from sparsemm_eval.heads.anchors.record import TextBox, check_boxes
+from sparsemm_eval.heads.anchors.registry import anchor_named
+from sparsemm_eval.pages.tasks_data import ocr_rows, qa_rows
+
+
+@pytest.mark.parametrize("anchor", [PAGES, PAGE_VALUES], ids=lambda anchor: anchor.name)
+def test_every_character_of_the_answer_has_the_box_of_its_ink(anchor):
+    for index in range(20):
+        sample = anchor.sample(0, index)
+        assert "".join(item.text for item in sample.boxes) == "".join(sample.answer.split())
+        assert all(sample.answer[item.start] == item.text for item in sample.boxes)
+        good, bad = check_boxes(list(sample.boxes), *sample.image.size)
+        assert (good, bad) == (sample.boxes, {})
+        pixels = np.asarray(sample.image.convert("L")).astype(int)
+        paper = int(np.median(pixels))
+        for item in sample.boxes:
+            left, top, right, bottom = item.box
+            ink = np.abs(pixels[top:bottom, left:right] - paper) > 40
+            assert ink.any()
+            assert (left // 16, top // 16) == ((right - 1) // 16, (bottom - 1) // 16)
+
+
+def test_reading_order_is_that_of_the_page():
+    sample = PAGES.sample(3, 1)
+    assert [item.start for item in sample.boxes] == sorted(item.start for item in sample.boxes)
+    cells = [(item.box[1] // 16, item.box[0] // 16) for item in sample.boxes]
+    assert cells == sorted(cells)
+
+
+def test_samples_are_named_by_seed_and_index_and_differ_from_the_tasks():
+    first, again, other = PAGES.sample(0, 4), PAGES.sample(0, 4), PAGES.sample(1, 4)
+    assert first.answer == again.answer != other.answer
+    assert first.image.tobytes() == again.image.tobytes()
+    assert SPLIT == "train"  # no text of this split is in the evaluation tasks
+    evaluated = {row["answer"] for row in ocr_rows(20)} | {row["answer"] for row in qa_rows(20)}
+    assert not evaluated & {PAGES.sample(0, i).answer for i in range(50)}
+
+
+def test_bad_boxes_are_sorted_out_and_counted():
+    boxes = [
+        TextBox("a", (0, 0, 10, 10)),
+        TextBox(" ", (0, 0, 10, 10)),
+        TextBox("b", (5, 0, 5, 10)),
+        TextBox("c", (-1, 0, 5, 10)),
+        TextBox("d", (0, 0, 21, 10)),
+        TextBox("e", (0, 9, 20, 8)),
+    ]
+    good, bad = check_boxes(boxes, 20, 10)
+    assert [item.text for item in good] == ["a"]
+    assert bad == {"empty text": 1, "empty box": 2, "outside the image": 2}
+
+
+def test_unknown_anchor():
+    with pytest.raises(ConfigError, match="page-values, pages"):
+        anchor_named("page")

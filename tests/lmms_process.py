@@ -1,0 +1,37 @@
+"""Real lmms-eval processes for tests: their environment, and a reader for them to load."""
+
+import os
+from pathlib import Path
+
+from sparsemm_eval.pages import checkpoints
+from sparsemm_eval.pages.families import build, save
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Additions to the environment: no hub, caches in the test's folder, one thread, the oracle at hand."""
+    paths = [str(PLUGINS), os.environ.get("PYTHONPATH", "")]
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "LMMS_EVAL_PLUGINS": "oracle",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+
+
+def is_shipped(reader: str) -> bool:
+    """Whether a trained reader is part of this installation."""
+    return (checkpoints.ROOT / reader / "model.safetensors").is_file()
+
+
+def checkpoint(reader: str, folder: Path) -> str:
+    """What to pass as ``pretrained``: the shipped reader, or a random one of its shape."""
+    if is_shipped(reader):
+        return reader
+    target = folder / reader
+    if not target.is_dir():
+        save(*build(reader, seed=0), target)
+    return str(target)

@@ -1,0 +1,61 @@
+"""The wrappers under lmms-eval's own evaluator, in this process."""
+
+import pytest
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+from sparsemm_eval.model_wrappers.samples import SampleError
+from tests.model_wrappers.helpers import answers_of
+from tests.model_wrappers.task_folder import write_task
+
+
+@pytest.fixture(scope="module")
+def numbered(documents):
+    """Documents with an image and a question of their own."""
+    pages = [document for document in documents if document["image"] is not None]
+    return [{**page, "question": f"{index} {page['question']}"} for index, page in enumerate(pages)]
+
+
+@pytest.fixture
+def evaluate(tmp_path, numbered, build_wrapper):
+    """Evaluate a wrapper on a local task whose first two answers are the model's own."""
+    own = answers_of(build_wrapper("llava_snapkv", docs=numbered, budget=40, window=8), numbered)
+    answers = [text.strip() if index < 2 else "something else" for index, text in enumerate(own)]
+    name = write_task(tmp_path, numbered, answers)
+    manager = TaskManager("ERROR", include_path=str(tmp_path), include_defaults=False)
+
+    def run(**model_args):
+        wrapper = build_wrapper("llava_snapkv", budget=40, window=8, **model_args)
+        return simple_evaluate(wrapper, tasks=[name], task_manager=manager, bootstrap_iters=0), name
+
+    return run
+
+
+def test_results_carry_scores_and_measurements(evaluate, numbered):
+    results, name = evaluate(batch_size=2)
+    assert results["results"][name]["exact_match,none"] == 2 / len(numbered)
+    figures = results["throughput"]
+    assert figures["avg_nominal_budget"] == 40
+    assert figures["avg_effective_budget"] == 40
+    assert figures["avg_samples"] == len(numbered)
+    assert figures["avg_kv_share"] < 1
+    for sample in results["samples"][name]:
+        (counts,) = sample["token_counts"]
+        assert counts["effective_budget"] == 40
+        assert counts["kv_bytes"] < counts["kv_bytes_full"]
+        assert counts["output_tokens"] == 5
+
+
+def test_a_skipped_sample_is_no_part_of_the_score(evaluate, numbered, monkeypatch):
+    monkeypatch.setenv("BROKEN_QUESTION", numbered[0]["question"])
+    results, name = evaluate(on_error="skip", max_skipped=0.5)
+    # One of the two right answers is gone, and so is its sample: neither right nor wrong.
+    assert results["results"][name]["exact_match,none"] == 1 / (len(numbered) - 1)
+    assert sorted(sample["doc_id"] for sample in results["samples"][name]) == list(range(1, len(numbered)))
+    assert results["throughput"]["avg_samples_skipped"] == 1
+
+
+def test_a_failing_sample_fails_the_evaluation(evaluate, numbered, monkeypatch):
+    monkeypatch.setenv("BROKEN_QUESTION", numbered[3]["question"])
+    with pytest.raises(SampleError, match=r"^local_pages/3: .*image file is truncated"):
+        evaluate()

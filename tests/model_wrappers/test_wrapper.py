@@ -1,0 +1,182 @@
+import pytest
+import torch
+
+from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
+from sparsemm_eval.model_wrappers.manifests import SUFFIXES
+from sparsemm_eval.model_wrappers.samples import SampleError
+from tests.model_wrappers.helpers import TASK, answers_of, make_requests, wrapper_class
+
+COMPRESSING = ("sparsemm", "snapkv", "pyramidkv", "adakv", "random")
+FAMILIES = {"llava": ("tiny-reader", "tiny-reader-mistral"), "qwen2vl": ("tiny-reader-qwen2vl",)}
+CASES = [
+    (f"{family}_{suffix}", reader)
+    for family, readers in FAMILIES.items()
+    for reader in readers
+    for suffix in SUFFIXES
+]
+
+
+def arguments_for(name, reader, score_files):
+    suffix = name.partition("_")[2]
+    given = {"budget": 40, "window": 8}
+    if suffix in ("sparsemm", "mask", "mask_random"):
+        given["head_scores"] = score_files[reader]
+    if suffix.startswith("mask"):
+        given["mask_ratio"] = 0.1
+    return given
+
+
+@pytest.mark.parametrize(("name", "reader"), CASES)
+def test_answers_do_not_depend_on_the_batch_size(name, reader, build_wrapper, score_files, documents):
+    given = arguments_for(name, reader, score_files)
+    texts = {}
+    for batch_size in (1, 2, 5):
+        wrapper = build_wrapper(name, reader=reader, batch_size=batch_size, **given)
+        requests = make_requests(documents, chat=not wrapper.is_simple)
+        results = wrapper.generate_until(requests)
+        texts[batch_size] = [(result.text, result.token_counts.to_dict()) for result in results]
+    assert texts[1] == texts[2] == texts[5]
+    budgets = [counts["effective_budget"] for _, counts in texts[1]]
+    if name.partition("_")[2] in COMPRESSING:
+        assert max(budgets) <= 41  # PyramidKV and SparseMM round per layer and head
+    else:
+        assert max(budgets) > 100
+
+
+def test_masking_changes_answers_and_random_heads_are_others(build_wrapper, score_files, documents):
+    given = {"head_scores": score_files["tiny-reader"], "mask_ratio": 0.3}
+    plain = answers_of(build_wrapper("llava_fullkv"), documents)
+    visual = build_wrapper("llava_mask", **given)
+    random = build_wrapper("llava_mask_random", **given)
+    assert answers_of(visual, documents) != plain
+    assert not set(visual.masked_heads) & set(random.masked_heads)
+    assert len(visual.masked_heads) == len(random.masked_heads) == round(0.3 * 48)
+    other = build_wrapper("llava_mask_random", mask_seed=1, **given)
+    assert other.masked_heads != random.masked_heads
+
+
+def test_results_are_in_the_requests_order(build_wrapper, documents):
+    wrapper = build_wrapper(batch_size=2)
+    forward = answers_of(wrapper, documents)
+    requests = make_requests(documents, chat=True)
+    backward = [result.text for result in wrapper.generate_until(requests[::-1])]
+    assert backward[::-1] == forward
+    assert len(set(forward)) > 1
+
+
+def test_requests_with_other_gen_kwargs_keep_to_themselves(build_wrapper, documents):
+    wrapper = build_wrapper(batch_size=4)
+    short = make_requests(documents[:2], chat=True, gen_kwargs={"max_new_tokens": 2})
+    long = make_requests(documents[:2], chat=True, gen_kwargs={"max_new_tokens": 6})
+    results = wrapper.generate_until([short[0], long[0], short[1], long[1]])
+    assert [result.token_counts.output_tokens for result in results] == [2, 6, 2, 6]
+    assert short[0].args[2] == {"max_new_tokens": 2}
+
+
+def test_until_ends_an_answer(build_wrapper, documents):
+    wrapper = build_wrapper("qwen2vl_fullkv")
+    (whole,) = wrapper.generate_until(
+        make_requests(documents[:1], chat=False, gen_kwargs={"max_new_tokens": 20})
+    )
+    stop = whole.text[3:5]
+    (cut,) = wrapper.generate_until(
+        make_requests(documents[:1], chat=False, gen_kwargs={"max_new_tokens": 20, "until": [stop]})
+    )
+    assert cut.text == whole.text[: whole.text.index(stop)].strip()
+    assert cut.token_counts.output_tokens < whole.token_counts.output_tokens
+
+
+def test_sampling_is_repeatable_and_repeats_differ(build_wrapper, documents):
+    wrapper = build_wrapper()
+    gen_kwargs = {"max_new_tokens": 8, "do_sample": True, "temperature": 5.0}
+    first = answers_of(wrapper, documents, gen_kwargs=gen_kwargs, repeats=2)
+    torch.rand(3)  # what others draw does not matter
+    assert answers_of(wrapper, documents, gen_kwargs=gen_kwargs, repeats=2) == first
+    assert first[0] != first[1]
+
+
+def test_beam_search_is_refused_with_the_samples_name(build_wrapper, documents):
+    with pytest.raises(SampleError, match=f"^{TASK}/0: num_beams=2"):
+        answers_of(build_wrapper(), documents, gen_kwargs={"num_beams": 2})
+
+
+def test_other_request_types_are_refused(build_wrapper):
+    wrapper = build_wrapper()
+    with pytest.raises(UnsupportedError, match="llava_fullkv"):
+        wrapper.loglikelihood([])
+    with pytest.raises(UnsupportedError, match="llava_fullkv"):
+        wrapper.generate_until_multi_round([])
+
+
+def test_padding_requests_are_neither_answered_nor_counted(build_wrapper, documents):
+    wrapper = build_wrapper()
+    requests = make_requests(documents[:2], chat=True)
+    requests[1].metadata["__padding_only__"] = True
+    results = wrapper.generate_until(requests)
+    assert results[1].token_counts is None
+    wrapper.clean()
+    assert wrapper.run_record["measured"]["samples"] == 1
+
+
+def test_the_model_is_as_before_afterwards_also_after_an_error(build_wrapper, documents):
+    wrapper = build_wrapper("llava_snapkv", budget=40, window=8)
+    hooks = [len(module._forward_pre_hooks) for module in wrapper.model.modules()]
+    answers_of(wrapper, documents)
+    with pytest.raises(SampleError):
+        answers_of(wrapper, [{"image": "missing.png", "question": "?"}] * 2, task="other")
+    assert [len(module._forward_pre_hooks) for module in wrapper.model.modules()] == hooks
+    assert "generate" not in vars(wrapper.model)
+
+
+def test_clean_frees_the_model_and_reports(build_wrapper, documents):
+    wrapper = build_wrapper("llava_snapkv", budget=40, window=8)
+    answers_of(wrapper, documents)
+    wrapper.clean()
+    assert not hasattr(wrapper, "_model")
+    measured = wrapper.run_record["measured"]
+    assert measured["samples"] == len(documents)
+    assert measured["effective_budget"] < measured["prompt_tokens"]
+    assert measured["effective_budget_max"] == 40
+    assert measured["kv_bytes"] < measured["kv_bytes_full"]
+
+
+def test_command_line_arguments_merge(checkpoints):
+    cls = wrapper_class("llava_fullkv")
+    base = f"pretrained={checkpoints['tiny-reader']},journal=off"
+    wrapper = cls.create_from_arg_string(f"{base},batch_size=3", {"batch_size": 1, "device": "cpu"})
+    assert wrapper.batch_size == 3
+    assert cls.create_from_arg_string(base, {"batch_size": "2", "device": "cpu"}).batch_size == 2
+    with pytest.raises(ConfigError, match="batch_size"):
+        cls.create_from_arg_string(f"{base},batch_size=3", {"batch_size": "4"})
+    with pytest.raises(ConfigError, match="device"):
+        cls.create_from_arg_string(f"{base},device=cpu", {"device": "cuda"})
+    with pytest.raises(ConfigError, match="model_args"):
+        cls.create_from_arg_string("pretrained", {})
+
+
+def test_wrong_head_scores_are_refused(build_wrapper, score_files, tmp_path):
+    with pytest.raises(HeadScoreError, match="14"):
+        build_wrapper("llava_sparsemm", head_scores=score_files["tiny-reader-qwen2vl"])
+    with pytest.raises(HeadScoreError, match="no such"):
+        build_wrapper("llava_sparsemm", head_scores="no such")
+    with pytest.raises(HeadScoreError, match="no head scores"):
+        build_wrapper("llava_sparsemm")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    with pytest.raises(HeadScoreError, match="JSON"):
+        build_wrapper("llava_sparsemm", head_scores=str(broken))
+
+
+def test_head_scores_that_play_no_part_do_not_enter(build_wrapper):
+    wrapper = build_wrapper("llava_snapkv", head_scores="whatever")
+    assert wrapper.compression.head_scores is None
+
+
+def test_lmms_evals_interface(build_wrapper):
+    wrapper = build_wrapper()
+    assert (wrapper.rank, wrapper.world_size) == (0, 1)
+    assert wrapper.device == torch.device("cpu")
+    assert wrapper.accelerator.num_processes == 1
+    assert wrapper.model.dtype == torch.float32
+    assert wrapper.config.model_type == "llava_next"
+    assert wrapper.tokenizer.padding_side == "left"

@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from sparsemm_eval.pages import checkpoints
+from sparsemm_eval.pages.families import FAMILIES
+from sparsemm_eval.pages.prove import character_accuracy, edit_distance, prove
+
+# Measured scores lie above; the margin allows for the small sample.
+TARGETS = {
+    "tiny-reader": (0.97, 0.98),
+    "tiny-reader-mistral": (0.95, 0.97),
+    "tiny-reader-qwen2vl": (0.95, 0.97),
+}
+
+
+def test_names_agree_with_families():
+    assert set(checkpoints.NAMES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", checkpoints.NAMES)
+def test_shipped_reader_reads(name):
+    folder = checkpoints.resolve(name)
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(folder),
+        AutoProcessor.from_pretrained(folder),
+    )
+    proof = prove(model, processor, qa_count=100, ocr_count=24, batch_size=25, seed=11)
+    assert proof.qa >= TARGETS[name][0]
+    assert proof.ocr >= TARGETS[name][1]
+
+
+@pytest.mark.parametrize("name", checkpoints.NAMES)
+def test_shipped_files_are_small_and_clean(name):
+    files = list(checkpoints.resolve(name).iterdir())
+    assert sum(file.stat().st_size for file in files) < 10e6
+    for file in files:
+        if file.suffix in (".json", ".jinja"):
+            assert "_name_or_path" not in file.read_text()
+            assert "/tmp" not in file.read_text()
+    record = json.loads((checkpoints.resolve(name) / "training.json").read_text())
+    assert record["family"] == name
+
+
+def test_other_names_are_not_ours(tmp_path, monkeypatch):
+    assert checkpoints.resolve("llava-hf/llava-v1.6-vicuna-7b-hf") is None
+    monkeypatch.setattr(checkpoints, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"pages\.train --family tiny-reader"):
+        checkpoints.resolve("tiny-reader")
+
+
+def test_resolving_needs_no_torch():
+    code = "import sys; from sparsemm_eval.pages import checkpoints as c"
+    code += "; c.resolve(''); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_edit_distance():
+    assert edit_distance("", "abc") == 3
+    assert edit_distance("kitten", "sitting") == 3
+    assert character_accuracy("abcd", "abcd") == 1.0
+    assert character_accuracy("a" * 50, "b") == 0.0

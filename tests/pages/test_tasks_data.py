@@ -1,0 +1,41 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsemm_eval.pages.layout import PAGE_SIZES
+from sparsemm_eval.pages.render import make_page
+from sparsemm_eval.pages.tasks_data import SEED, ocr_rows, qa_rows, write
+
+
+def test_questions_are_about_the_page_shown():
+    for i, row in enumerate(qa_rows(12)):
+        page = make_page("heldout", SEED, i, PAGE_SIZES[i % len(PAGE_SIZES)])
+        shown = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+        assert np.array_equal(shown, np.asarray(page.image))
+        key = row["question"].removeprefix("value of ").removesuffix("?")
+        assert {entry.key: entry.value for entry in page.entries}[key] == row["answer"]
+        line = page.grid[row["answer_row"]]
+        assert line[row["answer_column"] :].startswith(row["answer"])
+
+
+def test_reading_rows():
+    for row in ocr_rows(4):
+        assert row["question"] == "read all text"
+        assert row["answer_row"] == -1
+        assert len(row["answer"].split()) == 2 * row["entries"]
+
+
+def test_files(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = write(tmp_path)
+    assert [path.name for path in paths] == ["pages_qa.parquet", "pages_ocr.parquet"]
+    assert sum(path.stat().st_size for path in paths) < 1.5e6
+    for path, count in zip(paths, (200, 64), strict=True):
+        data = datasets.load_dataset(
+            "parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "c")
+        )
+        assert len(data) == count
+        assert len(set(data["id"])) == count
+        assert data[0]["image"].size == (16 * data[0]["columns"], 16 * data[0]["rows"])

@@ -1,0 +1,67 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsemm_eval.pages.families import FAMILIES, build
+from sparsemm_eval.pages.optimizer import Optimizer
+from sparsemm_eval.pages.stages import STAGES, train_step
+from sparsemm_eval.pages.train import train
+from sparsemm_eval.pages.training_data import IGNORE, make_batch
+from sparsemm_eval.pages.training_model import TrainingModel
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_loss_falls_on_one_batch(name, stage):
+    model, processor = build(name)
+    reader = TrainingModel(model, processor.tokenizer)
+    parts = reader.parts()
+    batch = make_batch(FAMILIES[name], processor.tokenizer, 0, 0, (8, 16), 2)
+    optimizer = Optimizer([named for part in stage.parts for named in parts[part]], 1e-3)
+    losses = [train_step(stage, reader, batch, optimizer, 1.0).loss for _ in range(6)]
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+
+
+def test_batches_are_deterministic_and_answer_only():
+    _, processor = build("tiny-reader")
+    tokenizer = processor.tokenizer
+    first, second = (make_batch(FAMILIES["tiny-reader"], tokenizer, 0, 3, (8, 16), 4, 0.5) for _ in range(2))
+    for name in ("pixels", "suffix", "targets", "answers", "reading"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    for row, page in enumerate(first.pages):
+        answers = tokenizer.decode(first.targets[row][first.targets[row] != IGNORE]).split("</s>")[:-1]
+        if first.reading[row]:
+            assert answers == [page.text()]
+        else:
+            assert sorted(answers) == sorted(entry.value for entry in page.entries)[: len(answers)] or set(
+                answers
+            ) <= {entry.value for entry in page.entries}
+
+
+def test_optimizer_moves_only_what_it_was_given():
+    model, processor = build("tiny-reader")
+    reader = TrainingModel(model, processor.tokenizer)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batch = make_batch(FAMILIES["tiny-reader"], processor.tokenizer, 0, 0, (8, 16), 2)
+    vision = reader.parts()["vision"]
+    train_step(STAGES[1], reader, batch, Optimizer(vision, 1e-3), 1.0)
+    changed = {
+        name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)
+    }
+    assert changed
+    assert changed <= {name for name, _ in vision}
+
+
+def test_train_writes_checkpoint_and_record(tmp_path):
+    stages = [replace(stage, steps=1, sizes=((8, 16, 2, 1.0),)) for stage in STAGES]
+    train("tiny-reader", tmp_path, seed=3, stages=stages, proof=(2, 2), log=lambda line: None)
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["seed"] == 3
+    assert record["steps"] == len(STAGES)
+    assert 0 <= record["heldout"]["qa"] <= 1
+    assert record["heldout"]["ocr_count"] == 2
+    assert (tmp_path / "model.safetensors").exists()

@@ -1,0 +1,3 @@
+"""The plugin's models, as lmms-eval wants them listed."""
+
+AVAILABLE_MODELS = {"oracle": "Oracle"}
