@@ -33,21 +33,11 @@ class Answerer:
         The open compression session of the model.
     device : torch.device
         Where inputs go.
-    sampling_seed : int
-        Enters the seed of every batch that is sampled.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        family: Family,
-        session: Any,
-        device: torch.device,
-        sampling_seed: int,
-    ):
+    def __init__(self, model: Any, processor: Any, family: Family, session: Any, device: torch.device):
         self.model, self.processor, self.family = model, processor, family
-        self.session, self.device, self.sampling_seed = session, device, sampling_seed
+        self.session, self.device = session, device
         self.context = model.config.get_text_config().max_position_embeddings
 
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
@@ -66,7 +56,7 @@ class Answerer:
         stops = [StopTexts(tokenizer, settings.until, prompt_tokens)] if settings.until else []
         with torch.inference_mode(), torch.random.fork_rng(enabled=settings.samples):
             if settings.samples:
-                torch.manual_seed(self._seed(samples))
+                torch.manual_seed(_seed(samples))
             output = self.model.generate(
                 **inputs, generation_config=generation, stopping_criteria=StoppingCriteriaList(stops)
             )
@@ -111,12 +101,13 @@ class Answerer:
         text = cut_text(text, until)
         return text.strip() if self.family.strip_answers else text
 
-    def _seed(self, samples: Sequence[Sample]) -> int:
-        """A batch draws the same tokens whatever ran before it."""
-        digest = hashlib.sha256(str(self.sampling_seed).encode())
-        for sample in samples:
-            digest.update(sample.digest.encode())
-        return int.from_bytes(digest.digest()[:8], "little") >> 1
+
+def _seed(samples: Sequence[Sample]) -> int:
+    """Seed of a batch, from all that its samples are: it draws the same tokens whatever ran before it."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.digest.encode())
+    return int.from_bytes(digest.digest()[:8], "little") >> 1
 
 
 def answer_in_parts(

@@ -66,12 +66,14 @@ class FailurePolicy:
 
 
 @contextmanager
-def ending_all_ranks(rank: int, world_size: int) -> Iterator[None]:
+def ending_all_ranks() -> Iterator[None]:
     """Turn an exception in one of several processes into the end of all.
 
     lmms-eval catches exceptions and leaves the other ranks waiting for this one; the launcher ends them as
     soon as one process exits with an error.
     """
+    # What every launcher sets, also before there is a process group.
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     try:
         yield
     except Exception as error:

@@ -33,6 +33,8 @@ class GenerationSettings:
         0: off.
     repetition_penalty : float
         1: off, whatever the checkpoint's generation_config says, so that all methods generate alike.
+    seed : int or None
+        Of what is drawn; None for greedy settings.
     """
 
     until: tuple[str, ...]
@@ -41,10 +43,11 @@ class GenerationSettings:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    seed: int | None = None
 
     @classmethod
     def parse(
-        cls, gen_kwargs: Mapping[str, Any], default_max_new_tokens: int
+        cls, gen_kwargs: Mapping[str, Any], default_max_new_tokens: int, seed: int
     ) -> tuple[GenerationSettings, tuple[str, ...]]:
         """Read gen_kwargs without changing them.
 
@@ -77,13 +80,14 @@ class GenerationSettings:
             top_p=_number(given, "top_p", 1.0, 0, 1),
             top_k=_integer(given, "top_k", 0, 0),
             repetition_penalty=_number(given, "repetition_penalty", 1.0, 0),
+            seed=seed,
         )
         if settings.top_p == 0 or settings.repetition_penalty == 0:
             name = "top_p" if settings.top_p == 0 else "repetition_penalty"
             raise ConfigError(name, 0, "a number > 0")
         if not settings.samples:
             # Without sampling these say nothing; equal settings must compare equal.
-            settings = dataclasses.replace(settings, top_p=1.0, top_k=0)
+            settings = dataclasses.replace(settings, top_p=1.0, top_k=0, seed=None)
         return settings, tuple(sorted(set(given) - FOREIGN))
 
     @property

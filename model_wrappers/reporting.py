@@ -18,6 +18,9 @@ from sparsemm_eval.model_wrappers.run_record import RunFiles
 from sparsemm_eval.model_wrappers.samples import Sample
 from sparsemm_eval.model_wrappers.totals import Totals
 
+#: Knobs that stand beside the measured figures.
+_NOMINAL = ("budget", "window", "ratio", "kernel_size")
+
 
 class Report:
     """Collects what a run measures and writes it down at the end.
@@ -99,8 +102,9 @@ class Report:
         if path is not None:
             logger.info(f"run record: {path}")
         compression = self.identity["compression"]
-        knobs = {name: compression[name] for name in ("budget", "window", "ratio", "kernel_size")}
-        nominal = {f"nominal_{name}": value for name, value in knobs.items()}
+        nominal = {}
+        if compression["method"] != "fullkv":
+            nominal = {f"nominal_{name}": compression[name] for name in _NOMINAL}
         # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
         log_metrics(
             total_elapsed_time=totals.seconds,

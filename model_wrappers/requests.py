@@ -17,7 +17,7 @@ def is_padding(instance: Instance) -> bool:
 
 
 def read_requests(
-    instances: Sequence[Instance], chat: bool, default_max_new_tokens: int
+    instances: Sequence[Instance], chat: bool, default_max_new_tokens: int, seed: int
 ) -> tuple[list[Request], set[str]]:
     """All requests to answer, padding left out.
 
@@ -29,6 +29,8 @@ def read_requests(
         ``(context, gen_kwargs, visuals, doc_id, task, split)``.
     default_max_new_tokens : int
         For tasks that give none.
+    seed : int
+        For requests that are sampled.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def read_requests(
         else:
             context, gen_kwargs, visuals, doc_id, task, split = instance.args
         try:
-            settings, names = GenerationSettings.parse(gen_kwargs, default_max_new_tokens)
+            settings, names = GenerationSettings.parse(gen_kwargs, default_max_new_tokens, seed)
         except ValueError as error:
             raise SampleError(f"{task}/{doc_id}", str(error)) from error
         unused.update(names)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
-from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model_wrappers.answers import Answer
 
 RUN_SUFFIX = "_sparsemm_run.json"
@@ -37,7 +36,12 @@ class RunFiles:
         self.stem = f"{moment}_{model_name}_{digest[:12]}"
         self._samples: TextIO | None = None
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    "stats_dir", str(folder), f"a folder to write to ({error.strerror})"
+                ) from error
 
     def add(self, answer: Answer, prompt_digest: str) -> None:
         """Append one sample's measurements."""
@@ -80,34 +84,6 @@ def read_runs(folder: str | Path) -> list[dict[str, Any]]:
     """All run records of a folder, oldest first, each with its ``path``."""
     paths = sorted(Path(folder).glob("*" + RUN_SUFFIX), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(path.read_text(encoding="utf-8")) | {"path": str(path)} for path in paths]
-
-
-def find_results(output_path: str | Path, since: float = 0.0) -> list[Path]:
-    """Results files that lmms-eval wrote below a folder, oldest first.
-
-    Parameters
-    ----------
-    output_path : path-like
-        As given to ``lmms-eval --output_path``.
-    since : float
-        Seconds since the epoch; older files do not count.
-
-    Raises
-    ------
-    SparseMMError
-        If there is none: lmms-eval ends with exit code 0 even when an evaluation fails.
-    """
-    pattern = re.compile(r".*_results\.json$")
-    found = [
-        path
-        for path in Path(output_path).rglob("*.json")
-        if pattern.match(path.name) and path.stat().st_mtime >= since
-    ]
-    if not found:
-        raise SparseMMError(
-            f"no results were written below {str(output_path)!r}: the evaluation failed, see above"
-        )
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def complete_results(results: Path, run: Mapping[str, Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sparsemm_eval.errors import SparseMMError, UnsupportedError
 from sparsemm_eval.model_wrappers.families.family import Family
@@ -125,9 +126,10 @@ class SampleReader:
             For videos and audio.
         """
         try:
-            document = datasets[request.task][request.split][request.doc_id]
-            prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
-            images = tuple(self._image(visual) for visual in visuals)
+            with _whole_images_only():
+                document = datasets[request.task][request.split][request.doc_id]
+                prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
+                images = tuple(self._image(visual) for visual in visuals)
         except UnsupportedError as error:
             raise UnsupportedError(f"{request.name}: {error}") from error
         except Exception as error:
@@ -161,6 +163,16 @@ class SampleReader:
         # Decode now: PIL reads lazily, and an error must name this sample.
         visual.load()
         return self.family.prepare_image(visual, self.processor, self.pixel_limits)
+
+
+@contextmanager
+def _whole_images_only() -> Iterator[None]:
+    """A truncated image is an error, although some tasks of lmms-eval let PIL fill the rest with grey."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _plain_message(message: Any) -> dict[str, Any]:

@@ -46,15 +46,15 @@ class Wrapper(lmms):
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
-        self.arguments = Arguments.parse(model_args, self.model_name, self.method, self.family)
-        self.compression = self.arguments.compression(self.method)
-        self.placement = placement.place(
-            self.arguments.device, self.arguments.device_map, self.arguments.dtype
-        )
-        # lmms-eval reads these three.
-        self.accelerator = self.placement.accelerator
-        self._rank, self._world_size = self.placement.rank, self.placement.world_size
-        with ending_all_ranks(self.rank, self.world_size):
+        with ending_all_ranks():
+            self.arguments = Arguments.parse(model_args, self.model_name, self.method, self.family)
+            self.compression = self.arguments.compression(self.method)
+            self.placement = placement.place(
+                self.arguments.device, self.arguments.device_map, self.arguments.dtype
+            )
+            # lmms-eval reads these three.
+            self.accelerator = self.placement.accelerator
+            self._rank, self._world_size = self.placement.rank, self.placement.world_size
             self._load()
 
     def _load(self) -> None:
@@ -144,10 +144,13 @@ class Wrapper(lmms):
         TooManySkippedError
             With ``on_error=skip``, when more samples failed than allowed.
         """
-        with ending_all_ranks(self.rank, self.world_size), ExitStack() as on_error:
+        with ending_all_ranks(), ExitStack() as on_error:
             if self._journal is not None:
                 on_error.callback(self._journal.close)
-            todo, unused = read_requests(requests, not self.is_simple, self.family.default_max_new_tokens)
+            # The seed that lmms-eval was given with --seed.
+            todo, unused = read_requests(
+                requests, not self.is_simple, self.family.default_max_new_tokens, torch.initial_seed()
+            )
             if unused:
                 logger.warning(
                     f"{self.model_name} makes no use of the gen_kwargs {', '.join(sorted(unused))}"
@@ -156,9 +159,7 @@ class Wrapper(lmms):
                 masked_heads(self._model, self.masked_heads, self.arguments.mask_mode),
                 compress(self._model, self.compression) as session,
             ):
-                answerer = Answerer(
-                    self._model, self.processor, self.family, session, self.device, torch.initial_seed()
-                )
+                answerer = Answerer(self._model, self.processor, self.family, session, self.device)
                 results = self._run.answer(todo, requests, self.task_dict, answerer)
             # The journal stays open for further requests; clean() closes it.
             on_error.pop_all()
@@ -166,7 +167,7 @@ class Wrapper(lmms):
 
     def clean(self) -> None:
         """Report the run, then free the model; lmms-eval calls it on all ranks after the last answer."""
-        with ending_all_ranks(self.rank, self.world_size):
+        with ending_all_ranks():
             if self._journal is not None:
                 self._journal.close()
             self.run_record = self._report.finish(self._policy)

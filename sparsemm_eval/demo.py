@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -133,18 +134,19 @@ def row_of(model: str, results: ResultsFile) -> Row:
 def table_of(rows: list[Row], settings: Settings) -> Table:
     """The rows as a table for the terminal."""
     knobs = f"window={WINDOW}, kernel_size={settings.kernel_size}, {settings.limit} documents per task"
-    table = Table(title=f"{READER}, {knobs}")
+    # Fits into 80 columns.
+    table = Table(title=f"{READER}, {knobs}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("model", no_wrap=True)
     headings = (
-        *TASKS,
+        *(task.replace("_", "\n") for task in TASKS),
         "nominal\nbudget",
         "effective\nbudget",
-        "KV KiB\nper sample",
+        "KV KiB\n/sample",
         "prefill\nms",
         "decode\nms/token",
     )
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.model,
@@ -176,6 +178,10 @@ def command(
     console.print(f"Full results, with every answer: {output.resolve()}", soft_wrap=True)
     other = 7 if kernel_size == 5 else 5
     console.print(
-        f"kernel_size moves the picture: compare sparsemm demo --kernel-size {other} before judging a method."
+        f"kernel_size moves the picture: try sparsemm demo --kernel-size {other} before judging a method.",
+        soft_wrap=True,
     )
-    console.print("A tiny model on rendered pages: it shows the mechanism, not the size of the effect at 7B.")
+    console.print(
+        "A tiny model on rendered pages: it shows the mechanism, not the size of the effect at 7B.",
+        soft_wrap=True,
+    )

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from sparsemm_eval import lmms_arguments, lmms_results, task_needs
+from sparsemm_eval import lmms_arguments, lmms_results, result_provenance, task_needs
 from sparsemm_eval.errors import EvaluationError, SparseMMError
 
 
@@ -37,7 +37,8 @@ def evaluate(
     Returns
     -------
     list of ResultsFile
-        One for every evaluation of the command line.
+        One for every evaluation of the command line; with ``stats_dir`` among the model_args, the run record
+        is added to the file under the key ``sparsemm``.
 
     Raises
     ------
@@ -51,6 +52,7 @@ def evaluate(
     runs = lmms_arguments.read(arguments)
     for warning in task_needs.check(task for run in runs for task in run.tasks):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
+    start = result_provenance.now()
     before = {run.output_path: lmms_results.snapshot(run.output_path) for run in runs}
     with tempfile.TemporaryDirectory(prefix="sparsemm-eval-") as scratch:
         completed = lmms_arguments.complete(arguments, Path(scratch))
@@ -58,7 +60,8 @@ def evaluate(
         status = _run([*_launcher(processes), *completed], surroundings)
     if status:
         raise EvaluationError(f"lmms-eval ended with {_status_text(status)}; see the messages above")
-    return [lmms_results.find(run, before[run.output_path]) for run in runs]
+    files = [lmms_results.find(run, before[run.output_path]) for run in runs]
+    return [result_provenance.complete(file, run, start) for file, run in zip(files, runs, strict=True)]
 
 
 def command(

@@ -39,14 +39,15 @@ def test_arguments():
 
 def test_table_shows_what_was_recorded(monkeypatch):
     monkeypatch.setattr(demo, "evaluate", lambda arguments: [results()])
-    console = Console(width=110, record=True)
+    console = Console(width=80, record=True)
     console.print(demo.table_of(demo.run(SETTINGS), SETTINGS))
     text = console.export_text()
-    lines = {line.split()[1]: line.split()[3::2] for line in text.splitlines() if "llava_" in line}
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "llava_" in line}
     measured = ["0.750", "0.500", "32", "31.5", "2", "50.0", "4.00"]
     assert lines["llava_sparsemm"] == lines["llava_snapkv"] == measured
     assert lines["llava_fullkv"] == [*measured[:2], "all", *measured[3:]]
     assert "window=8, kernel_size=5" in text
+    assert "…" not in text
 
 
 def test_a_missing_figure_is_an_error():

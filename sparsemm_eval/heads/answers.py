@@ -14,8 +14,6 @@ from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.image_tokens import image_token_id
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
-# room for an answer that adds something to the ground truth
-EXTRA_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -84,14 +82,18 @@ def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_to
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
     )
-    ends = model.generation_config.eos_token_id
-    ends = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-    ends.add(image_token_id(model.config))
+    ends = end_tokens(model) | {image_token_id(model.config)}
     answers = []
     for row in output[:, inputs["input_ids"].shape[1] :].tolist():
         length = next((i for i, token in enumerate(row) if token in ends), len(row))
         answers.append(row[:length])
     return answers
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """Ids that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
 
 def join(inputs: dict[str, Any], answers: Sequence[list[int]], pad: int) -> Sequences:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
 from sparsemm_eval.heads.answers import (
-    EXTRA_TOKENS,
     Sequences,
     encode_prompts,
     generated_answers,
     ground_truth_answers,
     join,
 )
+from sparsemm_eval.heads.drafts import drafted_answers
 from sparsemm_eval.heads.image_tokens import image_tokens, prompt_positions
 from sparsemm_eval.heads.probe import strongest_keys
 from sparsemm_eval.heads.target_tokens import TARGET_RULES
@@ -78,12 +78,15 @@ class ImageScore:
         float64 [L, H]: sum over the counted tokens of 1/|region| for each strongest key in the region.
     hits : torch.Tensor
         int64 [L, H]: number of strongest keys in their token's region.
+    bad_boxes : mapping
+        Boxes of the image that could not be used, by reason.
     """
 
     tokens: int
     answer_tokens: int
     scores: torch.Tensor
     hits: torch.Tensor
+    bad_boxes: Mapping[str, int] = field(default_factory=dict)
 
 
 def score_batch(
@@ -108,14 +111,14 @@ def score_batch(
         One per sample, independent of the others in the batch.
     """
     inputs = encode_prompts(model, processor, samples)
-    answers = ground_truth_answers(processor, samples)
-    if rule.mode == "generate":
-        limit = rule.max_new_tokens
-        if rule.rule == "aligned":
-            limit = min(limit, max(map(len, answers)) + EXTRA_TOKENS)
-        answers = generated_answers(model, inputs, limit)
-    pad = processor.tokenizer.pad_token_id
-    sequences = join(inputs, answers, 0 if pad is None else pad)
+    pad = processor.tokenizer.pad_token_id or 0
+    if rule.mode == "teacher":
+        answers = ground_truth_answers(processor, samples)
+    elif rule.rule == "aligned":
+        answers = drafted_answers(model, processor, samples, rule.max_new_tokens, pad)
+    else:
+        answers = generated_answers(model, inputs, rule.max_new_tokens)
+    sequences = join(inputs, answers, pad)
     queries, regions = _regions(model, processor, samples, sequences, rule)
     counted = [len(rows) for rows in regions]
     config = model.config.get_text_config(decoder=True)
@@ -127,7 +130,8 @@ def score_batch(
         found = strongest_keys(model, sequences.inputs, queries.to(model.device), rule.topk)
         hits, scores = _compare(found.cpu(), regions)
     return [
-        ImageScore(counted[i], len(sequences.answers[i]), scores[i], hits[i]) for i in range(len(samples))
+        ImageScore(counted[i], len(sequences.answers[i]), scores[i], hits[i], sample.bad_boxes)
+        for i, sample in enumerate(samples)
     ]
 
 

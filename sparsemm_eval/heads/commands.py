@@ -28,7 +28,7 @@ def _errors_as_text() -> Iterator[None]:
     try:
         yield
     except (SparseMMError, FileNotFoundError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"sparsemm: {error}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -37,7 +37,9 @@ def _errors_as_text() -> Iterator[None]:
 
 sparsemm heads score --model tiny-reader --out scores.json
 
-sparsemm heads score --model llava-hf/llava-v1.6-vicuna-7b-hf --images 1000 --batch-size 4
+sparsemm heads score --model llava-hf/llava-v1.6-vicuna-7b-hf --anchor synthdog --images 1000 --batch-size 4
+
+sparsemm heads score --model Qwen/Qwen2-VL-7B-Instruct --anchor mlt --data MLT2017 --mode teacher
 
 In several processes: python -m torch.distributed.run --standalone --nproc_per_node 2 -m sparsemm_eval.cli
 heads score --model tiny-reader"""
@@ -48,7 +50,14 @@ def score(
         Path | None,
         typer.Option(help="File to write. Default: your own tables, found later by the model's name."),
     ] = None,
-    anchor: Annotated[str, typer.Option(help="Images with known text: pages, page-values.")] = "pages",
+    anchor: Annotated[
+        str,
+        typer.Option(help="Images with known text: pages, page-values, synthdog, mlt, ctw1500, coco."),
+    ] = "pages",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder of a stored anchor (all but pages); for synthdog also a hub data set."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 200,
     mode: Annotated[
         str,
@@ -78,7 +87,7 @@ def score(
 
         rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
         work = Workload(images, batch_size, seed)
-        run(ScoreRun(model, anchor, rule, work, out, journal, device, dtype, revision), typer.echo)
+        run(ScoreRun(model, anchor, rule, work, out, journal, device, dtype, revision, data), typer.echo)
 
 
 @app.command(

@@ -71,6 +71,7 @@ class Journal:
                 "answer_tokens": score.answer_tokens,
                 "scores": score.scores.tolist(),
                 "hits": score.hits.tolist(),
+                "bad_boxes": dict(score.bad_boxes),
             }
             for index, score in scores.items()
         )
@@ -90,6 +91,7 @@ class Journal:
                     record["answer_tokens"],
                     torch.tensor(record["scores"], dtype=torch.float64),
                     torch.tensor(record["hits"], dtype=torch.int64),
+                    record["bad_boxes"],
                 )
         return dict(sorted(found.items()))
 

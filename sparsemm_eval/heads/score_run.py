@@ -26,6 +26,8 @@ class ScoreRun:
     Attributes
     ----------
     model, anchor : str
+    data : str or None
+        Where a stored anchor's images and boxes are.
     rule : ScoringRule
         Its ``rule`` is replaced by the anchor's own.
     work : Workload
@@ -47,6 +49,7 @@ class ScoreRun:
     device: str = "auto"
     dtype: str = "auto"
     revision: str | None = None
+    data: str | None = None
 
 
 def run(plan: ScoreRun, say: Callable[[str], None] = print) -> HeadScores | None:
@@ -59,7 +62,7 @@ def run(plan: ScoreRun, say: Callable[[str], None] = print) -> HeadScores | None
     """
     out = plan.out or cache_folder() / file_name(plan.model)
     journal = plan.journal or out.with_name(out.name + ".journal")
-    anchor = anchor_named(plan.anchor)
+    anchor = anchor_named(plan.anchor, plan.data)
     rule = replace(plan.rule, rule=anchor.rule)
     with processes() as mine:
         work = replace(plan.work, rank=mine.rank, world_size=mine.world_size)
@@ -67,6 +70,7 @@ def run(plan: ScoreRun, say: Callable[[str], None] = print) -> HeadScores | None
         origin = {
             "model": loaded.name,
             "revision": loaded.revision,
+            "data": plan.data and Path(plan.data).name,
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
         }
         started = time.perf_counter()

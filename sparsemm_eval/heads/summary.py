@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,8 @@ def summarise(images: Mapping[int, ImageScore], provenance: Mapping[str, Any]) -
     -------
     HeadScores
         Its provenance also holds ``images``, ``answer_tokens`` and ``tokens`` (those that counted) as
-        numbers, ``hits`` as [L, H] counts, and ``standard_error`` as [L, H]: of the mean over images, on the
-        table's scale; null for a single image.
+        numbers, ``bad_boxes`` by reason, ``hits`` as [L, H] counts, and ``standard_error`` as [L, H]: of the
+        mean over images, on the table's scale; null for a single image.
 
     Raises
     ------
@@ -56,6 +57,7 @@ def summarise(images: Mapping[int, ImageScore], provenance: Mapping[str, Any]) -
             "images": len(ordered),
             "answer_tokens": sum(image.answer_tokens for image in ordered),
             "tokens": tokens,
+            "bad_boxes": dict(sum((Counter(image.bad_boxes) for image in ordered), Counter())),
             "hits": torch.stack([image.hits for image in ordered]).sum(0).tolist(),
             "standard_error": error,
         },

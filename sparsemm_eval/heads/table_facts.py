@@ -50,6 +50,9 @@ def lines(scores: HeadScores, top: int = 10) -> list[str]:
         text.append(f"top {share:.0%} of heads ({count}): {share_of_top(scores, share):.1%} of the score")
     text.append(f"{noteworthy_heads(scores)} of {total} heads have more than 1 % of the best one's score")
     text += [f"layer {layer}: {share:.1%}" for layer, share in enumerate(layer_shares(scores))]
+    if scores.provenance.get("bad_boxes"):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in scores.provenance["bad_boxes"].items())
+        text.append(f"boxes left out: {reasons}")
     errors = scores.provenance.get("standard_error")
     for layer, head in best_heads(scores, top):
         line = f"layer {layer} head {head}: {float(scores.table[layer, head]):.5g}"

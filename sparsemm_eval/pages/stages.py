@@ -57,10 +57,11 @@ SHORT = ((8, 16, 32, 1.0),)
 MIXED = ((8, 16, 32, 0.15), (8, 24, 24, 0.2), (16, 16, 16, 0.4), (16, 24, 12, 0.25))
 BOTH = ("text", "vision")
 STAGES = (
-    Stage("text-tiny", "text", ("text",), TINY, steps=800, until=0.87),
-    Stage("text-short", "text", ("text",), SHORT, steps=200, until=0.92),
+    Stage("text-tiny", "text", ("text",), TINY, steps=800, until=0.9),
+    Stage("text-short", "text", ("text",), SHORT, steps=200, until=0.95),
+    Stage("text-mixed", "text", ("text",), MIXED, steps=250, rate=2e-3, until=0.96),
     Stage("align", "cells", ("vision",), MIXED, steps=120),
-    Stage("joint", "image", BOTH, MIXED, steps=420, rate=2e-3, decay=True, variety=0.2),
+    Stage("joint", "image", BOTH, MIXED, steps=350, rate=2e-3, decay=True, variety=0.2),
 )
 ALIGNMENT_WEIGHT = 0.2
 

@@ -9,7 +9,7 @@ from .prompts import read_question, value_question
 from .render import make_page
 
 IGNORE = -100
-QUESTIONS_PER_PAGE = 6
+QUESTIONS_PER_PAGE = 12
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0):
     size : (int, int)
         Rows and columns of the pages in cells.
     rows : int
-        Batch size, at most 1000; half of it (rounded down) looks values up, the other half reads pages.
+        Batch size, at most 1000; three in eight rows look values up, the others read pages, which is harder.
     variety : float
         Probability of an unusual wording.
 
@@ -82,7 +82,7 @@ def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0):
         raise ValueError(f"rows={rows} must lie in 1..1000, since a step names at most 1000 pages")
     rng = np.random.default_rng((7, seed, step))
     pages = tuple(make_page("train", seed, step * 1000 + i, size) for i in range(rows))
-    reading = torch.arange(rows) >= rows // 2
+    reading = torch.arange(rows) >= max(1, rows * 3 // 8)
     before_image, after_image = family.chat.image.split(family.image_token)
     # Some evaluation prompts put a line break between image and question, others do not.
     openings = (after_image, after_image + "\n") if family.special.bos else (after_image,)

@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from .glyphs import CHARACTERS
+from .family import TILE
+from .glyphs import CELL, CHARACTERS
 from .image_inputs import image_path
 
 
@@ -43,7 +44,13 @@ class TrainingModel:
         embedded = self.text.embed_tokens(self.characters[self.page_codes(batch)])
         if self.model.config.model_type == "llava_next":
             newline = self.model.model.image_newline.to(embedded.dtype)
-            embedded = torch.cat([embedded, newline.expand(*embedded.shape[:2], 1, -1)], 2)
+            embedded = torch.cat([embedded, newline.expand(*embedded.shape[:2], 1, -1)], 2).flatten(1, 2)
+            # Only whole tiles have a thumbnail; smaller pages are met as text alone.
+            if batch.pages[0].rows % (TILE // CELL) == 0:
+                blank = self.text.embed_tokens(self.characters[CHARACTERS.index(" ")])
+                spare = self.path.cells(batch.pages[0].rows, batch.pages[0].columns)[0, 0]
+                embedded = torch.cat([blank.expand(len(embedded), spare, -1), embedded], 1)
+            return embedded
         return embedded.flatten(1, 2)
 
     def image_features(self, batch):

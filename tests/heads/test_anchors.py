@@ -60,5 +60,7 @@ def test_bad_boxes_are_sorted_out_and_counted():
 
 
 def test_unknown_anchor():
-    with pytest.raises(ConfigError, match="page-values, pages"):
+    with pytest.raises(ConfigError, match="pages, page-values, synthdog"):
         anchor_named("page")
+    with pytest.raises(ConfigError, match=r"data='x'.*makes its own images"):
+        anchor_named("pages", "x")

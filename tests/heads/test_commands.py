@@ -135,5 +135,5 @@ def test_wrong_tables_are_named(arguments, monkeypatch):
     monkeypatch.setattr("sparsemm_eval.head_score_lookup._download", lambda url: pytest.fail(url))
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert "error: " in result.output
+    assert "sparsemm: " in result.output
     assert arguments[1] in result.output

@@ -14,12 +14,12 @@ RUN = {"model": "m", "seed": 0}
 
 def image(number):
     scores = torch.tensor([[number / 3, 0.1], [0.0, 1e-17]], dtype=torch.float64)
-    return ImageScore(number, 2 * number, scores, torch.tensor([[number, 1], [0, 0]]))
+    return ImageScore(number, 2 * number, scores, torch.tensor([[number, 1], [0, 0]]), {"empty box": 2})
 
 
 def same(a, b):
     return (
-        (a.tokens, a.answer_tokens) == (b.tokens, b.answer_tokens)
+        (a.tokens, a.answer_tokens, a.bad_boxes) == (b.tokens, b.answer_tokens, b.bad_boxes)
         and torch.equal(a.scores, b.scores)
         and torch.equal(a.hits, b.hits)
     )

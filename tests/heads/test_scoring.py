@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,12 @@ def test_summary_is_mean_and_standard_error(whole):
     assert facts["tokens"] == sum(i.tokens for i in whole.values())
     assert (facts["model"], facts["anchor"], facts["mode"]) == ("m", "characters", "generate")
     assert facts["package_version"]
+
+
+def test_bad_boxes_are_added_up(whole, tmp_path):
+    images = {number: replace(image, bad_boxes={"empty box": number}) for number, image in whole.items()}
+    assert summarise(images, {}).provenance["bad_boxes"] == {"empty box": 15}
+    assert summarise(whole, {}).provenance["bad_boxes"] == {}
 
 
 def test_summary_survives_a_file(whole, tmp_path):

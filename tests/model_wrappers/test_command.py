@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from sparsemm_eval.errors import SparseMMError
-from sparsemm_eval.model_wrappers.run_record import find_results, read_runs
+from sparsemm_eval.model_wrappers.run_record import read_runs
 from sparsemm_eval.pages.render import make_page
 from tests.model_wrappers.task_folder import write_task
 
@@ -61,6 +60,10 @@ def run(given):
     return subprocess.run(**given, capture_output=True, text=True, timeout=400, check=False)
 
 
+def results_of(output):
+    return sorted(output.rglob("*_results.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
 def samples_of(output):
     """Samples of the last results, without what names the run."""
     path = sorted(output.rglob("*_samples_*.jsonl"), key=lambda path: path.stat().st_mtime_ns)[-1]
@@ -68,7 +71,7 @@ def samples_of(output):
 
 
 def scores_of(output):
-    return json.loads(find_results(output)[-1].read_text())["results"]
+    return json.loads(results_of(output)[-1].read_text())["results"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def one_process(whole, command):
 
 
 def test_the_command_writes_results_and_measurements(one_process):
-    (results,) = find_results(one_process)
+    (results,) = results_of(one_process)
     assert json.loads(results.read_text())["throughput"]["avg_effective_budget"] == 40
     (record,) = read_runs(one_process / "stats")
     assert record["measured"]["samples"] == COUNT
@@ -119,16 +122,14 @@ def test_one_failing_rank_ends_all_with_its_error(command, tmp_path, broken):
         f"local_pages/{broken + 2}: its images or prompt could not be read"
         in finished.stdout + finished.stderr
     )
-    with pytest.raises(SparseMMError):
-        find_results(tmp_path)
+    assert not results_of(tmp_path)
 
 
 @pytest.mark.slow
 def test_a_failing_run_leaves_no_results(command, tmp_path):
     finished = run(command(tmp_path, environment={"BROKEN_QUESTION": "3 value of AB?"}))
     assert "local_pages/3: its images or prompt could not be read" in finished.stdout + finished.stderr
-    with pytest.raises(SparseMMError, match="the evaluation failed"):
-        find_results(tmp_path)
+    assert not results_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -146,8 +147,7 @@ def test_a_killed_run_finishes_the_rest_only(one_process, command, tmp_path):
             time.sleep(0.01)
         process.wait()
         reached = journal.read_bytes().count(b"\n")
-        with pytest.raises(SparseMMError):
-            find_results(tmp_path)
+        assert not results_of(tmp_path)
     finished = run(command(tmp_path))
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert samples_of(tmp_path) == samples_of(one_process)

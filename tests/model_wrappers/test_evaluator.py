@@ -43,7 +43,7 @@ def test_results_carry_scores_and_measurements(evaluate, numbered):
         (counts,) = sample["token_counts"]
         assert counts["effective_budget"] == 40
         assert counts["kv_bytes"] < counts["kv_bytes_full"]
-        assert counts["output_tokens"] == 5
+        assert 1 <= counts["output_tokens"] <= 5
 
 
 def test_a_skipped_sample_is_no_part_of_the_score(evaluate, numbered, monkeypatch):

@@ -6,7 +6,7 @@ from sparsemm_eval.model_wrappers.generation import GenerationSettings
 
 
 def parse(**gen_kwargs):
-    return GenerationSettings.parse(gen_kwargs, 128)[0]
+    return GenerationSettings.parse(gen_kwargs, 128, seed=3)[0]
 
 
 def test_defaults_are_greedy():
@@ -19,7 +19,7 @@ def test_defaults_are_greedy():
 def test_gen_kwargs_are_left_as_they_are():
     given = {"until": ["\n"], "max_new_tokens": 4, "temperature": 0, "image_aspect_ratio": "original", "x": 1}
     before = dict(given)
-    settings, unused = GenerationSettings.parse(given, 128)
+    settings, unused = GenerationSettings.parse(given, 128, seed=3)
     assert given == before
     assert settings.until == ("\n",)
     assert unused == ("x",)
@@ -42,6 +42,11 @@ def test_when_tokens_are_drawn(given, temperature):
 def test_greedy_settings_are_equal_whatever_the_sampling_knobs():
     assert parse(temperature=0, top_p=1.0) == parse(top_p=0.3, top_k=7) == parse()
     assert parse(temperature=1, top_p=0.3) != parse(temperature=1)
+
+
+def test_the_seed_belongs_to_sampled_settings_only():
+    assert parse().seed is None
+    assert parse(temperature=1).seed == 3
 
 
 @pytest.mark.parametrize(

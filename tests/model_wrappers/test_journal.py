@@ -1,12 +1,16 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from sparsemm_eval import HeadScores
 from sparsemm_eval.model_wrappers import journal as journal_module
 from sparsemm_eval.model_wrappers.answers import Answer, Measurement
 from sparsemm_eval.model_wrappers.generation import GenerationSettings
@@ -57,7 +61,6 @@ def test_answers_come_back_equal(open_journal):
     assert (found.text, found.tokens, found.task, found.doc_id) == ("", (3, 4, 5), TASK, 2)
     np.testing.assert_array_equal(found.measured.kept, MEASURED.kept)
     assert found.measured.decode_seconds is None
-    assert open_journal
 
 
 def test_other_runs_and_other_samples_are_not_found(open_journal):
@@ -113,14 +116,21 @@ def test_ranks_write_their_own_files_and_read_all(open_journal, tmp_path):
 
 
 def test_a_second_run_is_refused_while_the_first_writes(open_journal, tmp_path):
-    open_journal()
+    journal = open_journal()
+    journal.close()
+    lock = tmp_path / "journal" / TASK / "rank-00000.jsonl.lock"
     code = (
-        "import sys; from sparsemm_eval.model_wrappers.journal import Journal\n"
-        f"Journal({str(tmp_path / 'journal')!r}, {{}}, 'run', 0).open_task({TASK!r})"
+        f"import filelock; filelock.FileLock({str(lock)!r}).acquire(); print('locked', flush=True); input()"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode != 0
-    assert "is in use by another run" in run.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(JournalError, match="is in use by another run"):
+            open_journal()
+        other.kill()
+        other.wait()
+    open_journal()
 
 
 def test_tasks_do_not_lock_each_other(open_journal):
@@ -224,11 +234,6 @@ def test_a_changed_knob_never_reuses_an_answer(build_wrapper, documents, tmp_pat
 
 
 def test_changed_weights_and_changed_scores_are_other_runs(build_wrapper, score_files, tmp_path, checkpoints):
-    import shutil
-
-    import torch
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "copy"
     shutil.copytree(checkpoints["tiny-reader"], folder)
     same = build_wrapper(pretrained=str(folder)).identity["checkpoint"]
@@ -238,11 +243,29 @@ def test_changed_weights_and_changed_scores_are_other_runs(build_wrapper, score_
     weights[name] = weights[name] + torch.tensor(0.5, dtype=weights[name].dtype)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert build_wrapper(pretrained=str(folder)).identity["checkpoint"] != same
+    other_scores = tmp_path / "scores.json"
+    table = HeadScores.load(score_files["tiny-reader"]).table.flip(0)
+    HeadScores.from_array(table).save(other_scores)
     one, other = (
-        build_wrapper("llava_sparsemm", head_scores=score_files[name]).identity["head_scores"]
-        for name in ("tiny-reader", "tiny-reader")
+        build_wrapper("llava_sparsemm", head_scores=str(path)).identity["head_scores"]
+        for path in (score_files["tiny-reader"], other_scores)
     )
-    assert one == other
+    assert one != other
+
+
+def test_another_seed_never_reuses_a_sampled_answer(build_wrapper, documents, tmp_path):
+    settings = {"gen_kwargs": {"max_new_tokens": 4, "do_sample": True, "temperature": 3.0}}
+    texts = {}
+    with torch.random.fork_rng():
+        for seed in (1, 2, 1):
+            torch.manual_seed(seed)
+            wrapper = build_wrapper(journal=str(tmp_path / "journal"))
+            found = answers_of(wrapper, documents[:3], **settings)
+            wrapper.clean()
+            again = wrapper.run_record["measured"]["samples_restored"]
+            assert again == (3 if seed in texts else 0)
+            assert texts.setdefault(seed, found) == found
+    assert texts[1] != texts[2]
 
 
 def test_sampled_answers_are_journaled_per_repeat(build_wrapper, documents, tmp_path):

@@ -1,10 +1,9 @@
 import json
-import os
 
 import pytest
 
-from sparsemm_eval.errors import SparseMMError
-from sparsemm_eval.model_wrappers.run_record import complete_results, find_results, read_runs
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model_wrappers.run_record import complete_results, read_runs
 from tests.model_wrappers.helpers import TASK, answers_of
 
 
@@ -50,19 +49,10 @@ def test_nothing_is_written_without_a_folder(build_wrapper, documents, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_results_are_found_or_their_lack_is_an_error(tmp_path):
-    with pytest.raises(SparseMMError, match="no results"):
-        find_results(tmp_path)
-    old, new = tmp_path / "a" / "1_results.json", tmp_path / "b" / "2_results.json"
-    for moment, path in ((100, old), (200, new)):
-        path.parent.mkdir()
-        path.write_text("{}")
-        os.utime(path, (moment, moment))
-    (tmp_path / "b" / "2_samples_x.jsonl").write_text("")
-    assert find_results(tmp_path) == [old, new]
-    assert find_results(tmp_path, since=150) == [new]
-    with pytest.raises(SparseMMError):
-        find_results(tmp_path, since=250)
+def test_a_folder_that_cannot_be_is_refused(build_wrapper, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="stats_dir"):
+        build_wrapper(stats_dir=str(tmp_path / "file" / "stats"))
 
 
 def test_results_can_carry_the_record(tmp_path, folder):

@@ -1,5 +1,5 @@
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.model_wrappers.families.qwen2vl import QWEN2VL
@@ -68,13 +68,15 @@ def test_unreadable_images_name_their_sample(build_wrapper, visuals):
         reader.read(request(visuals), datasets({}))
 
 
-def test_a_truncated_image_names_its_sample(reader, tmp_path):
+def test_a_truncated_image_names_its_sample(reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some of lmms-eval's tasks do
     picture(size=(256, 256)).save(tmp_path / "whole.png")
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "torn.png").write_bytes(content[: len(content) // 2])
     torn = Image.open(tmp_path / "torn.png")
     with pytest.raises(SampleError, match=f"^{TASK}/0: "):
         reader.read(request(), datasets(document(torn)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_a_missing_document_names_its_sample(reader):

@@ -1,5 +1,6 @@
 """The real lmms-eval command with this package's models: the page tasks, and upstream's on stand-in data."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -50,6 +51,14 @@ def arguments(model, pretrained, tasks, limit, tokens=None):
     return line if tokens is None else [*line, "--gen_kwargs", f"max_new_tokens={tokens}"]
 
 
+def answers(results, task):
+    """Answer by document, from the samples file beside the results."""
+    path = results.path.with_name(results.path.name.replace("_results.json", f"_samples_{task}.jsonl"))
+    samples = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({sample["doc_id"] for sample in samples}) == len(samples)
+    return {sample["doc_id"]: sample["filtered_resps"] for sample in samples}
+
+
 def test_page_tasks_and_ocrbench_by_the_plain_command(work, tmp_path):
     reader = checkpoint("tiny-reader", tmp_path)
     tokens = None if is_shipped("tiny-reader") else 4
@@ -82,9 +91,16 @@ def test_all_seven_benchmarks_with_every_family(work, tmp_path, reader):
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(work, tmp_path):
     reader = checkpoint("tiny-reader", tmp_path)
-    line = arguments("llava_fullkv", reader, ("pages_qa", "chartqa"), 5, 4)
+    line = [*arguments("llava_fullkv", reader, ("pages_qa", "chartqa"), 5, 4), "--log_samples"]
+    place = line.index("--model_args") + 1
     (one,) = evaluate(line)
-    (two,) = evaluate([*line, "--log_samples"], processes=2)
+    line[place] += ",stats_dir=stats"
+    (two,) = evaluate(line, processes=2)
     for task in ("pages_qa", "chartqa"):
         assert one.scores(task) == two.scores(task)
+        assert len(answers(one, task)) == 5
+        assert answers(one, task) == answers(two, task)
     assert two.contents["throughput"]["avg_samples"] == 10
+    record = json.loads(two.path.read_text())["sparsemm"]
+    assert record == two.contents["sparsemm"]
+    assert (record["processes"], record["measured"]["samples"]) == (2, 10)

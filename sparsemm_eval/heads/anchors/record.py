@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
@@ -46,6 +46,8 @@ class AnchorSample:
         Ground truth.
     boxes : tuple of TextBox
         Of the image's text, checked.
+    bad_boxes : mapping
+        How many boxes were left out for which reason.
     """
 
     name: str
@@ -53,6 +55,7 @@ class AnchorSample:
     question: str
     answer: str
     boxes: tuple[TextBox, ...]
+    bad_boxes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

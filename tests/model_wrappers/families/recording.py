@@ -45,7 +45,7 @@ def inputs_of_ours(wrapper, context, images, gen_kwargs, chat):
     from sparsemm_eval.model_wrappers.requests import read_requests
 
     instances = requests_of(context, images, dict(gen_kwargs), chat)
-    (request,), _ = read_requests(instances, chat, wrapper.family.default_max_new_tokens)
+    (request,), _ = read_requests(instances, chat, wrapper.family.default_max_new_tokens, 0)
     sample = wrapper._run.reader.read(request, {"task": {"test": [{}]}})
-    answerer = Answerer(wrapper.model, wrapper.processor, wrapper.family, None, wrapper.device, 0)
+    answerer = Answerer(wrapper.model, wrapper.processor, wrapper.family, None, wrapper.device)
     return answerer.encode([sample]), request.settings
