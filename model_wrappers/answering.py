@@ -54,7 +54,9 @@ class Answerer:
         generation = settings.for_model(self.model, tokenizer)
         prompt_tokens = inputs["input_ids"].shape[1]
         stops = [StopTexts(tokenizer, settings.until, prompt_tokens)] if settings.until else []
-        with torch.inference_mode(), torch.random.fork_rng(enabled=settings.samples):
+        # Named, since without names torch warns of more than one.
+        devices = range(torch.cuda.device_count())
+        with torch.inference_mode(), torch.random.fork_rng(devices, enabled=settings.samples):
             if settings.samples:
                 torch.manual_seed(_seed(samples))
             output = self.model.generate(

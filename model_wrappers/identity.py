@@ -29,6 +29,19 @@ def versions() -> dict[str, str]:
     }
 
 
+def source_digest() -> str:
+    """Hex SHA-256 of the source that answers depend on; a version number does not tell checkouts apart."""
+    package = Path(sparsemm_eval.__file__).parent
+    core = [package / name for name in ("config.py", "head_score_table.py")]
+    folders = [package / "compression", package / "kernels", Path(__file__).parent]
+    files = core + [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    content = hashlib.sha256()
+    for path in files:
+        content.update(path.name.encode())
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
 def commit() -> str | None:
     """Commit of the source this package runs from, with ``+changes`` where files differ; None outside git."""
     root = Path(sparsemm_eval.__file__).resolve().parent
@@ -83,4 +96,5 @@ def describe(
         "device_type": device.type,
         "attn_implementation": arguments.attn_implementation,
         "versions": versions(),
+        "source": source_digest(),
     }

@@ -83,13 +83,17 @@ def _check_device_map(device_map: str, device: str, processes: int) -> None:
         raise ConfigError("device", device, f"none beside device_map={device_map}")
 
 
+def _parse(device: str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError("device", device, "auto, cpu, cuda or cuda:N") from error
+
+
 def _single(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError("device", device, "auto, cpu, cuda or cuda:N") from error
+    chosen = _parse(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError("device", device, f"a device of this machine: cpu or one of {count} CUDA devices")
@@ -99,7 +103,7 @@ def _single(device: str) -> torch.device:
 def _of_rank(device: str, accelerator: Accelerator) -> torch.device:
     # The process group's backend fits accelerate's choice of device only.
     chosen = accelerator.device
-    if device != "auto" and torch.device(device).type != chosen.type:
+    if device != "auto" and _parse(device).type != chosen.type:
         remedy = f"{chosen.type}, which the launcher chose for {accelerator.num_processes} processes"
         if chosen.type != "cpu":
             remedy += "; for processes on the CPU set ACCELERATE_USE_CPU=true"

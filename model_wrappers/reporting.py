@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ class Report:
         self.totals = Totals()
         self.agreement = Agreement()
         self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
-        self._files = RunFiles(arguments.stats_dir, identity["model_name"], run_digest, rank)
+        self._files = RunFiles(
+            arguments.stats_dir, identity["model_name"], run_digest, rank, _moment(world_size)
+        )
 
     def add(self, sample: Sample, answer: Answer, *, restored: bool) -> None:
         """Count one answer."""
@@ -112,6 +115,14 @@ class Report:
             avg_speed=totals.generated_tokens / totals.seconds if totals.seconds else 0.0,
             additional_metrics={**nominal, **measured},
         )
+
+
+def _moment(world_size: int) -> str:
+    """Now, as rank 0 sees it."""
+    moment = [datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")]
+    if world_size > 1:
+        torch.distributed.broadcast_object_list(moment, src=0)
+    return moment[0]
 
 
 def _gathered(part: Any, world_size: int) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,12 +26,13 @@ class RunFiles:
         Name of the model and digest of the run identity; both enter the file names.
     rank : int
         Every process writes its own samples; rank 0 writes the record.
+    moment : str
+        When the run began, equal on all processes; it enters the file names too.
     """
 
-    def __init__(self, folder: str | Path | None, model_name: str, digest: str, rank: int):
+    def __init__(self, folder: str | Path | None, model_name: str, digest: str, rank: int, moment: str):
         self.folder = None if folder is None else Path(folder)
         self.rank = rank
-        moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
         self.stem = f"{moment}_{model_name}_{digest[:12]}"
         self._samples: TextIO | None = None
         if self.folder is not None:

@@ -38,7 +38,7 @@ def test_arguments():
 
 
 def test_table_shows_what_was_recorded(monkeypatch):
-    monkeypatch.setattr(demo, "evaluate", lambda arguments: [results()])
+    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
     console = Console(width=80, record=True)
     console.print(demo.table_of(demo.run(SETTINGS), SETTINGS))
     text = console.export_text()
@@ -58,7 +58,7 @@ def test_a_missing_figure_is_an_error():
 
 
 def test_a_failed_run_fails_the_demo(monkeypatch):
-    def fail(arguments):
+    def fail(arguments, environment):
         raise EvaluationError("no results")
 
     monkeypatch.setattr(demo, "evaluate", fail)
@@ -68,7 +68,7 @@ def test_a_failed_run_fails_the_demo(monkeypatch):
 
 
 def test_the_command_says_where_results_are_and_names_kernel_size(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "evaluate", lambda arguments: [results()])
+    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
     outcome = CliRunner().invoke(app, ["demo", "--output", str(tmp_path)])
     assert outcome.exit_code == 0, outcome.output
     assert str(tmp_path) in outcome.output

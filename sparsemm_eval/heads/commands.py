@@ -154,6 +154,45 @@ def compare(
 
 
 @app.command(
+    epilog="""Example:
+
+sparsemm heads figure page.png --model tiny-reader --word AB --out sheet.png"""
+)
+def figure(
+    image: Annotated[Path, typer.Argument(help="Image file.", exists=True, dir_okay=False)],
+    model: Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.")],
+    scores: Annotated[
+        str | None, typer.Option(help="Head scores. Default: those known for the model.")
+    ] = None,
+    question: Annotated[str, typer.Option(help="What to ask the model.")] = "read all text",
+    word: Annotated[
+        str | None, typer.Option(help="Part of the answer to look at. Default: its first word.")
+    ] = None,
+    best: Annotated[int, typer.Option(min=1, help="How many of the best heads to show.")] = 3,
+    worst: Annotated[int, typer.Option(min=0, help="How many of the worst heads to show.")] = 3,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")] = "auto",
+) -> None:
+    """Draw where the best and the worst heads look while the model writes a word."""
+    with _errors_as_text():
+        from PIL import Image
+
+        from sparsemm_eval.head_score_table import HeadScores
+        from sparsemm_eval.heads import attention_sheet
+        from sparsemm_eval.heads.load_model import load_model
+        from sparsemm_eval.heads.word_attention import word_attention
+
+        table = HeadScores.resolve(scores, model)
+        loaded = load_model(model, device, dtype)
+        with Image.open(image) as picture:
+            seen = word_attention(loaded.model, loaded.processor, picture, question, word)
+        heads = attention_sheet.chosen_heads(table, best, worst)
+        attention_sheet.save_sheet(seen, table, heads, out)
+        typer.echo(f"answer: {seen.answer}\nwritten to {out}")
+
+
+@app.command(
     "import",
     epilog="""Example:
 

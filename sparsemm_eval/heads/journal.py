@@ -118,6 +118,14 @@ class Journal:
             )
 
 
+def remove(folder: Path) -> None:
+    """Delete a journal, and its folder if nothing else is in it."""
+    for path in folder.glob(PATTERN):
+        path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _whole_lines(path: Path) -> list[str]:
     """Lines of a file that end with a line break and are JSON, up to the first that does not."""
     lines = []

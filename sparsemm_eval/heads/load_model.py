@@ -26,7 +26,7 @@ class LoadedModel:
     name : str
         Shipped name, hub id, or the name of the folder: never a path.
     revision : str
-        Commit of the hub, else ``sha256:…`` over the weights.
+        Commit of the hub, else ``sha256:…`` of the weights' file (of several, one after the other).
     """
 
     model: PreTrainedModel
@@ -91,7 +91,6 @@ def load_model(
 def _digest(folder: str | Path) -> str:
     content = hashlib.sha256()
     for path in sorted(Path(folder).glob("*.safetensors")):
-        content.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(2**24):
                 content.update(block)

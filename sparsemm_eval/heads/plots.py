@@ -26,7 +26,7 @@ def save_head_map(scores: HeadScores, path: str | Path, title: str = "") -> None
     ConfigError
         For another ending.
     """
-    figure = _figure(path, width=2 + 0.28 * scores.num_heads, height=1.3 + 0.28 * scores.num_layers)
+    figure = new_figure(path, width=2 + 0.28 * scores.num_heads, height=1.3 + 0.28 * scores.num_layers)
     axes = figure.subplots()
     picture = axes.imshow(
         (scores.table / scores.table.max()).numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto"
@@ -35,7 +35,7 @@ def save_head_map(scores: HeadScores, path: str | Path, title: str = "") -> None
     axes.set_xticks(_ticks(scores.num_heads))
     axes.set_yticks(_ticks(scores.num_layers))
     figure.colorbar(picture, ax=axes, label="score / best score")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str], path: str | Path) -> None:
@@ -54,17 +54,18 @@ def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str
     ConfigError
         For another ending.
     """
-    figure = _figure(path, width=4.5, height=4.5)
+    figure = new_figure(path, width=4.5, height=4.5)
     axes = figure.subplots()
     a, b = ((scores.table / scores.table.sum()).flatten().numpy() for scores in (first, second))
     axes.scatter(a, b, s=12)
     limit = 1.05 * max(a.max(), b.max())
     axes.plot([0, limit], [0, limit], color="0.7", linewidth=1, zorder=0)
     axes.set(xlabel=f"share of the score, {names[0]}", ylabel=f"share of the score, {names[1]}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(path: str | Path, width: float, height: float) -> Any:
+def new_figure(path: str | Path, width: float, height: float) -> Any:
+    """An empty figure, sizes in inches; a wrong file ending is refused before anything is computed."""
     from matplotlib.figure import Figure
 
     if Path(path).suffix.lower() not in FORMATS:
@@ -72,9 +73,9 @@ def _figure(path: str | Path, width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure; the same figure gives the same file."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # without a date the same table gives the same file
     metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
     figure.savefig(path, dpi=150, metadata=metadata)
 

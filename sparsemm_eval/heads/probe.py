@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +21,14 @@ PROBE = "sparsemm_probe"
 MAX_LOGITS = 2**24
 
 
+# (query [B, H, N, D], key [B, K, N, D], queries [B, Q]) -> what is noted of a layer
+Reduce = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class _Recorder:
     queries: torch.Tensor  # [B, Q]
-    topk: int
+    reduce: Reduce
     found: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
@@ -61,10 +65,34 @@ def strongest_keys(
         If ``inputs`` holds an attention mask, or ``queries`` or ``topk`` cannot be right.
     """
     length = inputs["input_ids"].shape[1]
-    if inputs.get("attention_mask") is not None:
-        raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
     if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= length:
         raise ConfigError("topk", topk, f"an integer in [1, {length}]")
+    return _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk))
+
+
+@torch.inference_mode()
+def attention_rows(model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor) -> torch.Tensor:
+    """The whole attention of every head at chosen positions, for pictures of a few of them.
+
+    Parameters
+    ----------
+    model, inputs, queries
+        See ``strongest_keys``.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 [L, B, H, Q, N], rows sum to one.
+    """
+    return _probe(model, inputs, queries, _attention)
+
+
+def _probe(
+    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, reduce: Reduce
+) -> torch.Tensor:
+    length = inputs["input_ids"].shape[1]
+    if inputs.get("attention_mask") is not None:
+        raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
     if (
         queries.ndim != 2
         or queries.numel() == 0
@@ -74,7 +102,7 @@ def strongest_keys(
             "queries", tuple(queries.shape), f"a non-empty [B, Q] of positions in [0, {length})"
         )
     decoder = find_text_decoder(model)
-    recorder = _Recorder(queries, topk)
+    recorder = _Recorder(queries, reduce)
     with _recording(decoder, recorder):
         model(**inputs, use_cache=False, logits_to_keep=1)
     return torch.stack([recorder.found[layer].to(queries.device) for layer in range(decoder.num_layers)])
@@ -98,11 +126,8 @@ def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk
     torch.Tensor
         int64 [B, H, Q, topk]; among equal logits the order is torch's.
     """
-    rows, heads, _, dim = query.shape
-    kv_heads, keys, count = key.shape[1], key.shape[2], queries.shape[1]
-    chosen = query.gather(2, queries[:, None, :, None].expand(rows, heads, count, dim)).float()
-    chosen = chosen.view(rows, kv_heads, -1, dim)  # [B, K, G*Q, D]
-    limit = queries[:, None, :].expand(rows, heads // kv_heads, count).reshape(rows, 1, -1, 1)
+    rows, heads, keys, count = *query.shape[:2], key.shape[2], queries.shape[1]
+    chosen, limit = _chosen_queries(query, key, queries)
     step = max(MAX_LOGITS // (rows * heads * count), topk)
     best, where = None, None
     for start in range(0, keys, step):
@@ -118,6 +143,25 @@ def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk
     return where.masked_fill(best == -torch.inf, -1).view(rows, heads, count, topk)
 
 
+def _attention(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """float32 [B, H, Q, N]; all supported models scale by the root of the head dimension."""
+    chosen, limit = _chosen_queries(query, key, queries)
+    logits = chosen @ key.float().transpose(2, 3) * query.shape[-1] ** -0.5  # [B, K, G*Q, N]
+    logits.masked_fill_(torch.arange(key.shape[2], device=key.device) > limit, -torch.inf)
+    return logits.softmax(-1).view(query.shape[0], query.shape[1], queries.shape[1], -1)
+
+
+def _chosen_queries(
+    query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Query vectors float32 [B, K, G*Q, D] and the last key each may see [B, 1, G*Q, 1]."""
+    rows, heads, _, dim = query.shape
+    kv_heads, count = key.shape[1], queries.shape[1]
+    chosen = query.gather(2, queries[:, None, :, None].expand(rows, heads, count, dim)).float()
+    limit = queries[:, None, :].expand(rows, heads // kv_heads, count).reshape(rows, 1, -1, 1)
+    return chosen.view(rows, kv_heads, -1, dim), limit
+
+
 def _probe_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -129,7 +173,7 @@ def _probe_attention(
 ) -> tuple[torch.Tensor, None]:
     if probe_recorder is not None:
         queries = probe_recorder.queries.to(query.device)
-        probe_recorder.found[module.layer_idx] = top_keys(query, key, queries, probe_recorder.topk)
+        probe_recorder.found[module.layer_idx] = probe_recorder.reduce(query, key, queries)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 

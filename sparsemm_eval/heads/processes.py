@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def processes() -> Iterator[Processes]:
     import torch.distributed
 
     # images are shared through the journal on disk: processes only wait for each other, on any device
-    torch.distributed.init_process_group("gloo")
+    # however unequal their shares take
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
     try:
         yield Processes(
             torch.distributed.get_rank(),

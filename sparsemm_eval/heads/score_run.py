@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from sparsemm_eval.head_score_table import HeadScores
 from sparsemm_eval.heads import table_facts
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.batch_scores import ScoringRule
+from sparsemm_eval.heads.journal import remove
 from sparsemm_eval.heads.load_model import load_model
 from sparsemm_eval.heads.processes import processes
 from sparsemm_eval.heads.scoring import Workload, describe, score_heads
@@ -86,7 +86,7 @@ def run(plan: ScoreRun, say: Callable[[str], None] = print) -> HeadScores | None
     scores = summarise(images, describe(anchor, rule, work, origin))
     scores.save(out)
     if plan.journal is None:
-        shutil.rmtree(journal)
+        remove(journal)
     for line in [*table_facts.lines(scores, top=5), f"{seconds:.1f} s, written to {out}"]:
         say(line)
     return scores

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from sparsemm_eval.compression.masking import Head, top_heads
 from sparsemm_eval.head_score_table import HeadScores
 
@@ -42,9 +44,12 @@ def lines(scores: HeadScores, top: int = 10) -> list[str]:
     """The facts as text: origin, concentration, layers, best heads."""
     total = scores.num_layers * scores.num_heads
     text = [f"{scores.num_layers} layers x {scores.num_heads} query heads"]
-    plain = {name: value for name, value in scores.provenance.items() if not isinstance(value, (list, dict))}
-    if plain:
-        text.append(", ".join(f"{name} {value}" for name, value in plain.items()))
+    plain = {
+        name: value
+        for name, value in scores.provenance.items()
+        if value is not None and not isinstance(value, (list, dict))
+    }
+    text += textwrap.wrap(", ".join(f"{name} {value}" for name, value in plain.items()), width=100)
     for share in SHARES:
         count = len(top_heads(scores, share))
         text.append(f"top {share:.0%} of heads ({count}): {share_of_top(scores, share):.1%} of the score")

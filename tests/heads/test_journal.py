@@ -7,7 +7,7 @@ import torch
 
 from sparsemm_eval.errors import HeadScoreError
 from sparsemm_eval.heads.batch_scores import ImageScore
-from sparsemm_eval.heads.journal import Journal
+from sparsemm_eval.heads.journal import Journal, remove
 
 RUN = {"model": "m", "seed": 0}
 
@@ -71,3 +71,15 @@ def test_another_runs_journal_is_refused(tmp_path):
         pytest.raises(HeadScoreError, match=r"part-3.jsonl is no head-score"),
     ):
         book.read()
+
+
+def test_removing_leaves_what_is_not_the_journals(tmp_path):
+    for rank in (0, 1):
+        with Journal(tmp_path / "j", RUN, rank):
+            pass
+    (tmp_path / "j" / "mine.txt").touch()
+    remove(tmp_path / "j")
+    assert [path.name for path in (tmp_path / "j").iterdir()] == ["mine.txt"]
+    (tmp_path / "j" / "mine.txt").unlink()
+    remove(tmp_path / "j")
+    assert not (tmp_path / "j").exists()

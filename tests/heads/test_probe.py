@@ -7,7 +7,7 @@ import torch
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads import probe
-from sparsemm_eval.heads.probe import strongest_keys, top_keys
+from sparsemm_eval.heads.probe import attention_rows, strongest_keys, top_keys
 from tests.tiny_models import FAMILIES, TEXT_CONFIGS, model_of, prompt_of
 
 
@@ -48,6 +48,14 @@ def test_rows_have_positions_of_their_own_and_ignore_padding_on_the_right():
     alone = strongest_keys(model, {"input_ids": ids[1:, :30]}, queries[1:])
     assert torch.equal(found[:, 1:], alone)
     assert int(found[:, 1].max()) <= 29
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_equal_eager_attention(family):
+    model, inputs = model_of(family), inputs_of(family)
+    queries = torch.tensor([[inputs["input_ids"].shape[1] - 1, 3, 40]])
+    expected = eager_attentions(model, inputs)[:, :, :, queries[0]]
+    torch.testing.assert_close(attention_rows(model, inputs, queries), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("limit", [1, 100, 5000])

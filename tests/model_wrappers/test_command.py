@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,9 @@ def test_two_processes_give_the_same_samples_and_scores(one_process, command, tm
     assert record["processes"] == 2
     assert record["measured"]["samples"] == COUNT
     assert len(list((tmp_path / "journal").rglob("rank-*.jsonl"))) == 2
+    stem = record["path"].removesuffix("_run.json")
+    for rank in (0, 1):
+        assert Path(f"{stem}_samples.rank{rank}.jsonl").read_text()
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 import json
 
-from sparsemm_eval.model_wrappers.identity import commit, digest, versions
+from sparsemm_eval.model_wrappers.identity import commit, digest, source_digest, versions
 
 
 def test_digests_follow_content_not_order():
@@ -10,6 +10,11 @@ def test_digests_follow_content_not_order():
 
 def test_versions_of_what_computes():
     assert set(versions()) == {"sparsemm_eval", "torch", "transformers", "lmms_eval"}
+
+
+def test_the_source_has_a_digest():
+    assert source_digest() == source_digest()
+    assert len(source_digest()) == 64
 
 
 def test_the_commit_is_text_or_none():

@@ -119,11 +119,9 @@ def test_a_second_run_is_refused_while_the_first_writes(open_journal, tmp_path):
     journal = open_journal()
     journal.close()
     lock = tmp_path / "journal" / TASK / "rank-00000.jsonl.lock"
-    code = (
-        f"import filelock; filelock.FileLock({str(lock)!r}).acquire(); print('locked', flush=True); input()"
-    )
+    code = f"import filelock; x = filelock.FileLock({str(lock)!r}); x.acquire(); print('locked'); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "locked\n"
         with pytest.raises(JournalError, match="is in use by another run"):
