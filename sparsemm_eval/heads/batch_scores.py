@@ -18,9 +18,9 @@ from sparsemm_eval.heads.answers import (
     ground_truth_answers,
     join,
 )
-from sparsemm_eval.heads.drafts import drafted_answers
+from sparsemm_eval.heads.drafts import confirmed, decoded_instead, positions_to_confirm
 from sparsemm_eval.heads.image_tokens import image_tokens, prompt_positions
-from sparsemm_eval.heads.probe import strongest_keys
+from sparsemm_eval.heads.probe import look_and_listen
 from sparsemm_eval.heads.target_tokens import TARGET_RULES
 
 MODES = ("generate", "teacher")
@@ -112,27 +112,40 @@ def score_batch(
     """
     inputs = encode_prompts(model, processor, samples)
     pad = processor.tokenizer.pad_token_id or 0
-    if rule.mode == "teacher":
-        answers = ground_truth_answers(processor, samples)
-    elif rule.rule == "aligned":
-        answers = drafted_answers(model, processor, samples, rule.max_new_tokens, pad)
-    else:
+    if rule.mode == "generate" and rule.rule != "aligned":
         answers = generated_answers(model, inputs, rule.max_new_tokens)
-    sequences = join(inputs, answers, pad)
+        return _score(model, processor, samples, join(inputs, answers, pad), rule, 1)[0]
+    drafts = join(inputs, ground_truth_answers(processor, samples), pad)
+    if rule.mode == "teacher":
+        return _score(model, processor, samples, drafts, rule, 1)[0]
+    scores, said = _score(model, processor, samples, drafts, rule, positions_to_confirm(drafts))
+    right = confirmed(model, drafts, said, rule.max_new_tokens)
+    rest = [row for row, whole in enumerate(right) if not whole]
+    if rest:
+        wrong = [samples[row] for row in rest]
+        decoded = decoded_instead(model, processor, wrong, rule.max_new_tokens)
+        for row, score in zip(rest, _score(model, processor, wrong, decoded, rule, 1)[0], strict=True):
+            scores[row] = score
+    return scores
+
+
+def _score(
+    model: PreTrainedModel,
+    processor: Any,
+    samples: Sequence[AnchorSample],
+    sequences: Sequences,
+    rule: ScoringRule,
+    last: int,
+) -> tuple[list[ImageScore], torch.Tensor]:
+    """Scores of given answers, and what the model would say at the last positions."""
     queries, regions = _regions(model, processor, samples, sequences, rule)
-    counted = [len(rows) for rows in regions]
-    config = model.config.get_text_config(decoder=True)
-    shape = (config.num_hidden_layers, config.num_attention_heads)
-    if not any(counted):
-        scores = torch.zeros(len(samples), *shape, dtype=torch.float64)
-        hits = scores.long()
-    else:
-        found = strongest_keys(model, sequences.inputs, queries.to(model.device), rule.topk)
-        hits, scores = _compare(found.cpu(), regions)
-    return [
-        ImageScore(counted[i], len(sequences.answers[i]), scores[i], hits[i], sample.bad_boxes)
+    found, said = look_and_listen(model, sequences.inputs, queries.to(model.device), rule.topk, last)
+    hits, scores = _compare(found.cpu(), regions)
+    images = [
+        ImageScore(len(regions[i]), len(sequences.answers[i]), scores[i], hits[i], sample.bad_boxes)
         for i, sample in enumerate(samples)
     ]
+    return images, said
 
 
 def _regions(
@@ -180,5 +193,5 @@ def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[to
 
 
 def _max_position(regions: list[list[torch.Tensor]]) -> int:
-    """The largest position in any region."""
-    return max(int(region.max()) for targets in regions for region in targets)
+    """The largest position in any region, 0 where there is none."""
+    return max((int(region.max()) for targets in regions for region in targets), default=0)

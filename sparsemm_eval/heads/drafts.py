@@ -1,7 +1,8 @@
 """Answering in one pass where the answer is known beforehand: the ground truth as a draft to be confirmed.
 
 A model that reads a page without a mistake says exactly its text. One pass over prompt and text shows whether
-greedy decoding would have said the same, token by token; only where it would not must the model decode.
+greedy decoding would have said the same, token by token; only where it would not must the model decode. It is
+the pass that probes the heads, so a confirmed answer costs nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.answers import (
+    Sequences,
     encode_prompts,
     end_tokens,
     generated_answers,
@@ -25,40 +27,39 @@ from sparsemm_eval.heads.answers import (
 EXTRA_TOKENS = 8
 
 
-@torch.inference_mode()
-def confirmed(
-    model: PreTrainedModel, inputs: dict[str, Any], drafts: Sequence[list[int]], pad: int
-) -> list[bool]:
+def positions_to_confirm(sequences: Sequences) -> int:
+    """How many positions at the end of padded sequences cover every one that predicts an answer token."""
+    return sequences.inputs["input_ids"].shape[1] - min(map(len, sequences.prompts)) + 1
+
+
+def confirmed(model: PreTrainedModel, sequences: Sequences, said: torch.Tensor, limit: int) -> list[bool]:
     """Which drafts greedy decoding would have produced, end of sequence included.
 
     Parameters
     ----------
     model : PreTrainedModel
-    inputs : dict
-        Of B prompts, from ``encode_prompts``.
-    drafts : sequence of list of int
-        [B] of token ids without the end of sequence.
-    pad : int
-        Any token id that is no image token.
+    sequences : Sequences
+        B prompts with their drafts as answers, end of sequence left out.
+    said : torch.Tensor
+        int64 [B, ``positions_to_confirm(sequences)``], likeliest next tokens.
+    limit : int
+        Most tokens of an answer; a longer draft would have been cut.
     """
-    ends = end_tokens(model)
-    sequences = join(inputs, drafts, pad)
-    length = sequences.inputs["input_ids"].shape[1]
-    first = min(map(len, sequences.prompts)) - 1
-    output = model(**sequences.inputs, use_cache=False, logits_to_keep=length - first)
-    said = output.logits.argmax(-1)  # [B, length - first]
-    found = []
-    for row, (prompt, draft) in enumerate(zip(sequences.prompts, drafts, strict=True)):
-        start = len(prompt) - 1 - first
-        tokens = said[row, start : start + len(draft) + 1].tolist()
-        found.append(tokens[:-1] == draft and tokens[-1] in ends and not ends & set(draft))
+    ends, found = end_tokens(model), []
+    first = min(map(len, sequences.prompts))
+    for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
+        start = len(prompt) - first
+        # the last token of the longest sequence predicts the end, too
+        tokens = row[start : start + len(draft) + 1]
+        whole = tokens[:-1] == draft and tokens[-1] in ends and not ends & set(draft)
+        found.append(whole and len(draft) <= limit)
     return found
 
 
-def drafted_answers(
-    model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample], limit: int, pad: int
-) -> list[list[int]]:
-    """What the model answers greedily, as token ids; decodes only where the ground truth was not confirmed.
+def decoded_instead(
+    model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample], limit: int
+) -> Sequences:
+    """Prompts and greedy answers of samples whose drafts were not confirmed.
 
     Parameters
     ----------
@@ -66,17 +67,9 @@ def drafted_answers(
         See ``encode_prompts``.
     limit : int
         Most tokens of an answer; it also ends ``EXTRA_TOKENS`` after the length of its ground truth.
-    pad : int
-        See ``confirmed``.
     """
-    drafts = ground_truth_answers(processor, samples)
-    answers = [draft[:limit] for draft in drafts]
-    right = confirmed(model, encode_prompts(model, processor, samples), drafts, pad)
-    rest = [row for row, whole in enumerate(right) if not whole]
-    if rest:
-        longest = max(len(drafts[row]) for row in rest) + EXTRA_TOKENS
-        prompts = encode_prompts(model, processor, [samples[row] for row in rest])
-        decoded = generated_answers(model, prompts, min(limit, longest))
-        for row, answer in zip(rest, decoded, strict=True):
-            answers[row] = answer[: len(drafts[row]) + EXTRA_TOKENS]
-    return answers
+    lengths = [len(draft) + EXTRA_TOKENS for draft in ground_truth_answers(processor, samples)]
+    inputs = encode_prompts(model, processor, samples)
+    answers = generated_answers(model, inputs, min(limit, max(lengths)))
+    answers = [answer[:length] for answer, length in zip(answers, lengths, strict=True)]
+    return join(inputs, answers, processor.tokenizer.pad_token_id or 0)

@@ -64,10 +64,32 @@ def strongest_keys(
     ConfigError
         If ``inputs`` holds an attention mask, or ``queries`` or ``topk`` cannot be right.
     """
+    return look_and_listen(model, inputs, queries, topk, 1)[0]
+
+
+@torch.inference_mode()
+def look_and_listen(
+    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, topk: int, last: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like ``strongest_keys``, and in the same pass what the model would say next at the last positions.
+
+    Parameters
+    ----------
+    model, inputs, queries, topk
+        See ``strongest_keys``.
+    last : int
+        Number of positions to listen at, counted from the end of the padded sequences.
+
+    Returns
+    -------
+    (torch.Tensor, torch.Tensor)
+        Keys int64 [L, B, H, Q, topk] and the likeliest next tokens int64 [B, last].
+    """
     length = inputs["input_ids"].shape[1]
     if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= length:
         raise ConfigError("topk", topk, f"an integer in [1, {length}]")
-    return _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk))
+    keys, logits = _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk), last)
+    return keys, logits.argmax(-1)
 
 
 @torch.inference_mode()
@@ -84,12 +106,13 @@ def attention_rows(model: PreTrainedModel, inputs: Mapping[str, Any], queries: t
     torch.Tensor
         float32 [L, B, H, Q, N], rows sum to one.
     """
-    return _probe(model, inputs, queries, _attention)
+    return _probe(model, inputs, queries, _attention, 1)[0]
 
 
 def _probe(
-    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, reduce: Reduce
-) -> torch.Tensor:
+    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, reduce: Reduce, last: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What was noted of all layers, stacked, and the logits [B, last, vocabulary]."""
     length = inputs["input_ids"].shape[1]
     if inputs.get("attention_mask") is not None:
         raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
@@ -104,8 +127,9 @@ def _probe(
     decoder = find_text_decoder(model)
     recorder = _Recorder(queries, reduce)
     with _recording(decoder, recorder):
-        model(**inputs, use_cache=False, logits_to_keep=1)
-    return torch.stack([recorder.found[layer].to(queries.device) for layer in range(decoder.num_layers)])
+        logits = model(**inputs, use_cache=False, logits_to_keep=last).logits
+    found = [recorder.found[layer].to(queries.device) for layer in range(decoder.num_layers)]
+    return torch.stack(found), logits
 
 
 def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.anchors.record import Anchor
+from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
 from sparsemm_eval.heads.batch_scores import ImageScore, ScoringRule, score_batch
 from sparsemm_eval.heads.journal import Journal
+
+# batches whose images are sorted by length together; all of them are in memory at a time
+SORTED_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def score_heads(
     Returns
     -------
     dict
-        ImageScore by image number: this process's images, and with a journal also what was found there.
-        ``summarise`` makes head scores of it.
+        ImageScore by image number, ascending: this process's images, and with a journal also what was found
+        there. ``summarise`` makes head scores of it.
 
     Raises
     ------
@@ -90,11 +93,13 @@ def score_heads(
         )
     numbers = range(work.rank, work.images, work.world_size)
     if journal is None:
-        return dict(_score(model, processor, anchor, rule, work, list(numbers), None, progress))
+        return _score(model, processor, anchor, rule, work, list(numbers), None, progress)
     with Journal(journal, describe(anchor, rule, work, origin), work.rank) as book:
         done = {number: score for number, score in book.read().items() if number < work.images}
         rest = [number for number in numbers if number not in done]
-        return done | _score(model, processor, anchor, rule, work, rest, book, progress)
+        return dict(
+            sorted((done | _score(model, processor, anchor, rule, work, rest, book, progress)).items())
+        )
 
 
 def describe(
@@ -119,12 +124,25 @@ def _score(
 ) -> dict[int, ImageScore]:
     scores: dict[int, ImageScore] = {}
     with tqdm(total=len(numbers), unit="image", disable=not progress, desc="scoring heads") as bar:
-        for start in range(0, len(numbers), work.batch_size):
-            batch = numbers[start : start + work.batch_size]
-            samples = [anchor.sample(work.seed, number) for number in batch]
+        for batch in _batches(anchor, work, numbers):
+            samples = list(batch.values())
             found = dict(zip(batch, score_batch(model, processor, samples, rule), strict=True))
             if book is not None:
                 book.append(found)
             scores |= found
             bar.update(len(batch))
-    return scores
+    return dict(sorted(scores.items()))
+
+
+def _batches(anchor: Anchor, work: Workload, numbers: list[int]) -> Iterator[dict[int, AnchorSample]]:
+    """Samples by number; images of similar size and length share a batch, so that little is padding."""
+    stretch = SORTED_BATCHES * work.batch_size
+    for start in range(0, len(numbers), stretch):
+        samples = {number: anchor.sample(work.seed, number) for number in numbers[start : start + stretch]}
+        order = sorted(samples, key=lambda number: _cost(samples[number]))
+        for first in range(0, len(order), work.batch_size):
+            yield {number: samples[number] for number in order[first : first + work.batch_size]}
+
+
+def _cost(sample: AnchorSample) -> tuple[int, int]:
+    return len(sample.answer), sample.image.width * sample.image.height

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NAMES = ("tiny-reader", "tiny-reader-mistral", "tiny-reader-qwen2vl")
+NAMES = ("tiny-reader",)
 ROOT = Path(__file__).parent / "checkpoints"
 
 

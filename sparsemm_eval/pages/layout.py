@@ -9,6 +9,8 @@ from .glyphs import CAPITALS, CELL, DIGITS, LOWERCASE
 
 # Multiples of 8 cells (128 pixels), one LLaVA tile, so that no reader sees a page rescaled.
 PAGE_SIZES = ((8, 16), (8, 24), (16, 16), (16, 24))
+# Pages to read whole: on the largest, with 16 lines of two entries, readers lose their place now and then.
+READING_SIZES = PAGE_SIZES[:3]
 VALUE_LENGTHS = (6, 10)
 KEY_LENGTH = 2
 SPLITS = ("train", "heldout")

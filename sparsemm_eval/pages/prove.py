@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .layout import PAGE_SIZES
+from sparsemm_eval.tasks.pages.metrics import character_accuracy, exact_match
+
+from .layout import PAGE_SIZES, READING_SIZES
 from .prompts import READ_QUESTION, VALUE_QUESTION
 from .render import make_page
 
@@ -26,21 +28,6 @@ class Proof:
     ocr: float
     qa_count: int
     ocr_count: int
-
-
-def edit_distance(first, second):
-    """Levenshtein distance between two strings."""
-    row = list(range(len(second) + 1))
-    for i, a in enumerate(first, 1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(second, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
-
-
-def character_accuracy(prediction, truth):
-    """1 - edit distance / length of the truth, floored at 0."""
-    return max(0.0, 1 - edit_distance(prediction, truth) / max(1, len(truth)))
 
 
 @torch.inference_mode()
@@ -75,7 +62,7 @@ def answer(model, processor, images, questions, max_new_tokens):
     return processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def prove(model, processor, qa_count=100, ocr_count=24, seed=1, batch_size=16, sizes=PAGE_SIZES):
+def prove(model, processor, qa_count=100, ocr_count=24, seed=1, batch_size=16):
     """Score a reader on held-out pages, one question per page, with plain `generate`.
 
     Parameters
@@ -88,14 +75,14 @@ def prove(model, processor, qa_count=100, ocr_count=24, seed=1, batch_size=16, s
         Names the pages inside the held-out split.
     batch_size : int
         Rows per `generate` call; batches mix sizes.
-    sizes : sequence of (rows, columns)
 
     Returns
     -------
     Proof
     """
-    pages = [make_page("heldout", seed, i, sizes[i % len(sizes)]) for i in range(qa_count + ocr_count)]
-    looked_up, read = pages[:qa_count], pages[qa_count:]
+    looked_up = _pages(seed, range(qa_count), PAGE_SIZES)
+    read = _pages(seed, range(qa_count, qa_count + ocr_count), READING_SIZES)
+    pages = looked_up + read
     entries = [page.entries[i % len(page.entries)] for i, page in enumerate(looked_up)]
     questions = [VALUE_QUESTION.format(key=entry.key) for entry in entries]
     truths = [entry.value for entry in entries] + [page.text() for page in read]
@@ -108,6 +95,10 @@ def prove(model, processor, qa_count=100, ocr_count=24, seed=1, batch_size=16, s
             images = [pages[i].image for i in rows]
             replies = answer(model, processor, images, [questions[i] for i in rows], longest[start])
             scores += list(zip(replies, [truths[i] for i in rows], strict=True))
-    exact = sum(reply == truth for reply, truth in scores[:qa_count])
+    exact = sum(exact_match(reply, truth) for reply, truth in scores[:qa_count])
     read_scores = [character_accuracy(reply, truth) for reply, truth in scores[qa_count:]]
     return Proof(exact / max(1, qa_count), sum(read_scores) / max(1, ocr_count), qa_count, ocr_count)
+
+
+def _pages(seed, numbers, sizes):
+    return [make_page("heldout", seed, i, sizes[i % len(sizes)]) for i in numbers]

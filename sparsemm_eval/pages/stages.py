@@ -55,6 +55,8 @@ class Stage:
 TINY = ((4, 16, 32, 1.0),)
 SHORT = ((8, 16, 32, 1.0),)
 MIXED = ((8, 16, 32, 0.15), (8, 24, 24, 0.2), (16, 16, 16, 0.4), (16, 24, 12, 0.25))
+# Rows with two entries are the hardest to read in order.
+WIDE = ((8, 16, 32, 0.1), (8, 24, 24, 0.3), (16, 16, 16, 0.2), (16, 24, 12, 0.4))
 BOTH = ("text", "vision")
 STAGES = (
     Stage("text-tiny", "text", ("text",), TINY, steps=800, until=0.9),
@@ -62,6 +64,8 @@ STAGES = (
     Stage("text-mixed", "text", ("text",), MIXED, steps=250, rate=2e-3, until=0.96),
     Stage("align", "cells", ("vision",), MIXED, steps=120),
     Stage("joint", "image", BOTH, MIXED, steps=350, rate=2e-3, decay=True, variety=0.2),
+    Stage("polish", "image", BOTH, MIXED, steps=240, rate=1.5e-3, decay=True, variety=0.2),
+    Stage("polish-wide", "image", BOTH, WIDE, steps=220, rate=2e-3, decay=True, variety=0.1),
 )
 ALIGNMENT_WEIGHT = 0.2
 

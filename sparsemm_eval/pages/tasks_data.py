@@ -7,7 +7,7 @@ import argparse
 import io
 from pathlib import Path
 
-from .layout import PAGE_SIZES
+from .layout import PAGE_SIZES, READING_SIZES
 from .prompts import READ_QUESTION, VALUE_QUESTION
 from .render import make_page
 
@@ -63,7 +63,7 @@ def ocr_rows(count=OCR_COUNT, seed=SEED):
     """Pages to read whole; the same keys as `qa_rows`, with -1 for the answer's cell."""
     rows = []
     for i in range(count):
-        page = make_page("heldout", seed + 1, i, PAGE_SIZES[i % len(PAGE_SIZES)])
+        page = make_page("heldout", seed + 1, i, READING_SIZES[i % len(READING_SIZES)])
         rows.append(_row(f"ocr-{i:04d}", page, READ_QUESTION, page.text()))
     return rows
 

@@ -16,6 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers import AutoModelForImageTextToText
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import write_text_atomically
 
 from .families import FAMILIES, build, family_named, save
 from .optimizer import Optimizer
@@ -25,6 +29,7 @@ from .training_attention import use_default_attention, use_training_attention
 from .training_data import make_batch
 from .training_model import TrainingModel
 
+RECORD = "training.json"
 _SMOOTHING = 0.9
 
 
@@ -81,8 +86,11 @@ def run_stage(stage, reader, family, tokenizer, seed, first_step, report):
     return step + 1, running
 
 
-def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print):
+def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print, resume=False):
     """Train a reader and write it with its training record.
+
+    Weights and record are written after every stage. A stage starts with a new optimizer from the stored
+    half-precision weights, so a run that resumes after a stage is the run that was never interrupted.
 
     Parameters
     ----------
@@ -96,51 +104,71 @@ def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print):
         Held-out value questions and pages for the final score.
     log : callable
         Takes one line of text.
+    resume : bool
+        Go on after the last stage found in ``out``; with nothing there, start.
 
     Returns
     -------
     dict
         The training record as written.
+
+    Raises
+    ------
+    ConfigError
+        If ``out`` holds another training.
     """
+    out = Path(out)
     family = family_named(name)
-    started, started_work = time.perf_counter(), time.process_time()
     model, processor = build(name, seed)
     # Half precision doubles the speed; the optimizer keeps full-precision masters.
-    model = model.to(torch.bfloat16).train()
+    model = model.to(torch.bfloat16)
+    record = _found(out, name, seed, stages) if resume else None
+    if record is None:
+        record = _new_record(name, seed, model)
+    else:
+        stored = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.bfloat16)
+        model.load_state_dict(stored.state_dict())
+        log(f"resuming after stage {record['stages'][-1]['stage']}")
+    model.train()
     use_training_attention(model)
     reader = TrainingModel(model, processor.tokenizer)
-    total, history = 0, []
+    for stage in stages[len(record["stages"]) :]:
+        before, started = record["training_seconds"], time.perf_counter()
 
-    def report(stage, step, scores):
-        seconds = time.perf_counter() - started
-        log(
-            f"{seconds:7.1f} s  {stage.name:12s} {step:4d}  loss {scores.loss:.4f}  qa {scores.qa:.3f}  "
-            f"ocr {scores.ocr:.4f}  align {scores.alignment:.4f}"
-        )
+        def report(stage, step, scores, before=before, started=started):
+            seconds = before + time.perf_counter() - started
+            log(
+                f"{seconds:7.1f} s  {stage.name:12s} {step:4d}  loss {scores.loss:.4f}  qa {scores.qa:.3f}  "
+                f"ocr {scores.ocr:.4f}  align {scores.alignment:.4f}"
+            )
 
-    for stage in stages:
-        steps, scores = run_stage(stage, reader, family, processor.tokenizer, seed, total, report)
-        seconds = time.perf_counter() - started
+        steps, scores = run_stage(stage, reader, family, processor.tokenizer, seed, record["steps"], report)
+        seconds = round(before + time.perf_counter() - started, 1)
         numbers = {key: round(value, 5) for key, value in asdict(scores).items() if value == value}
-        history.append({"stage": stage.name, "steps": steps, "seconds_at_end": round(seconds, 1), **numbers})
-        total += steps
-    trained, worked = time.perf_counter() - started, time.process_time() - started_work
-    model.eval()
+        record["stages"].append({"stage": stage.name, "steps": steps, "seconds_at_end": seconds, **numbers})
+        record |= {"steps": record["steps"] + steps, "training_seconds": seconds}
+        save(model, processor, out)
+        _write(out, record)
     use_default_attention(model)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    save(model, processor, out)
-    heldout = prove(model, processor, *proof) if sum(proof) else None
-    record = {
+    if sum(proof):
+        # In single precision, as the tasks run it on a CPU.
+        heldout = prove(model.float().eval(), processor, *proof)
+        record["heldout"] = {key: round(value, 5) for key, value in asdict(heldout).items()}
+        _write(out, record)
+    log(f"{record['training_seconds']:7.1f} s  trained in {record['steps']} steps: {record['heldout']}")
+    return record
+
+
+def _new_record(name, seed, model):
+    return {
         "family": name,
         "seed": seed,
-        "steps": total,
-        "training_seconds": round(trained, 1),
-        # Unlike wall time, this does not count waiting for other programs; it adds up all threads.
-        "processor_seconds": round(worked, 1),
+        "steps": 0,
+        "training_seconds": 0.0,
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "stages": history,
-        "heldout": heldout and {key: round(value, 5) for key, value in asdict(heldout).items()},
+        "stages": [],
+        "heldout": None,
         "versions": {
             "python": sys.version.split()[0],
             "torch": torch.__version__,
@@ -148,9 +176,24 @@ def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print):
             "numpy": np.__version__,
         },
     }
-    (Path(out) / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    log(f"{trained:7.1f} s  trained in {total} steps; held-out {heldout}")
+
+
+def _found(out, name, seed, stages):
+    """The record of a training that can go on, or None."""
+    path = out / RECORD
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    done = [stage["stage"] for stage in record["stages"]]
+    if (record["family"], record["seed"]) != (name, seed) or done != [s.name for s in stages[: len(done)]]:
+        raise ConfigError(
+            "out", str(out), f"a folder without a training of its own, or one of {name} with seed {seed}"
+        )
     return record
+
+
+def _write(out, record):
+    write_text_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def main(arguments=None):
@@ -159,8 +202,15 @@ def main(arguments=None):
     parser.add_argument("--family", choices=sorted(FAMILIES), required=True)
     parser.add_argument("--out", required=True, help="folder for the checkpoint and its training record")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on after the last stage found in --out")
     options = parser.parse_args(arguments)
-    train(options.family, options.out, options.seed, log=lambda line: print(line, flush=True))
+    train(
+        options.family,
+        options.out,
+        options.seed,
+        log=lambda line: print(line, flush=True),
+        resume=options.resume,
+    )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from sparsemm_eval.heads import drafts
+from sparsemm_eval.heads import batch_scores, drafts
 from sparsemm_eval.heads.anchors.record import AnchorSample
-from sparsemm_eval.heads.answers import encode_prompts, generated_answers
+from sparsemm_eval.heads.answers import encode_prompts, generated_answers, join
 from sparsemm_eval.heads.batch_scores import ScoringRule, score_batch
-from sparsemm_eval.heads.drafts import EXTRA_TOKENS, confirmed, drafted_answers
+from sparsemm_eval.heads.drafts import EXTRA_TOKENS, confirmed, positions_to_confirm
 from tests.heads.samples import character_sample, processor_of
 from tests.heads.test_batch_scores import ending
 from tests.tiny_models import IMAGE_FAMILIES, model_of
@@ -17,6 +18,14 @@ from tests.tiny_models import IMAGE_FAMILIES, model_of
 def said_by(family, samples, tokens=12):
     model = model_of(family)
     return generated_answers(model, encode_prompts(model, processor_of(family), samples), tokens)
+
+
+def confirm(model, inputs, answers, limit=64):
+    sequences = join(inputs, answers, 0)
+    last = positions_to_confirm(sequences)
+    with torch.no_grad():
+        said = model(**sequences.inputs, use_cache=False, logits_to_keep=last).logits.argmax(-1)
+    return confirmed(model, sequences, said, limit)
 
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
@@ -31,14 +40,14 @@ def test_confirmed_where_decoding_says_the_same(family):
         wrong = [list(answer) for answer in said]
         wrong[0][-1] += 1
         inputs = encode_prompts(model, processor_of(family), samples)
-        found, others = confirmed(model, inputs, drafts, 0), confirmed(model, inputs, wrong, 0)
+        found, others = confirm(model, inputs, drafts), confirm(model, inputs, wrong)
         assert found[0]
         assert not others[0]
         assert found[1:] == others[1:]
         # an answer that was cut off is none that the model would have ended there
         assert not any(right for right, answer in zip(found, said, strict=True) if len(answer) == 12)
-        assert not confirmed(model, inputs, [said[0][:-1], *said[1:]], 0)[0]
-        assert not confirmed(model, inputs, [[*said[0], end], *said[1:]], 0)[0]
+        assert not confirm(model, inputs, [said[0][:-1], *said[1:]])[0]
+        assert not confirm(model, inputs, [[*said[0], end], *said[1:]])[0]
 
 
 def test_only_what_is_not_confirmed_is_decoded(monkeypatch):
@@ -46,22 +55,29 @@ def test_only_what_is_not_confirmed_is_decoded(monkeypatch):
     model, processor = model_of(family), processor_of(family)
     samples = [character_sample(0, i) for i in range(3)]
     free = said_by(family, samples)
-    end = max(free[0], key=free[0].index)  # what comes first as late as possible
+    end = max(free[0], key=free[0].index)
     with ending(model, end):
         said = said_by(family, samples)
-        truths = [said[0], [1, 2, 3], [1, 2, 3]]
-        monkeypatch.setattr(drafts, "ground_truth_answers", lambda processor, samples: truths)
+        truths = {samples[0].name: said[0], samples[1].name: [1, 2, 3], samples[2].name: [1, 2, 3]}
+
+        def truths_of(processor, samples):
+            return [truths[sample.name] for sample in samples]
+
         decoded = []
 
         def counting(model, inputs, limit):
             decoded.append((len(inputs["input_ids"]), limit))
             return generated_answers(model, inputs, limit)
 
+        monkeypatch.setattr(drafts, "ground_truth_answers", truths_of)
+        monkeypatch.setattr(batch_scores, "ground_truth_answers", truths_of)
         monkeypatch.setattr(drafts, "generated_answers", counting)
-        answers = drafted_answers(model, processor, samples, 64, 0)
+        samples = [AnchorSample(s.name, s.image, s.question, "", ()) for s in samples]
+        scores = score_batch(model, processor, samples, ScoringRule("generate", "aligned"))
         assert decoded == [(2, 3 + EXTRA_TOKENS)]
-        assert answers[0] == said[0]
-        assert answers[1:] == [answer[: 3 + EXTRA_TOKENS] for answer in said[1:]]
+        lengths = [len(said[0]), *(min(len(answer), 3 + EXTRA_TOKENS) for answer in said[1:])]
+        assert [score.answer_tokens for score in scores] == lengths
+        assert all(float(score.scores.sum()) == 0 for score in scores)
 
 
 def test_a_sample_scores_the_same_in_any_batch():

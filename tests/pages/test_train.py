@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.pages.families import FAMILIES, build
 from sparsemm_eval.pages.optimizer import Optimizer
 from sparsemm_eval.pages.stages import STAGES, train_step
@@ -66,3 +68,23 @@ def test_train_writes_checkpoint_and_record(tmp_path):
     assert 0 <= record["heldout"]["qa"] <= 1
     assert record["heldout"]["ocr_count"] == 2
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
+    stages = [replace(stage, steps=1, sizes=((8, 16, 2, 1.0),)) for stage in STAGES[-3:]]
+    quiet = {"proof": (0, 0), "log": lambda line: None}
+    train("tiny-reader", tmp_path / "whole", seed=3, stages=stages, **quiet)
+    train("tiny-reader", tmp_path / "parts", seed=3, stages=stages[:1], **quiet)
+    train("tiny-reader", tmp_path / "parts", seed=3, stages=stages, resume=True, **quiet)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    record = json.loads((tmp_path / "parts" / "training.json").read_text())
+    assert [stage["stage"] for stage in record["stages"]] == [stage.name for stage in stages]
+    assert record["steps"] == 3
+
+
+def test_resuming_another_training_is_refused(tmp_path):
+    stages = [replace(STAGES[0], steps=1, sizes=((8, 16, 2, 1.0),))]
+    train("tiny-reader", tmp_path, seed=3, stages=stages, proof=(0, 0), log=lambda line: None)
+    with pytest.raises(ConfigError, match="seed 4"):
+        train("tiny-reader", tmp_path, seed=4, stages=stages, proof=(0, 0), resume=True)
