@@ -11,6 +11,8 @@ import sys
 for name in {BLOCKED!r}:
     sys.modules[name] = None  # as if it were not installed
 import sparsemm_eval
+assert "torch" not in sys.modules, "the bare import loaded torch"
+sparsemm_eval.compress, sparsemm_eval.HeadScores, sparsemm_eval.CompressionConfig, sparsemm_eval.RaggedCache
 import sparsemm_eval.compression.masking
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

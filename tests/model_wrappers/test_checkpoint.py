@@ -9,7 +9,7 @@ from tests.model_wrappers.helpers import answers_of
 
 def test_a_checkpoint_that_does_not_exist(build_wrapper, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"tiny-reader-mistral.*Hub id") as caught:
+    with pytest.raises(ConfigError, match=r"tiny-reader.*Hub id") as caught:
         build_wrapper(pretrained="no/such-checkpoint")
     assert caught.value.argument == "pretrained"
     with pytest.raises(ConfigError, match="Hub id"):
