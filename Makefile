@@ -9,7 +9,7 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("--constraint constraints
 .PHONY: help install demo test test-slow style format clean
 
 help:
-	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (about 2 minutes after installation)"
+	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (about a minute after installation)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take a minute or more each"
 	@echo "make style      check style (ruff)"

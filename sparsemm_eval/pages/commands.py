@@ -19,9 +19,7 @@ app.command("benchmarks")(benchmarks_command.command)
 @app.command("grid")
 def grid(
     out: Annotated[Path, typer.Argument(help="Markdown file to write; a .jsonl of the same name beside it.")],
-    reader: Annotated[str, typer.Option(help="tiny-reader, tiny-reader-mistral or tiny-reader-qwen2vl.")] = (
-        "tiny-reader"
-    ),
+    reader: Annotated[str, typer.Option(help="A shipped reader.")] = ("tiny-reader"),
     budgets: Annotated[str, typer.Option(help="Entries per KV head, comma-separated.")] = "16,24,32,48,64,96",
     kernel_sizes: Annotated[str, typer.Option(help="Pooling widths, comma-separated.")] = "5,7",
     limit: Annotated[int | None, typer.Option(min=1, help="Documents per task; all by default.")] = None,
