@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparsemm_eval import CompressionConfig, HeadScores, compress
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.pages.checkpoints import resolve
 from sparsemm_eval.pages.prove import answer
 from sparsemm_eval.tasks import FOLDER
@@ -138,8 +139,7 @@ def mean_and_error(points: Sequence[float]) -> tuple[float, float]:
 
 def run(grid: Grid, wanted: Sequence[Cell], journal: Path) -> list[Outcome]:
     """Run cells and keep each in ``journal`` (JSON lines): a second call goes on where a first ended."""
-    lines = journal.read_text().splitlines() if journal.exists() else []
-    done = [Outcome(**json.loads(line)) for line in lines]
+    done = _finished(journal) if journal.exists() else []
     known = {(o.method, o.budget, o.kernel_size, o.task): o for o in done}
     todo = [
         (cell, task) for cell in wanted for task in METRICS if (*asdict(cell).values(), task) not in known
@@ -152,6 +152,15 @@ def run(grid: Grid, wanted: Sequence[Cell], journal: Path) -> list[Outcome]:
             file.write(json.dumps(asdict(outcome)) + "\n")
             file.flush()
     return [known[(*asdict(cell).values(), task)] for cell in wanted for task in METRICS]
+
+
+def _finished(journal: Path) -> list[Outcome]:
+    try:
+        return [Outcome(**json.loads(line)) for line in journal.read_text().splitlines()]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "out", str(journal), f"a whole journal; remove its broken line ({error})"
+        ) from error
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
