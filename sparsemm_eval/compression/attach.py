@@ -126,13 +126,16 @@ class CompressionSession:
 
     def _wrap_generate(self) -> None:
         """Shadow ``model.generate`` on this one object, so that each call gets a cache of its own."""
-        original = self.model.generate
+        original, own = self.model.generate, vars(self.model).get("generate")
 
         def generate(*args: Any, **kwargs: Any) -> Any:
             return self._generate(original, args, kwargs)
 
         self.model.generate = generate
-        self._undo.callback(delattr, self.model, "generate")
+        if own is None:
+            self._undo.callback(delattr, self.model, "generate")
+        else:  # somebody had shadowed it before
+            self._undo.callback(setattr, self.model, "generate", own)
 
     def _generate(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.stats = None

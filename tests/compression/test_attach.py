@@ -285,6 +285,24 @@ def test_the_model_is_as_before_after_an_exception(family):
     assert torch.equal(generate(model, prompt.inputs), truth)
 
 
+def test_a_generate_shadowed_by_somebody_else_is_put_back():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    calls, original = [], model.generate
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    model.generate = counted
+    try:
+        with compress(model, config_of("snapkv", model)):
+            generate(model, prompt.inputs, tokens=2)
+        assert model.generate is counted
+        assert calls == [1]
+    finally:
+        del model.generate
+
+
 def test_sessions_do_not_nest():
     model = model_of("llama")
     config = config_of("snapkv", model)
