@@ -53,29 +53,29 @@ def ragged_attention(query: torch.Tensor, parts: Sequence[Blocks], scaling: floa
         [S, G, D] in the query's dtype; softmax and sums are float32.
     """
     if query.device.type == "cpu":  # the test below reads a number back: free here, a stall on a GPU
-        output, total = _weighted_sums(query, parts, scaling, shift=None)
+        output, total = _weighted_sums(query, parts, [_scores(query, part, scaling) for part in parts])
         low, high = torch.aminmax(total)
         if UNSHIFTED_RANGE[0] < low.item() and high.item() < UNSHIFTED_RANGE[1]:
             return output.div_(total.unsqueeze(-1)).to(query.dtype)
+    scores = [_scores(query, part, scaling) for part in parts]
     shift = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
-    for part in parts:
-        highest = _scores(query, part, scaling).amax(1)  # [M, G]
+    for part, score in zip(parts, scores, strict=True):
+        highest = score.amax(1)  # [M, G]
         shift.scatter_reduce_(0, part.segment[:, None].expand_as(highest), highest, "amax")
-    output, total = _weighted_sums(query, parts, scaling, shift)
+    for part, score in zip(parts, scores, strict=True):
+        score.sub_(shift.index_select(0, part.segment).unsqueeze(1))
+    output, total = _weighted_sums(query, parts, scores)
     return output.div_(total.unsqueeze(-1)).to(query.dtype)
 
 
 def _weighted_sums(
-    query: torch.Tensor, parts: Sequence[Blocks], scaling: float, shift: torch.Tensor | None
+    query: torch.Tensor, parts: Sequence[Blocks], scores: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of exp(score - shift) * value, float32 [S, G, D], and of exp(score - shift), float32 [S, G]."""
+    """Float32 sums of exp(score) * value [S, G, D] and of exp(score) [S, G]; uses the scores up."""
     output = query.new_zeros(query.shape, dtype=torch.float32)
     total = query.new_zeros(query.shape[:2], dtype=torch.float32)
-    for part in parts:
-        weights = _scores(query, part, scaling)  # [M, T, G]
-        if shift is not None:
-            weights.sub_(shift.index_select(0, part.segment).unsqueeze(1))
-        weights.exp_()
+    for part, score in zip(parts, scores, strict=True):
+        weights = score.exp_()  # [M, T, G]
         total.index_add_(0, part.segment, weights.sum(1))
         output.index_add_(0, part.segment, _product(weights, part.values))
     return output, total
