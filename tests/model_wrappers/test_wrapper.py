@@ -69,7 +69,10 @@ def test_requests_with_other_gen_kwargs_keep_to_themselves(build_wrapper, docume
     short = make_requests(documents[:2], chat=True, gen_kwargs={"max_new_tokens": 2})
     long = make_requests(documents[:2], chat=True, gen_kwargs={"max_new_tokens": 6})
     results = wrapper.generate_until([short[0], long[0], short[1], long[1]])
-    assert [result.token_counts.output_tokens for result in results] == [2, 6, 2, 6]
+    lengths = [result.token_counts.output_tokens for result in results]
+    # random weights: last bits decide whether a long answer ends by itself before its limit
+    assert lengths[0] == lengths[2] == 2
+    assert all(2 < length <= 6 for length in (lengths[1], lengths[3]))
     assert short[0].args[2] == {"max_new_tokens": 2}
 
 
