@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.model_wrappers.answers import Answer
 
 RUN_SUFFIX = "_sparsemm_run.json"
@@ -75,9 +75,7 @@ class RunFiles:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a JSON file as a whole: a killed process leaves the old one or the new one."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_runs(folder: str | Path) -> list[dict[str, Any]]:
