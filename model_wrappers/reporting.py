@@ -32,15 +32,23 @@ class Report:
         Of the run.
     run_digest : str
     arguments : Arguments
+    context : int
+        Tokens of the model's context.
     rank, world_size : int
     """
 
     def __init__(
-        self, identity: Mapping[str, Any], run_digest: str, arguments: Arguments, rank: int, world_size: int
+        self,
+        identity: Mapping[str, Any],
+        run_digest: str,
+        arguments: Arguments,
+        context: int,
+        rank: int,
+        world_size: int,
     ):
         self.identity, self.run_digest, self.arguments = identity, run_digest, arguments
         self.rank, self.world_size = rank, world_size
-        self.totals = Totals()
+        self.totals = Totals(context)
         self.agreement = Agreement()
         self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
         self._files = RunFiles(
@@ -100,6 +108,11 @@ class Report:
         if totals.empty:
             some = ", ".join(totals.empty_names)
             logger.warning(f"{totals.empty} of {totals.samples} answers are empty, among them {some}")
+        if totals.past_context:
+            logger.warning(
+                f"{totals.past_context} of {totals.samples} answers run past the model's context of "
+                f"{totals.context} tokens, where it was never trained: lower max_new_tokens"
+            )
         if measured.get("agreement_missing"):
             logger.warning(f"the reference has no answer to {measured['agreement_missing']} samples")
         if path is not None:

@@ -29,8 +29,10 @@ class Totals:
 
     Attributes
     ----------
-    samples, restored, empty : int
-        Answers in all, those taken from the journal, and empty ones.
+    context : int or None
+        Tokens of the model's context; None: not known.
+    samples, restored, empty, past_context : int
+        Answers in all, those taken from the journal, empty ones, and those that end beyond the context.
     generated_tokens : int
     seconds : float
         Spent in ``generate``, each call counted once.
@@ -40,9 +42,11 @@ class Totals:
         The first few samples with an empty answer.
     """
 
+    context: int | None = None
     samples: int = 0
     restored: int = 0
     empty: int = 0
+    past_context: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
@@ -63,6 +67,8 @@ class Totals:
             self.empty += 1
             if len(self.empty_names) < _NAMES_KEPT:
                 self.empty_names.append(f"{answer.task}/{answer.doc_id}")
+        length = measured.prompt_tokens + len(answer.tokens)
+        self.past_context += self.context is not None and length > self.context
         self.generated_tokens += len(answer.tokens)
         self.seconds += measured.seconds
         for name in _MEANS:
@@ -86,7 +92,8 @@ class Totals:
         """The totals of several processes as one."""
         whole = cls()
         for part in parts:
-            for name in ("samples", "restored", "empty", "generated_tokens", "seconds"):
+            whole.context = whole.context or part.context
+            for name in ("samples", "restored", "empty", "past_context", "generated_tokens", "seconds"):
                 setattr(whole, name, getattr(whole, name) + getattr(part, name))
             whole.skipped.update(part.skipped)
             whole.empty_names = (whole.empty_names + part.empty_names)[:_NAMES_KEPT]
@@ -115,6 +122,7 @@ class Totals:
             "samples_skipped": len(self.skipped),
             "samples_restored": self.restored,
             "empty_answers": self.empty,
+            "answers_past_context": self.past_context,
         }
         figures |= {name: self.mean(name) for name in _MEANS if self.counts.get(name)}
         if self.samples:

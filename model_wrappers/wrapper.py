@@ -78,7 +78,8 @@ class Wrapper(lmms):
         folder = journal_folder(arguments.journal, self.model_name, digest)
         self._journal = None if folder is None else Journal(folder, self.identity, digest, self.rank)
         self._policy = FailurePolicy(arguments.on_error, arguments.max_skipped)
-        self._report = Report(self.identity, digest, arguments, self.rank, self.world_size)
+        context = self._model.config.get_text_config().max_position_embeddings
+        self._report = Report(self.identity, digest, arguments, context, self.rank, self.world_size)
         self._run = Run(
             reader, self._journal, self._policy, self._report, self.batch_size, self.rank, self.world_size
         )

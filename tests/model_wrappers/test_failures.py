@@ -78,6 +78,20 @@ def test_empty_answers_are_counted_and_named(build_wrapper, monkeypatch):
     assert wrapper.run_record["empty"] == [f"{TASK}/0"]
 
 
+def test_an_answer_past_the_context_is_counted_and_warned_of(build_wrapper, log):
+    page = [{"image": Image.new("RGB", (128, 128)), "question": "?"}]
+    probe = build_wrapper(docs=page)
+    probe.generate_until(make_requests(page, chat=True, gen_kwargs={"max_new_tokens": 1}))
+    probe.clean()
+    prompt = int(probe.run_record["measured"]["prompt_tokens"])
+    wrapper = build_wrapper(docs=page)
+    wrapper._report.totals.context = prompt + 2
+    wrapper.generate_until(make_requests(page, chat=True, gen_kwargs={"max_new_tokens": 3}))
+    wrapper.clean()
+    assert wrapper.run_record["measured"]["answers_past_context"] == 1
+    assert any("1 of 1 answers run past the model's context" in message for message in log)
+
+
 def test_one_process_raises():
     with pytest.raises(ValueError, match="mine"), ending_all_ranks():
         raise ValueError("mine")

@@ -32,6 +32,7 @@ def test_summary():
         "samples_skipped": 1,
         "samples_restored": 1,
         "empty_answers": 1,
+        "answers_past_context": 0,
         "prompt_tokens": 100,
         "effective_budget": 15.0,
         "effective_budget_min": 10.0,
@@ -67,5 +68,14 @@ def test_nothing_measured_says_nothing():
         "samples_skipped": 0,
         "samples_restored": 0,
         "empty_answers": 0,
+        "answers_past_context": 0,
     }
     assert Totals().kept_mean() is None
+
+
+def test_answers_that_end_beyond_the_context_are_counted():
+    exact, beyond = Totals(103), Totals(102)  # 100 tokens of prompt, 3 of answer
+    for totals in (exact, beyond):
+        totals.add(answer(0), restored=False)
+    assert exact.summary()["answers_past_context"] == 0
+    assert Totals.merged([Totals(102), beyond]).summary()["answers_past_context"] == 1
