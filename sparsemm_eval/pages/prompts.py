@@ -24,6 +24,9 @@ _POST_PROMPTS = (
     " Answer:",
 )
 
+_CHOICES = "ABCD"
+_CHOICE_PROMPT = "\n\nAnswer with the option's letter from the given choices directly."
+
 
 def _pick(rng, options):
     return options[int(rng.integers(len(options)))]
@@ -41,3 +44,22 @@ def read_question(rng, variety):
     question = _pick(rng, _OTHER_READ_QUESTIONS) if rng.random() < variety else READ_QUESTION
     ending = _pick(rng, _POST_PROMPTS) if rng.random() < variety / 2 else ""
     return question + ending
+
+
+def choice_question(key, value, others, rng):
+    """A value question with four options, as MMBench words it.
+
+    The readers answer with the option itself, which MMBench's static scoring accepts like its letter.
+
+    Parameters
+    ----------
+    key, value : str
+    others : sequence of str
+        At least three other values on the page.
+    rng : numpy.random.Generator
+    """
+    options = [value, *(others[i] for i in rng.permutation(len(others))[: len(_CHOICES) - 1])]
+    shown = [options[place] for place in rng.permutation(len(options))]
+    listed = "".join(f"\n{letter}. {option}" for letter, option in zip(_CHOICES, shown, strict=True))
+    question = _OTHER_VALUE_QUESTIONS[0].format(key=key)
+    return f"{question} There are several options:{listed}{_CHOICE_PROMPT}"

@@ -35,9 +35,9 @@ def qwen2vl(tokenizer):
         num_attention_heads=14,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        # A small base: with the usual one, the section that encodes the column turns too slowly to tell
-        # neighbouring characters apart in heads of 16 dimensions.
-        rope_parameters={"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 3, 3]},
+        # A small base: with the usual one, the section that encodes the column, which comes last, turns too
+        # slowly to tell neighbouring characters apart in heads of 16 dimensions.
+        rope_parameters={"rope_type": "default", "rope_theta": 3.0, "mrope_section": [1, 3, 4]},
         tie_word_embeddings=False,
         **token_ids(tokenizer),
     )

@@ -32,6 +32,8 @@ class Stage:
         Lower the rate linearly to a fiftieth, else keep it after the warm-up.
     variety : float
         Probability of unusual wordings of the questions.
+    choices : float
+        Probability of a value question being multiple-choice.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Stage:
     until: float = 2.0
     decay: bool = False
     variety: float = 0.0
+    choices: float = 0.0
 
     def factor(self, step):
         """Share of the peak learning rate at a step (0-based)."""
@@ -66,6 +69,7 @@ STAGES = (
     Stage("joint", "image", BOTH, MIXED, steps=350, rate=2e-3, decay=True, variety=0.2),
     Stage("polish", "image", BOTH, MIXED, steps=240, rate=1.5e-3, decay=True, variety=0.2),
     Stage("polish-wide", "image", BOTH, WIDE, steps=220, rate=2e-3, decay=True, variety=0.1),
+    Stage("wordings", "image", BOTH, MIXED, steps=160, rate=1.5e-3, decay=True, variety=0.3, choices=0.3),
 )
 ALIGNMENT_WEIGHT = 0.2
 

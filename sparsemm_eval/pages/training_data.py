@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .prompts import read_question, value_question
+from .prompts import choice_question, read_question, value_question
 from .render import make_page
 
 IGNORE = -100
@@ -41,12 +41,20 @@ class Batch:
     reading: torch.Tensor
 
 
-def _turns(page, reading, rng, variety):
+def _turns(page, reading, rng, variety, choices):
     """Questions and answers about one page."""
     if reading:
         return [(read_question(rng, variety), page.text())]
-    chosen = rng.permutation(len(page.entries))[:QUESTIONS_PER_PAGE]
-    return [(value_question(page.entries[i].key, rng, variety), page.entries[i].value) for i in chosen]
+    turns = []
+    for i in rng.permutation(len(page.entries))[:QUESTIONS_PER_PAGE]:
+        entry = page.entries[i]
+        others = [other.value for other in page.entries if other is not entry]
+        if choices and len(others) >= 3 and rng.random() < choices:
+            question = choice_question(entry.key, entry.value, others, rng)
+        else:
+            question = value_question(entry.key, rng, variety)
+        turns.append((question, entry.value))
+    return turns
 
 
 def _pieces(turns, family, opening):
@@ -58,7 +66,7 @@ def _pieces(turns, family, opening):
     return pieces
 
 
-def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0):
+def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0, choices=0.0):
     """Build one batch; the same arguments give the same batch.
 
     Parameters
@@ -73,6 +81,8 @@ def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0):
         Batch size, at most 1000; three in eight rows look values up, the others read pages, which is harder.
     variety : float
         Probability of an unusual wording.
+    choices : float
+        Probability of a value question being multiple-choice; 0 draws no random number for it.
 
     Returns
     -------
@@ -89,7 +99,7 @@ def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0):
     texts, owner, is_answer = [], [], []
     for i, page in enumerate(pages):
         opening = openings[int(rng.integers(len(openings)))]
-        for text, flag in _pieces(_turns(page, bool(reading[i]), rng, variety), family, opening):
+        for text, flag in _pieces(_turns(page, bool(reading[i]), rng, variety, choices), family, opening):
             texts.append(text)
             owner.append(i)
             is_answer.append(flag)
