@@ -46,20 +46,19 @@ def read_question(rng, variety):
     return question + ending
 
 
-def choice_question(key, value, others, rng):
-    """A value question with four options, as MMBench words it.
+def choice_question(value, others):
+    """A request to read the page that offers four values to choose from, as MMBench words it.
 
-    The readers answer with the option itself, which MMBench's static scoring accepts like its letter.
+    The readers answer with what is written, which MMBench's static scoring accepts when it holds one option.
 
     Parameters
     ----------
-    key, value : str
+    value : str
+        Written on the page.
     others : sequence of str
-        At least three other values on the page.
-    rng : numpy.random.Generator
+        Three that are not. The options are sorted, so that the right one can have any letter.
     """
-    options = [value, *(others[i] for i in rng.permutation(len(others))[: len(_CHOICES) - 1])]
-    shown = [options[place] for place in rng.permutation(len(options))]
-    listed = "".join(f"\n{letter}. {option}" for letter, option in zip(_CHOICES, shown, strict=True))
-    question = _OTHER_VALUE_QUESTIONS[0].format(key=key)
-    return f"{question} There are several options:{listed}{_CHOICE_PROMPT}"
+    listed = "".join(
+        f"\n{letter}. {option}" for letter, option in zip(_CHOICES, sorted([value, *others]), strict=True)
+    )
+    return f"{_OTHER_READ_QUESTIONS[0]} There are several options:{listed}{_CHOICE_PROMPT}"

@@ -32,12 +32,12 @@ def qwen2vl(tokenizer):
         hidden_size=224,
         intermediate_size=320,
         num_hidden_layers=LAYERS,
-        num_attention_heads=14,
-        num_key_value_heads=2,
+        num_attention_heads=7,
+        num_key_value_heads=1,
         max_position_embeddings=4096,
-        # A small base: with the usual one, the section that encodes the column, which comes last, turns too
-        # slowly to tell neighbouring characters apart in heads of 16 dimensions.
-        rope_parameters={"rope_type": "default", "rope_theta": 3.0, "mrope_section": [1, 3, 4]},
+        # The last section, the column's, has the slowest turns: it needs fast ones to tell neighbouring
+        # characters apart, and slow ones to compare contents over any distance.
+        rope_parameters={"rope_type": "default", "rope_theta": 1e3, "mrope_section": [1, 2, 13]},
         tie_word_embeddings=False,
         **token_ids(tokenizer),
     )

@@ -33,7 +33,7 @@ class Stage:
     variety : float
         Probability of unusual wordings of the questions.
     choices : float
-        Probability of a value question being multiple-choice.
+        Probability of a request to read the page being multiple-choice.
     """
 
     name: str
@@ -61,16 +61,31 @@ MIXED = ((8, 16, 32, 0.15), (8, 24, 24, 0.2), (16, 16, 16, 0.4), (16, 24, 12, 0.
 # Rows with two entries are the hardest to read in order.
 WIDE = ((8, 16, 32, 0.1), (8, 24, 24, 0.3), (16, 16, 16, 0.2), (16, 24, 12, 0.4))
 BOTH = ("text", "vision")
-STAGES = (
+_FOUNDATION = (
     Stage("text-tiny", "text", ("text",), TINY, steps=800, until=0.9),
     Stage("text-short", "text", ("text",), SHORT, steps=200, until=0.95),
     Stage("text-mixed", "text", ("text",), MIXED, steps=250, rate=2e-3, until=0.96),
     Stage("align", "cells", ("vision",), MIXED, steps=120),
     Stage("joint", "image", BOTH, MIXED, steps=350, rate=2e-3, decay=True, variety=0.2),
-    Stage("polish", "image", BOTH, MIXED, steps=240, rate=1.5e-3, decay=True, variety=0.2),
-    Stage("polish-wide", "image", BOTH, WIDE, steps=220, rate=2e-3, decay=True, variety=0.1),
-    Stage("wordings", "image", BOTH, MIXED, steps=160, rate=1.5e-3, decay=True, variety=0.3, choices=0.3),
 )
+#: The stages of every family. Those of grouped KV heads meet multiple choice earlier and so need fewer.
+RECIPES = {
+    "tiny-reader": (
+        *_FOUNDATION,
+        Stage("polish", "image", BOTH, MIXED, steps=240, rate=1.5e-3, decay=True, variety=0.2),
+        Stage("polish-wide", "image", BOTH, WIDE, steps=220, rate=2e-3, decay=True, variety=0.1),
+        Stage("wordings", "image", BOTH, MIXED, steps=100, rate=1e-3, decay=True, variety=0.3, choices=0.3),
+        Stage("settle", "image", BOTH, WIDE, steps=150, rate=1.5e-3, decay=True, variety=0.2, choices=0.1),
+    ),
+    "tiny-reader-mistral": (
+        *_FOUNDATION,
+        Stage("polish", "image", BOTH, WIDE, steps=240, rate=2e-3, decay=True, variety=0.2, choices=0.1),
+    ),
+    "tiny-reader-qwen2vl": (
+        *_FOUNDATION,
+        Stage("polish", "image", BOTH, WIDE, steps=240, rate=2e-3, decay=True, variety=0.2, choices=0.1),
+    ),
+}
 ALIGNMENT_WEIGHT = 0.2
 
 

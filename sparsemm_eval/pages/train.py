@@ -24,7 +24,7 @@ from sparsemm_eval.files import write_text_atomically
 from .families import FAMILIES, build, family_named, save
 from .optimizer import Optimizer
 from .prove import prove
-from .stages import STAGES, Scores, train_step
+from .stages import RECIPES, Scores, train_step
 from .training_attention import use_default_attention, use_training_attention
 from .training_data import make_batch
 from .training_model import TrainingModel
@@ -85,7 +85,7 @@ def run_stage(stage, reader, family, tokenizer, seed, first_step, report):
     return step + 1, running
 
 
-def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print, resume=False):
+def train(name, out, seed=0, stages=None, proof=(200, 64), log=print, resume=False):
     """Train a reader and write it with its training record.
 
     Weights and record are written after every stage. A stage starts with a new optimizer from the stored
@@ -98,7 +98,8 @@ def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print, resume=F
     out : path-like
         Folder for the checkpoint and `training.json`.
     seed : int
-    stages : sequence of Stage
+    stages : sequence of Stage, optional
+        Default: the family's of `stages.RECIPES`.
     proof : (int, int)
         Held-out value questions and pages for the final score.
     log : callable
@@ -118,6 +119,7 @@ def train(name, out, seed=0, stages=STAGES, proof=(200, 64), log=print, resume=F
     """
     out = Path(out)
     family = family_named(name)
+    stages = RECIPES[name] if stages is None else stages
     model, processor = build(name, seed)
     # Half precision doubles the speed; the optimizer keeps full-precision masters.
     model = model.to(torch.bfloat16)

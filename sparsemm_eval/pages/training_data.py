@@ -44,17 +44,18 @@ class Batch:
 def _turns(page, reading, rng, variety, choices):
     """Questions and answers about one page."""
     if reading:
-        return [(read_question(rng, variety), page.text())]
-    turns = []
-    for i in rng.permutation(len(page.entries))[:QUESTIONS_PER_PAGE]:
-        entry = page.entries[i]
-        others = [other.value for other in page.entries if other is not entry]
-        if choices and len(others) >= 3 and rng.random() < choices:
-            question = choice_question(entry.key, entry.value, others, rng)
-        else:
-            question = value_question(entry.key, rng, variety)
-        turns.append((question, entry.value))
-    return turns
+        # Without choices no number is drawn, so that other stages do not depend on there being any.
+        chosen = choices and rng.random() < choices
+        question = _choice_question(page, rng) if chosen else read_question(rng, variety)
+        return [(question, page.text())]
+    shown = rng.permutation(len(page.entries))[:QUESTIONS_PER_PAGE]
+    return [(value_question(page.entries[i].key, rng, variety), page.entries[i].value) for i in shown]
+
+
+def _choice_question(page, rng):
+    value = page.entries[int(rng.integers(len(page.entries)))].value
+    others = ["".join(str(digit) for digit in rng.integers(10, size=len(value))) for _ in range(3)]
+    return choice_question(value, others)
 
 
 def _pieces(turns, family, opening):
@@ -82,7 +83,7 @@ def make_batch(family, tokenizer, seed, step, size, rows, variety=0.0, choices=0
     variety : float
         Probability of an unusual wording.
     choices : float
-        Probability of a value question being multiple-choice; 0 draws no random number for it.
+        Probability of a request to read the page being multiple-choice.
 
     Returns
     -------

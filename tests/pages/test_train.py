@@ -9,14 +9,22 @@ from safetensors.torch import load_file
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.pages.families import FAMILIES, build
 from sparsemm_eval.pages.optimizer import Optimizer
-from sparsemm_eval.pages.stages import STAGES, train_step
+from sparsemm_eval.pages.stages import RECIPES, train_step
 from sparsemm_eval.pages.train import train
 from sparsemm_eval.pages.training_data import IGNORE, make_batch
 from sparsemm_eval.pages.training_model import TrainingModel
 
+STAGES = RECIPES["tiny-reader"]
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        pytest.param(name, stage, id=f"{name}, {stage.name}")
+        for name, stages in RECIPES.items()
+        for stage in stages
+    ],
+)
 def test_loss_falls_on_one_batch(name, stage):
     model, processor = build(name)
     reader = TrainingModel(model, processor.tokenizer)
