@@ -88,6 +88,18 @@ def load(arguments: Arguments, family: Family, placement: Placement) -> Checkpoi
     return Checkpoint(arguments.pretrained, fingerprint, model, processor, limits)
 
 
+def local_fingerprint(pretrained: str) -> str | None:
+    """The fingerprint of a checkpoint on this machine's disk; None for what only the Hub can have.
+
+    Raises
+    ------
+    ConfigError
+        If a shipped reader is missing from this installation.
+    """
+    folder = _folder(pretrained)
+    return None if folder is None else f"sha256:{_folder_digest(folder)}"
+
+
 def _folder(pretrained: str) -> Path | None:
     """Local folder of a checkpoint; None for what only the Hub can have."""
     try:
@@ -130,6 +142,11 @@ def _digest(folder: Path | None, model: Any) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().float().sum().cpu().numpy().tobytes())
         return digest.hexdigest()
+    return _folder_digest(folder)
+
+
+def _folder_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         status = path.stat()
         digest.update(json.dumps([path.name, status.st_size]).encode())

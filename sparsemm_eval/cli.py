@@ -12,6 +12,8 @@ from sparsemm_eval.bench import commands as bench
 from sparsemm_eval.errors import SparseMMError
 from sparsemm_eval.heads import commands as heads
 from sparsemm_eval.pages import commands as pages
+from sparsemm_eval.study import commands as study
+from sparsemm_eval.study.report import report_command
 
 USAGE_ERROR = 2
 
@@ -28,6 +30,8 @@ app.command("tasks")(task_listing.command)
 app.add_typer(heads.app, name="heads")
 app.add_typer(pages.app, name="pages")
 app.add_typer(bench.app, name="bench")
+app.add_typer(study.app, name="study")
+app.command("report")(report_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,3 +58,7 @@ def main() -> None:
     except SparseMMError as error:
         print(f"sparsemm: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+
+
+if __name__ == "__main__":
+    main()

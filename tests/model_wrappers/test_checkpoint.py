@@ -4,6 +4,7 @@ import pytest
 from accelerate import dispatch_model
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model_wrappers.checkpoint import local_fingerprint
 from tests.model_wrappers.helpers import answers_of
 
 
@@ -54,3 +55,9 @@ def test_a_model_in_parts_answers_as_one(build_wrapper, documents):
     parts |= {f"model.language_model.{name}": "cpu" for name in text}
     dispatch_model(dispatched.model, parts, force_hooks=True)
     assert answers_of(dispatched, documents) == expected
+
+
+def test_the_fingerprint_without_loading_is_that_of_a_run(build_wrapper, checkpoints):
+    folder = checkpoints["tiny-reader"]
+    assert local_fingerprint(folder) == build_wrapper(pretrained=folder).identity["checkpoint"]
+    assert local_fingerprint("llava-hf/llava-v1.6-vicuna-7b-hf") is None

@@ -1,0 +1,124 @@
+"""One cell of a study: what it evaluates, its arguments for lmms-eval, and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.study.yaml_lines import Place
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation: one process of lmms-eval.
+
+    Attributes
+    ----------
+    id : str
+        Name of its folder.
+    study : str
+    model, family, method : str
+        The model's label, ``llava`` or ``qwen2vl``, and the suffix of the model name.
+    pretrained : str
+    budget, seed : int or None
+        None where the method has none.
+    tasks : tuple of str
+    knobs : mapping
+        The study's knobs that take part.
+    model_args : mapping
+        All of them, without the folders that belong to a place on disk.
+    limit : int or None
+    batch_size, nproc : int
+    hash : str
+        Hex SHA-256 over what determines the result.
+    reference : str or None
+        Id of the FullKV cell to compare with.
+    sources : mapping
+        Where each model_arg stands in the study file.
+    """
+
+    id: str
+    study: str
+    model: str
+    family: str
+    method: str
+    pretrained: str
+    budget: int | None
+    seed: int | None
+    tasks: tuple[str, ...]
+    knobs: Mapping[str, Any]
+    model_args: Mapping[str, Any]
+    limit: int | None
+    batch_size: int
+    nproc: int
+    hash: str
+    reference: str | None = None
+    sources: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def model_name(self) -> str:
+        """lmms-eval's name of the model."""
+        return f"{self.family}_{self.method}"
+
+    def arguments(self, folder: Path, reference: Path | None = None) -> list[str]:
+        """lmms-eval's arguments.
+
+        Parameters
+        ----------
+        folder : pathlib.Path
+            Of the cell; journal, measurements and results go below it.
+        reference : pathlib.Path, optional
+            Journal of the FullKV run.
+        """
+        places = {"journal": folder / "journal", "stats_dir": folder / "stats"}
+        if reference is not None:
+            places["reference"] = reference
+        model_args = ",".join(
+            f"{name}={_text(value)}" for name, value in {**self.model_args, **places}.items()
+        )
+        options = {
+            "model": self.model_name,
+            "model_args": model_args,
+            "tasks": ",".join(self.tasks),
+            "batch_size": self.batch_size,
+            "output_path": folder / "lmms",
+            **({} if self.limit is None else {"limit": self.limit}),
+        }
+        return [part for name, value in options.items() for part in (f"--{name}", str(value))] + [
+            "--log_samples"
+        ]
+
+    def record(self, folder: Path, reference: Path | None = None) -> dict[str, Any]:
+        """The cell as JSON types, for ``cell.json``."""
+        return {
+            "id": self.id,
+            "study": self.study,
+            "model": self.model,
+            "model_name": self.model_name,
+            "family": self.family,
+            "pretrained": self.pretrained,
+            "method": self.method,
+            "budget": self.budget,
+            "seed": self.seed,
+            "tasks": list(self.tasks),
+            "knobs": dict(self.knobs),
+            "model_args": dict(self.model_args),
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "nproc": self.nproc,
+            "arguments": self.arguments(folder, reference),
+            "hash": self.hash,
+            "reference": self.reference,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Cell:
+        """A cell back from its ``cell.json``."""
+        names = [name for name in cls.__dataclass_fields__ if name != "sources"]
+        return cls(**{**{name: record[name] for name in names}, "tasks": tuple(record["tasks"])})
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,132 @@
+"""Which metric of a task is its score, and what each sample contributes to it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_LETTER = re.compile(r"(?<![A-Za-z])[A-E](?![A-Za-z])")
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A task's primary metric.
+
+    Attributes
+    ----------
+    name : str
+        As lmms-eval reports it.
+    full : float
+        The best possible value: 1 for shares, 100 for percent.
+    sample : callable
+        A sample's logged value -> its contribution, or None where it has none.
+    scale : callable
+        Number of samples -> factor from the mean contribution to the reported score.
+    documents : int or None
+        Number of documents the task divides by, whatever number was run.
+    """
+
+    name: str
+    full: float = 1.0
+    sample: Callable[[Any], float | None] = lambda value: _number(value)
+    scale: Callable[[int], float] = lambda count: 1.0
+    documents: int | None = None
+
+    def caution(self, count: int) -> str | None:
+        """What to know about a score of ``count`` samples, if anything."""
+        if self.documents is None or count == self.documents:
+            return None
+        return f"divided by {self.documents} documents although {count} were run"
+
+
+def _number(value: Any) -> float | None:
+    plain = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if plain else None
+
+
+def _logged_score(value: Any) -> float | None:
+    """OCRBench logs a record with the sample's own 0 or 1."""
+    return _number(value.get("score")) if isinstance(value, Mapping) else None
+
+
+def _option_hit(value: Any) -> float | None:
+    """MMBench logs question and answer only: hit if the first lone letter A to E is the right one."""
+    if not isinstance(value, Mapping) or "prediction" not in value or "answer" not in value:
+        return None
+    found = _LETTER.search(str(value["prediction"]))
+    return float(found is not None and found[0] == str(value["answer"]).strip())
+
+
+def _of_thousand(count: int) -> float:
+    return count / 1000
+
+
+def _percent(count: int) -> float:
+    return 100.0
+
+
+#: Task -> what is shown as its score. CIDEr is of all captions together: no sample has a share in it.
+PRIMARY: dict[str, Metric] = {
+    "docvqa_val": Metric("anls"),
+    "ocrbench": Metric("ocrbench_accuracy", sample=_logged_score, scale=_of_thousand, documents=1000),
+    "textvqa_val": Metric("exact_match"),
+    "chartqa": Metric("relaxed_overall"),
+    "textcaps_val": Metric("textcaps_CIDEr", sample=lambda value: None),
+    "mmbench_en_dev_static": Metric("gpt_eval_score", full=100.0, sample=_option_hit, scale=_percent),
+    "vqav2_val": Metric("exact_match"),
+    "pages_qa": Metric("exact_match"),
+    "pages_ocr": Metric("character_accuracy"),
+}
+
+
+def primary(task: str, scores: Mapping[str, float]) -> Metric | None:
+    """The metric that stands for a task; of an unknown task the first that lmms-eval reports.
+
+    Parameters
+    ----------
+    task : str
+    scores : mapping
+        Finite scores by metric name, in lmms-eval's order.
+
+    Returns
+    -------
+    Metric or None
+        None where the task has no score.
+    """
+    known = PRIMARY.get(task)
+    if known is not None:
+        return known if known.name in scores else None
+    return Metric(next(iter(scores))) if scores else None
+
+
+def per_sample(metric: Metric, logged: Sequence[Mapping[str, Any]], reported: float) -> list[float] | str:
+    """Every sample's contribution, if they really add up to the reported score.
+
+    Parameters
+    ----------
+    metric : Metric
+    logged : sequence of mapping
+        lmms-eval's per-sample records of a task.
+    reported : float
+        lmms-eval's score.
+
+    Returns
+    -------
+    list of float, or str
+        One value per record, whose mean times ``metric.scale`` is ``reported``; else the reason why there are
+        none.
+    """
+    if not logged:
+        return "lmms-eval logged no samples"
+    values = [metric.sample(record.get(metric.name)) for record in logged]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return f"{metric.name} is no mean over samples"
+    mean = math.fsum(known) / len(known) * metric.scale(len(known))
+    if not math.isclose(mean, reported, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+        return f"the samples' {metric.name} gives {mean:.6g}, not the reported {reported:.6g}"
+    return known

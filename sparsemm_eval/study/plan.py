@@ -1,0 +1,204 @@
+"""The cells of a study: what is crossed with what, and the hash of everything a cell's result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.study.cell import Cell
+from sparsemm_eval.study.method_knobs import METHODS, REFERENCE, takes_part
+from sparsemm_eval.study.problems import Problem
+from sparsemm_eval.study.settings import Model, Study
+from sparsemm_eval.study.yaml_lines import Place
+
+_SLUG = 100  # characters of an id before its hash; with it, far below what file systems take
+_PATHS = ("pretrained", "head_scores", "system_prompt")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan must know of the wrappers; a parameter, so that crossing needs no heavy imports.
+
+    Attributes
+    ----------
+    default_checkpoint : callable
+        ``family -> str``.
+    head_scores_key : callable
+        ``(head_scores argument or None, pretrained) -> str``: names the content that would be used.
+    checkpoint_key : callable
+        ``pretrained -> str``: names the weights; the name itself where only the Hub has them.
+    """
+
+    default_checkpoint: Callable[[str], str]
+    head_scores_key: Callable[[str | None, str], str]
+    checkpoint_key: Callable[[str], str]
+
+
+def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
+    """All cells, FullKV first, and what is wrong with the crossing itself.
+
+    A setting is dropped where the method does not use it; what no method uses, and cells that would be the
+    same run, are problems.
+    """
+    cells: list[Cell] = []
+    problems = list(_unused(study))
+    seen: dict[str, Cell] = {}
+    for model, tasks, method in itertools.product(study.models, study.tasks, study.methods):
+        for draw in _draws(study, model, method):
+            cell = _cell(study, model, tasks, method, draw, facts)
+            twin = seen.setdefault(cell.hash, cell)
+            if twin is cell:
+                cells.append(cell)
+            else:
+                problems.append(
+                    study.document.problem(
+                        ("models", model.position),
+                        cell.id,
+                        f"no two equal cells; it is the same as {twin.id}",
+                    )
+                )
+    cells.sort(key=lambda cell: cell.method != REFERENCE)
+    return [_with_reference(cell, cells) for cell in cells], problems
+
+
+def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[Any, Place]]]:
+    """Settings of one model and method: argument -> (value, place in the file)."""
+    use = METHODS[method]
+    own = {
+        name: [(value, ("models", model.position, name))]
+        for name, value in model.arguments.items()
+        if takes_part(name, method, model.family)
+    }
+    common = {
+        name: [(value, _place("knobs", name, index, study)) for index, value in enumerate(values)]
+        for name, values in study.knobs.items()
+        if name not in model.arguments and takes_part(name, method, model.family)
+    }
+    axes = {**own, **common}
+    if use.budget:
+        axes = {
+            "budget": [(v, _place("budgets", None, i, study)) for i, v in enumerate(study.budgets)],
+            **axes,
+        }
+    if use.seed:
+        axes[use.seed] = [(v, _place("seeds", None, i, study)) for i, v in enumerate(study.seeds)]
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _place(key: str, name: str | None, index: int, study: Study) -> Place:
+    place = (key,) if name is None else (key, name)
+    return (*place, index) if (*place, index) in study.document.lines else place
+
+
+def _cell(
+    study: Study,
+    model: Model,
+    tasks: tuple[str, ...],
+    method: str,
+    draw: Mapping[str, tuple[Any, Place]],
+    facts: Facts,
+) -> Cell:
+    pretrained = model.pretrained or facts.default_checkpoint(model.family)
+    arguments = {"pretrained": pretrained, **{name: value for name, (value, _) in draw.items()}}
+    budget = arguments.get("budget")
+    seed_name = METHODS[method].seed
+    scores = (
+        facts.head_scores_key(arguments.get("head_scores"), pretrained)
+        if "head_scores" in METHODS[method].knobs
+        else None
+    )
+    depends = {
+        "model_name": f"{model.family}_{method}",
+        "model_args": {name: value for name, value in arguments.items() if name != "head_scores"},
+        "checkpoint": facts.checkpoint_key(pretrained),
+        "head_scores": scores,
+        "tasks": list(tasks),
+        "limit": study.limit,
+        "batch_size": study.batch_size,
+    }
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    return Cell(
+        id=_identifier(model.label, method, budget, tasks, digest),
+        study=study.name,
+        model=model.label,
+        family=model.family,
+        method=method,
+        pretrained=pretrained,
+        budget=budget,
+        seed=arguments[seed_name] if seed_name else None,
+        tasks=tasks,
+        knobs={name: arguments[name] for name in study.knobs if name in arguments},
+        model_args={name: _absolute(name, value) for name, value in arguments.items()},
+        limit=study.limit,
+        batch_size=study.batch_size,
+        nproc=study.nproc,
+        hash=digest,
+        sources={
+            "pretrained": ("models", model.position, "pretrained"),
+            **{name: place for name, (_, place) in draw.items()},
+        },
+    )
+
+
+def _identifier(model: str, method: str, budget: int | None, tasks: tuple[str, ...], digest: str) -> str:
+    parts = [model, method, *([] if budget is None else [f"b{budget}"]), "+".join(tasks)]
+    slug = re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))
+    return f"{slug[:_SLUG]}-{digest[:8]}"
+
+
+def _with_reference(cell: Cell, cells: list[Cell]) -> Cell:
+    """The cell with its FullKV run: same model and tasks, and what else changes a FullKV run the same."""
+    if cell.method == REFERENCE:
+        return cell
+    common = {
+        name: value
+        for name, value in cell.model_args.items()
+        if name != "budget" and takes_part(name, REFERENCE, cell.family) and name != METHODS[cell.method].seed
+    }
+    for other in cells:
+        same = (other.method, other.model, other.tasks) == (REFERENCE, cell.model, cell.tasks)
+        if same and dict(other.model_args) == common:
+            return replace(cell, reference=other.id)
+    return cell
+
+
+def _unused(study: Study) -> Iterator[Problem]:
+    """Settings that no method of the study takes: the user expects an effect that there is not."""
+    document, uses = study.document, [METHODS[method] for method in study.methods]
+    if not uses or not study.models:
+        return
+    if study.budgets and not any(use.budget for use in uses):
+        yield document.problem(("budgets",), list(study.budgets), "no budgets: no method here has one")
+    if not study.budgets and "budgets" not in (document.values or {}):
+        for index, use in enumerate(uses):
+            if use.budget:
+                yield document.problem(("methods", index), use.name, "budgets: in the study, which it needs")
+                break
+    if study.seeds != (0,) and not any(use.seed for use in uses):
+        yield document.problem(
+            ("seeds",), list(study.seeds), "no seeds: no method here draws (random and mask_random do)"
+        )
+    families = {model.family for model in study.models}
+    for name in study.knobs:
+        users = itertools.product(study.methods, families)
+        if not any(takes_part(name, method, family) for method, family in users):
+            yield document.problem(
+                ("knobs", name), list(study.knobs[name]), "a knob that a method of this study uses"
+            )
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """Paths as seen from anywhere: cells may be started in another working directory."""
+    if name not in _PATHS or not isinstance(value, str):
+        return value
+    if name == "pretrained" and "/" not in value:
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value

@@ -1,0 +1,67 @@
+"""What is wrong with a study file: every problem with its line, all reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.errors import SparseMMError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that cannot work.
+
+    Attributes
+    ----------
+    line : int
+        In the study file, from 1.
+    key : str
+        Where it stands, for instance ``methods[2]``.
+    value : str
+        As text.
+    remedy : str
+        What would be right.
+    """
+
+    line: int
+    key: str
+    value: str
+    remedy: str
+
+    def text(self, file: str) -> str:
+        """One line, as compilers write them."""
+        return f"{file}:{self.line}: {self.key}: {self.value} is not valid: expected {self.remedy}"
+
+
+class StudyError(SparseMMError, ValueError):
+    """A study file that cannot be run.
+
+    Parameters
+    ----------
+    file : path-like
+    problems : iterable of Problem
+        All of them.
+    """
+
+    def __init__(self, file: str | Path, problems: Iterable[Problem]):
+        unique = {(problem.line, problem.key, problem.remedy): problem for problem in problems}
+        self.file = str(file)
+        self.problems = sorted(unique.values(), key=lambda problem: (problem.line, problem.key))
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in {file}; nothing was started"
+        super().__init__("\n".join([head, *(f"  {problem.text(self.file)}" for problem in self.problems)]))
+
+
+def nearest(name: Any, valid: Sequence[str]) -> str:
+    """`` (did you mean 'x'?)`` where a valid name is near, else nothing."""
+    near = get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def one_of(name: Any, valid: Sequence[str]) -> str:
+    """A remedy that lists what is valid, with the nearest name."""
+    return "one of " + ", ".join(valid) + nearest(name, valid)

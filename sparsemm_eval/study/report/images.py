@@ -1,0 +1,117 @@
+"""Small pictures of documents, where a task's images can be had without network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.study.cell_files import read_study
+from sparsemm_eval.tasks import FOLDER
+
+SIDE = 360
+_TIMEOUT_SECONDS = 120
+
+
+def thumbnails(folder: Path, documents: Iterable[tuple[str, int]]) -> tuple[dict[str, str], dict[str, str]]:
+    """Pictures of documents as data URIs.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The study, whose results tell where a task's documents come from.
+    documents : iterable of (str, int)
+        Task and ``doc_id``.
+
+    Returns
+    -------
+    (dict, dict)
+        ``"task/doc_id"`` -> data URI, and task -> why it has no pictures.
+    """
+    wanted: dict[str, list[int]] = {}
+    for task, doc in sorted(documents):
+        wanted.setdefault(task, []).append(doc)
+    configs = _task_configs(folder)
+    images, without = {}, {}
+    for task, docs in wanted.items():
+        found = _of_task(task, docs, configs.get(task, {}))
+        if isinstance(found, str):
+            without[task] = found
+        else:
+            images |= {f"{task}/{doc}": uri for doc, uri in found.items()}
+    return images, without
+
+
+def data_uri(encoded: bytes, side: int = SIDE) -> str:
+    """An image file's bytes as a small picture; PNG or JPEG, whichever is shorter."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((side, side))
+    candidates = []
+    for kind, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 80})):
+        buffer = io.BytesIO()
+        small.save(buffer, kind, **options)
+        candidates.append((buffer.tell(), kind.lower(), buffer.getvalue()))
+    _, kind, content = min(candidates)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _task_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    configs: dict[str, dict[str, Any]] = {}
+    for files in read_study(folder):
+        if files.done:
+            for task, config in files.results.contents.get("configs", {}).items():
+                configs.setdefault(task, config)
+    return configs
+
+
+def _of_task(task: str, docs: list[int], config: Mapping[str, Any]) -> dict[int, str] | str:
+    shipped = FOLDER / "pages" / "data" / f"{task}.parquet"
+    if shipped.is_file():
+        return _from_parquet(shipped, docs)
+    if config.get("process_docs") is not None:
+        return "the task filters its documents, so that their numbers do not name rows of the data set"
+    if "dataset_path" not in config:
+        return "the results do not name the task's data set"
+    return _from_data_set(docs, config)
+
+
+def _from_parquet(path: Path, docs: list[int]) -> dict[int, str] | str:
+    import pyarrow.parquet
+
+    column = pyarrow.parquet.read_table(path, columns=["image"])["image"]
+    return {doc: data_uri(column[doc].as_py()["bytes"]) for doc in docs if doc < len(column)}
+
+
+def _from_data_set(docs: list[int], config: Mapping[str, Any]) -> dict[int, str] | str:
+    # In a process of its own: whether the hub may be asked is decided when `datasets` is imported.
+    request = {
+        "path": config["dataset_path"],
+        "name": config.get("dataset_name"),
+        "split": config.get("test_split") or config.get("validation_split"),
+        "data_files": (config.get("dataset_kwargs") or {}).get("data_files"),
+        "docs": docs,
+    }
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "sparsemm_eval.study.report.dataset_images"],
+            input=json.dumps(request),
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"reading {request['path']} took more than {_TIMEOUT_SECONDS} s"
+    if child.returncode:
+        lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+        return f"{request['path']} cannot be read without network ({lines[-1][:200]})"
+    return {int(doc): uri for doc, uri in json.loads(child.stdout.splitlines()[-1]).items()}

@@ -1,0 +1,107 @@
+"""A study's settings: what its file says, before anything is crossed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.study.yaml_lines import Document
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a study.
+
+    Attributes
+    ----------
+    label : str
+        Its name in tables and figures.
+    family : str
+        ``llava`` or ``qwen2vl``: the first part of lmms-eval's model name.
+    pretrained : str or None
+        None: the family's default checkpoint.
+    arguments : mapping
+        Further model_args of this model; they go before the study's knobs.
+    position : int
+        In the file's list.
+    """
+
+    label: str
+    family: str
+    pretrained: str | None
+    arguments: Mapping[str, Any]
+    position: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Where runs are logged to."""
+
+    mode: str = "disabled"
+    project: str = "sparsemm-eval"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file's contents, checked one by one.
+
+    Attributes
+    ----------
+    name : str
+    output : pathlib.Path
+        The study's folder.
+    models : tuple of Model
+    methods : tuple of str
+    budgets : tuple of int
+        Nominal entries per KV head.
+    tasks : tuple of tuple of str
+        Every inner tuple shares one process.
+    seeds : tuple of int
+    knobs : mapping
+        model_arg -> values that are crossed.
+    limit : int or None
+        Documents per task; None: all.
+    batch_size, nproc, retries : int
+    wandb : Wandb
+    document : Document
+        Where all this was read.
+    """
+
+    name: str
+    output: Path
+    models: tuple[Model, ...]
+    methods: tuple[str, ...]
+    budgets: tuple[int, ...]
+    tasks: tuple[tuple[str, ...], ...]
+    seeds: tuple[int, ...]
+    knobs: Mapping[str, tuple[Any, ...]]
+    limit: int | None
+    batch_size: int
+    nproc: int
+    retries: int
+    wandb: Wandb
+    document: Document = field(compare=False, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON types, for ``study.json``."""
+        models = [
+            {"name": model.label, "family": model.family, "pretrained": model.pretrained, **model.arguments}
+            for model in self.models
+        ]
+        return {
+            "name": self.name,
+            "models": models,
+            "methods": list(self.methods),
+            "budgets": list(self.budgets),
+            "tasks": [list(names) for names in self.tasks],
+            "seeds": list(self.seeds),
+            "knobs": {name: list(values) for name, values in self.knobs.items()},
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "nproc": self.nproc,
+            "retries": self.retries,
+            "wandb": asdict(self.wandb),
+        }

@@ -1,0 +1,242 @@
+"""Reading a study file: every key, type and range, and where the file has something else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.study.method_knobs import ELSEWHERE, FAMILIES, METHODS
+from sparsemm_eval.study.problems import Problem, one_of
+from sparsemm_eval.study.settings import Model, Study, Wandb
+from sparsemm_eval.study.yaml_lines import Document, Place
+
+WANDB_MODES = ("disabled", "offline", "online")
+MODEL_KEYS = ("name", "family", "pretrained")
+_NAME = re.compile(r"[a-z0-9_-]+")
+_LABEL = re.compile(r"[A-Za-z0-9._-]+")
+_KEYS = ("output", *(name for name in Study.__dataclass_fields__ if name not in ("output", "document")))
+
+
+def read(document: Document) -> tuple[Study, list[Problem]]:
+    """The study of a document, without what is wrong in it, and what is wrong in it."""
+    reader = _Reader(document)
+    return reader.study(), reader.problems
+
+
+class _Reader:
+    def __init__(self, document: Document):
+        self.document = document
+        self.problems: list[Problem] = []
+        self.values: dict[str, Any] = {}
+        if not isinstance(document.values, dict):
+            self._refuse((), document.values, "a mapping with name, models, methods, tasks …")
+            return
+        for key, value in document.values.items():
+            if key in _KEYS:
+                self.values[key] = value
+            else:
+                self._refuse((str(key),), value, one_of(key, _KEYS))
+
+    def study(self) -> Study:
+        name = self._name()
+        return Study(
+            name=name,
+            output=self._output(name),
+            models=self._models(),
+            methods=self._unique("methods", lambda place, value: self._choice(place, value, tuple(METHODS))),
+            budgets=self._unique("budgets", lambda place, value: self._whole(place, value, 1), optional=True),
+            tasks=self._tasks(),
+            seeds=self._unique("seeds", lambda place, value: self._whole(place, value, 0), optional=True)
+            or (0,),
+            knobs=self._knobs(),
+            limit=self._number("limit", None, 1),
+            batch_size=self._number("batch_size", 1, 1),
+            nproc=self._number("nproc", 1, 1),
+            retries=self._number("retries", 1, 0),
+            wandb=self._wandb(),
+            document=self.document,
+        )
+
+    def _refuse(self, place: Place, value: Any, remedy: str) -> None:
+        self.problems.append(self.document.problem(place, value, remedy))
+
+    def _name(self) -> str:
+        value = self.values.get("name")
+        if isinstance(value, str) and _NAME.fullmatch(value):
+            return value
+        self._refuse(("name",), value, "a name of a-z, 0-9, _ and -")
+        return "study"
+
+    def _output(self, name: str) -> Path:
+        value = self.values.get("output") or f"runs/{name}"
+        if not isinstance(value, str) or "," in value:
+            self._refuse(("output",), value, "a folder without a comma in its path")
+            return Path("runs") / name
+        return Path(value).expanduser()
+
+    def _models(self) -> tuple[Model, ...]:
+        entries = self._list("models", "models, each {name: …, family: …, pretrained: …}")
+        models: list[Model] = []
+        for index, entry in entries:
+            model = self._model(("models", index), entry)
+            if model is None:
+                continue
+            if model.label in {other.label for other in models}:
+                self._refuse(("models", index, "name"), model.label, "a name that no other model has")
+                continue
+            models.append(model)
+        return tuple(models)
+
+    def _model(self, place: Place, entry: Any) -> Model | None:
+        if not isinstance(entry, dict):
+            self._refuse(place, entry, "a mapping {name: …, family: …, pretrained: …}")
+            return None
+        found = len(self.problems)
+        label, family = entry.get("name"), entry.get("family")
+        pretrained = entry.get("pretrained")
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            self._refuse((*place, "name"), label, "a name of letters, digits, ., _ and -")
+        self._choice((*place, "family"), family, FAMILIES)
+        if pretrained is not None and not self._is_plain(pretrained, str):
+            self._refuse(
+                (*place, "pretrained"), pretrained, "a Hub id, a folder or a shipped reader's name, no comma"
+            )
+        arguments = {str(key): value for key, value in entry.items() if key not in MODEL_KEYS}
+        kept = {
+            key: canonical(value)
+            for key, value in arguments.items()
+            if self._argument((*place, key), key, value) and value is not None
+        }
+        usable = len(self.problems) == found
+        return Model(label, family, pretrained, kept, int(place[-1])) if usable else None
+
+    def _tasks(self) -> tuple[tuple[str, ...], ...]:
+        groups: list[tuple[str, ...]] = []
+        seen: set[str] = set()
+        for index, entry in self._list("tasks", "names of tasks, or lists of those that share one process"):
+            if isinstance(entry, list):
+                places = [(("tasks", index, inner), name) for inner, name in enumerate(entry)]
+            else:
+                places = [(("tasks", index), entry)]
+            names = []
+            for place, name in places:
+                if not self._is_plain(name, str) or not name:
+                    self._refuse(place, name, "the name of a task (see: sparsemm tasks)")
+                elif name in seen:
+                    self._refuse(place, name, "every task once")
+                else:
+                    seen.add(name)
+                    names.append(name)
+            if isinstance(entry, list) and not entry:
+                self._refuse(("tasks", index), entry, "at least one task")
+            if names:
+                groups.append(tuple(names))
+        return tuple(groups)
+
+    def _knobs(self) -> dict[str, tuple[Any, ...]]:
+        value = self.values.get("knobs")
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self._refuse(("knobs",), value, "a mapping of model_args to a value or a list of values")
+            return {}
+        knobs: dict[str, tuple[Any, ...]] = {}
+        for key, given in value.items():
+            name = str(key)
+            if isinstance(given, list):
+                checked = [
+                    self._argument(("knobs", name, index), name, entry) for index, entry in enumerate(given)
+                ]
+                if not given:
+                    self._refuse(("knobs", name), given, "at least one value")
+                entries = [canonical(entry) for entry, fine in zip(given, checked, strict=True) if fine]
+                for index, entry in enumerate(entries):
+                    if entry in entries[:index]:
+                        self._refuse(("knobs", name, index), entry, "every value once")
+            else:
+                fine = self._argument(("knobs", name), name, given)
+                entries = [canonical(given)] if fine and given is not None else []
+            if entries:
+                knobs[name] = tuple(dict.fromkeys(entries))
+        return knobs
+
+    def _argument(self, place: Place, name: str, value: Any) -> bool:
+        """Whether a value can be a model_arg of a study; ranges are the wrappers' to check."""
+        if name in ELSEWHERE or name in MODEL_KEYS:
+            where = ELSEWHERE.get(name, "it under models:")
+            self._refuse(place, value, f"it elsewhere: {where}")
+            return False
+        if value is None and len(place) < 3:
+            return True
+        if not self._is_plain(value, str, int, float, bool):
+            self._refuse(place, value, "a number, a word or a path without a comma")
+            return False
+        return True
+
+    def _wandb(self) -> Wandb:
+        value = self.values.get("wandb")
+        if value is None:
+            return Wandb()
+        keys = tuple(Wandb.__dataclass_fields__)
+        if not isinstance(value, dict):
+            self._refuse(("wandb",), value, "a mapping with " + ", ".join(keys))
+            return Wandb()
+        for key in value:
+            if key not in keys:
+                self._refuse(("wandb", str(key)), value[key], one_of(key, keys))
+        chosen = {key: value[key] for key in keys if value.get(key) is not None}
+        if not self._choice(("wandb", "mode"), chosen.get("mode", "disabled"), WANDB_MODES):
+            chosen.pop("mode")
+        for key in ("project", "entity"):
+            if not isinstance(chosen.get(key, ""), str):
+                self._refuse(("wandb", key), chosen.pop(key), "text")
+        return Wandb(**chosen)
+
+    def _list(self, key: str, remedy: str, optional: bool = False) -> list[tuple[int, Any]]:
+        """Entries with their positions; one value stands for a list of one."""
+        value = self.values.get(key)
+        if value is None and optional:
+            return []
+        if value is None or value == []:
+            self._refuse((key,), value, remedy)
+            return []
+        return list(enumerate(value if isinstance(value, list) else [value]))
+
+    def _unique(self, key: str, valid: Any, optional: bool = False) -> tuple[Any, ...]:
+        kept: list[Any] = []
+        for index, value in self._list(key, "a list with at least one entry", optional):
+            place = (key, index) if isinstance(self.values[key], list) else (key,)
+            if not valid(place, value):
+                continue
+            if value in kept:
+                self._refuse(place, value, "every value once")
+            else:
+                kept.append(value)
+        return tuple(kept)
+
+    def _number(self, key: str, default: int | None, minimum: int) -> int | None:
+        value = self.values.get(key)
+        return default if value is None or not self._whole((key,), value, minimum) else value
+
+    def _whole(self, place: Place, value: Any, minimum: int) -> bool:
+        fine = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        if not fine:
+            self._refuse(place, value, f"an integer >= {minimum}")
+        return fine
+
+    def _choice(self, place: Place, value: Any, choices: tuple[str, ...]) -> bool:
+        fine = isinstance(value, str) and value in choices
+        if not fine:
+            self._refuse(place, value, one_of(value, choices))
+        return fine
+
+    @staticmethod
+    def _is_plain(value: Any, *types: type) -> bool:
+        # lmms-eval cuts model_args and tasks at commas.
+        return isinstance(value, types) and not (isinstance(value, str) and "," in value)
+
+
+def canonical(value: Any) -> Any:
+    """5.0 -> 5: equal settings shall be written the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

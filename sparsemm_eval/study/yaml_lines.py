@@ -1,0 +1,104 @@
+"""YAML with line numbers: a document's values, and the line that each of them stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparsemm_eval.study.problems import Problem, StudyError
+
+#: Keys and positions from the root of a document to a value.
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML document.
+
+    Attributes
+    ----------
+    file : str
+        Its name, for messages.
+    values : object
+        As ``yaml.safe_load`` gives them.
+    lines : dict
+        Line, from 1, by place: of the key in a mapping, of the entry in a list.
+    """
+
+    file: str
+    values: Any
+    lines: dict[Place, int] = field(repr=False)
+
+    def line(self, place: Place) -> int:
+        """Line of a place, or of the nearest thing around it that was written down."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+    def problem(self, place: Place, value: Any, remedy: str) -> Problem:
+        """A problem at a place."""
+        return Problem(self.line(place), key_text(place), repr(value), remedy)
+
+
+def key_text(place: Place) -> str:
+    """``("models", 0, "name")`` -> ``models[0].name``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".") or "the file"
+
+
+def read(path: Path) -> Document:
+    """Read a file.
+
+    Raises
+    ------
+    StudyError
+        If it cannot be read, is not YAML, or gives a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(
+            path, [Problem(1, "the file", repr(str(path)), f"a readable YAML file: {error}")]
+        ) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, file: str = "study.yaml") -> Document:
+    """Read a text; see `read`."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = 1 if mark is None else mark.line + 1
+        reason = getattr(error, "problem", None) or str(error)
+        raise StudyError(file, [Problem(line, "the file", "its text", f"YAML: {reason}")]) from error
+    lines: dict[Place, int] = {}
+    twice: list[Problem] = []
+    for place, line in _places(root, ()) if root is not None else ():
+        # safe_load would keep the last of them without a word
+        if place in lines:
+            twice.append(
+                Problem(line, key_text(place), "a second time", f"one such key (also line {lines[place]})")
+            )
+        lines[place] = line
+    if twice:
+        raise StudyError(file, twice)
+    return Document(file, values, lines)
+
+
+def _places(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, str(key.value))
+            yield inner, key.start_mark.line + 1
+            yield from _places(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            inner = (*place, index)
+            yield inner, value.start_mark.line + 1
+            yield from _places(value, inner)

@@ -1,0 +1,263 @@
+"""The plan of a study: crossing, hashes, order, references."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsemm_eval.study import plan, settings, study_file, yaml_lines
+from sparsemm_eval.study.cell import Cell
+from sparsemm_eval.study.method_knobs import METHODS
+from tests.study.running import FACTS
+
+TEXT = """\
+name: s
+models: [{name: a, family: llava, pretrained: p}]
+methods: [fullkv, snapkv, pyramidkv, adakv, sparsemm, random, mask, mask_random]
+budgets: [16, 32]
+tasks: [t, [u, v]]
+seeds: [0, 1, 2]
+knobs: {window: 8, kernel_size: [5, 7], ratio: [0.1, 0.2], mask_ratio: 0.1}
+"""
+
+
+def cells_of(text, facts=FACTS):
+    study, problems = study_file.read(yaml_lines.parse(text))
+    cells, crossing = plan.cross(study, facts)
+    assert problems + crossing == []
+    return cells
+
+
+def hashes(text, facts=FACTS):
+    return sorted(cell.hash for cell in cells_of(text, facts))
+
+
+def test_the_grid_is_what_its_axes_say():
+    cells = cells_of(TEXT)
+    counts = {
+        method: sum(cell.method == method and cell.tasks == ("t",) for cell in cells) for method in METHODS
+    }
+    # budgets × kernel_size, × ratio where it is used, × seeds where something is drawn
+    assert counts == {
+        "fullkv": 1,
+        "snapkv": 2 * 2,
+        "pyramidkv": 2 * 2,
+        "adakv": 2 * 2,
+        "sparsemm": 2 * 2 * 2,
+        "random": 2 * 2 * 2 * 3,
+        "mask": 1,
+        "mask_random": 3,
+    }
+    assert len(cells) == 2 * sum(counts.values())
+    assert len({cell.id for cell in cells}) == len({cell.hash for cell in cells}) == len(cells)
+
+
+def test_settings_are_dropped_where_they_play_no_part():
+    by_method = {cell.method: cell for cell in cells_of(TEXT)}
+    assert by_method["fullkv"].model_args == {"pretrained": "p"}
+    assert by_method["fullkv"].budget is None
+    assert by_method["fullkv"].seed is None
+    assert by_method["mask"].model_args == {"pretrained": "p", "mask_ratio": 0.1}
+    assert by_method["mask_random"].model_args == {"pretrained": "p", "mask_ratio": 0.1, "mask_seed": 2}
+    assert by_method["snapkv"].model_args == {"pretrained": "p", "budget": 32, "window": 8, "kernel_size": 7}
+    assert by_method["random"].seed == by_method["random"].model_args["seed"] == 2
+    assert "seed" not in by_method["sparsemm"].model_args
+
+
+def test_fullkv_comes_first_and_is_the_reference_of_its_model_and_tasks():
+    text = TEXT.replace("[{name: a", "[{name: b, family: qwen2vl, dtype: float32, max_pixels: 9}, {name: a")
+    cells = cells_of(text)
+    first = [cell for cell in cells if cell.method == "fullkv"]
+    assert cells[: len(first)] == first
+    assert len(first) == 4
+    by_id = {cell.id: cell for cell in cells}
+    for cell in cells[len(first) :]:
+        reference = by_id[cell.reference]
+        assert (reference.model, reference.tasks) == (cell.model, cell.tasks)
+        assert reference.method == "fullkv"
+    assert all(cell.reference is None for cell in first)
+
+
+def test_a_reference_agrees_in_everything_that_changes_a_fullkv_run():
+    text = """\
+name: s
+models: [{name: a, family: llava, pretrained: p}]
+methods: [snapkv, fullkv]
+budgets: 16
+tasks: t
+knobs: {window: 8, dtype: [float32, bfloat16]}
+"""
+    cells = cells_of(text)
+    by_id = {cell.id: cell for cell in cells}
+    compressed = [cell for cell in cells if cell.method == "snapkv"]
+    assert len(compressed) == 2
+    for cell in compressed:
+        assert by_id[cell.reference].model_args["dtype"] == cell.model_args["dtype"]
+    without = cells_of(text.replace("[snapkv, fullkv]", "[snapkv]"))
+    assert [cell.reference for cell in without] == [None, None]
+
+
+CHANGES = {
+    "window: 8": "window: 9",
+    "kernel_size: [5, 7]": "kernel_size: [5, 9]",
+    "ratio: [0.1, 0.2]": "ratio: [0.1, 0.3]",
+    "mask_ratio: 0.1": "mask_ratio: 0.2",
+    "budgets: [16, 32]": "budgets: [16, 33]",
+    "seeds: [0, 1, 2]": "seeds: [0, 1, 3]",
+    "pretrained: p": "pretrained: q",
+    "family: llava": "family: qwen2vl",
+    "tasks: [t, [u, v]]": "tasks: [t, [v, u]]",
+    "name: s": "name: s\nlimit: 5",
+    "models:": "batch_size: 2\nmodels:",
+    "knobs: {": "knobs: {dtype: bfloat16, ",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), CHANGES.items())
+def test_the_hash_depends_on_every_setting(old, new):
+    assert old in TEXT
+    assert hashes(TEXT) != hashes(TEXT.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("name: s", "name: other"),
+        ("name: s", "name: s\noutput: elsewhere"),
+        ("{name: a", "{name: another-label"),
+        ("name: s", "name: s\nwandb: {mode: offline, project: x}"),
+        ("name: s", "name: s\nretries: 7"),
+        ("name: s", "name: s\nnproc: 2"),
+        ("ratio: [0.1, 0.2]", "ratio: [0.2, 0.1]"),
+        ("window: 8", "window: 8.0"),
+    ],
+)
+def test_the_hash_does_not_depend_on_labels_and_ways_of_running(old, new):
+    assert old in TEXT
+    assert hashes(TEXT) == hashes(TEXT.replace(old, new, 1))
+
+
+def test_the_hash_depends_on_the_content_of_head_scores_where_they_are_used():
+    other = dataclasses.replace(FACTS, head_scores_key=lambda given, pretrained: "other content")
+    before = {cell.hash: cell.method for cell in cells_of(TEXT)}
+    after = {cell.hash: cell.method for cell in cells_of(TEXT, other)}
+    assert {before[digest] for digest in before.keys() - after.keys()} == {"sparsemm", "mask", "mask_random"}
+    assert {before[digest] for digest in before.keys() & after.keys()} == set(METHODS) - {
+        "sparsemm",
+        "mask",
+        "mask_random",
+    }
+
+
+def test_the_hash_depends_on_the_weights():
+    trained_again = dataclasses.replace(FACTS, checkpoint_key=lambda pretrained: "other weights")
+    assert not set(hashes(TEXT)) & set(hashes(TEXT, trained_again))
+
+
+def test_a_models_own_setting_goes_before_the_studys():
+    text = TEXT.replace("pretrained: p}", "pretrained: p, kernel_size: 3}")
+    assert {cell.model_args.get("kernel_size") for cell in cells_of(text)} == {None, 3}
+
+
+def test_the_familys_checkpoint_where_none_is_named():
+    assert cells_of(TEXT.replace(", pretrained: p", ""))[0].model_args["pretrained"] == "default/llava"
+
+
+def test_paths_are_found_from_any_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "scores.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    cells = cells_of(TEXT.replace("knobs: {", "knobs: {head_scores: scores.json, "))
+    given = {cell.model_args["head_scores"] for cell in cells if "head_scores" in cell.model_args}
+    assert given == {str(tmp_path / "scores.json")}
+
+
+def test_arguments_are_lmms_evals():
+    cell = next(cell for cell in cells_of(TEXT.replace("name: s", "name: s\nlimit: 3")) if cell.budget == 32)
+    arguments = cell.arguments(Path("/f"), Path("/r/journal"))
+    assert arguments == [
+        "--model",
+        "llava_snapkv",
+        "--model_args",
+        "pretrained=p,budget=32,window=8,kernel_size=5,journal=/f/journal,stats_dir=/f/stats,"
+        "reference=/r/journal",
+        "--tasks",
+        "t",
+        "--batch_size",
+        "1",
+        "--output_path",
+        "/f/lmms",
+        "--limit",
+        "3",
+        "--log_samples",
+    ]
+    assert "reference" not in cell.arguments(Path("/f"))[3]
+    assert "--limit" not in cells_of(TEXT)[0].arguments(Path("/f"))
+
+
+def test_a_record_gives_the_cell_back():
+    for cell in cells_of(TEXT):
+        assert Cell.from_record(cell.record(Path("/f"))) == cell
+
+
+def test_ids_are_names_of_folders_however_long():
+    text = TEXT.replace(
+        "tasks: [t, [u, v]]", f"tasks: [[{', '.join(f'long/task*{i}' for i in range(60))}], t]"
+    )
+    cells = cells_of(text)
+    assert len({cell.id for cell in cells}) == len(cells)
+    for cell in cells:
+        assert len(cell.id) < 120
+        assert not set(cell.id) & set("/*: ,")
+
+
+@given(
+    methods=st.lists(st.sampled_from(sorted(METHODS)), min_size=1, unique=True),
+    budgets=st.lists(st.integers(1, 10**6), min_size=1, max_size=3, unique=True),
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
+    windows=st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
+    ratios=st.lists(st.floats(0, 1), min_size=1, max_size=2, unique=True),
+    models=st.lists(st.sampled_from("abcd"), min_size=1, max_size=2, unique=True),
+)
+def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, ratios, models):
+    document = yaml_lines.Document("s.yaml", {}, {})
+    study = settings.Study(
+        name="s",
+        output=Path("o"),
+        models=tuple(settings.Model(m, "llava", f"p{m}", {}, i) for i, m in enumerate(models)),
+        methods=tuple(methods),
+        budgets=tuple(budgets),
+        tasks=(("t",), ("u",)),
+        seeds=tuple(seeds),
+        knobs={"window": tuple(windows), "ratio": tuple(ratios)},
+        limit=None,
+        batch_size=1,
+        nproc=1,
+        retries=0,
+        wandb=settings.Wandb(),
+        document=document,
+    )
+    cells, _ = plan.cross(study, FACTS)
+    expected = set()
+    for m, t, method, b, s, w, r in itertools.product(models, "tu", methods, budgets, seeds, windows, ratios):
+        compresses = method not in ("fullkv", "mask", "mask_random")
+        draws = method in ("random", "mask_random")
+        scored = method in ("sparsemm", "random")
+        by_budget = (b, w) if compresses else (None, None)
+        expected.add((m, t, method, *by_budget, s if draws else None, r if scored else None))
+    found = {
+        (
+            c.model,
+            c.tasks[0],
+            c.method,
+            c.budget,
+            c.model_args.get("window"),
+            c.seed,
+            c.model_args.get("ratio"),
+        )
+        for c in cells
+    }
+    assert found == expected
+    assert len(cells) == len(expected) == len({cell.hash for cell in cells})

@@ -1,0 +1,234 @@
+"""Every mistake in a study file is named with its line, key, value and remedy, all of them at once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sparsemm_eval.study import checks, known_tasks, study_file, yaml_lines
+from sparsemm_eval.study.problems import StudyError
+
+GOOD = """\
+name: tiny
+models:
+  - name: reader
+    family: llava
+    pretrained: tiny-reader
+methods: [fullkv, snapkv, sparsemm,
+  random]
+budgets: [16, 32]
+tasks: [pages_qa]
+seeds: [0, 1]
+knobs:
+  window: 8
+  kernel_size: [5, 7]
+limit: 4
+"""
+
+
+@pytest.fixture(autouse=True)
+def without_lmms_eval(monkeypatch, request):
+    """Its own listing takes several seconds; the YAML files name all that these tests use."""
+    if "asks_lmms_eval" not in request.fixturenames:
+        monkeypatch.setattr(known_tasks, "_of_lmms_eval", list)
+
+
+@pytest.fixture
+def asks_lmms_eval():
+    """For the test that needs it."""
+
+
+def problems_of(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError) as caught:
+        checks.load(path)
+    assert all(problem.text(str(path)) in str(caught.value) for problem in caught.value.problems)
+    return [(problem.line, problem.key, problem.value, problem.remedy) for problem in caught.value.problems]
+
+
+def test_a_good_study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(GOOD)
+    study, cells = checks.load(path)
+    assert study.name == "tiny"
+    assert str(study.output) == "runs/tiny"
+    assert len(cells) == 1 + 4 + 4 + 8
+
+
+MISTAKES = [
+    ("name: tiny", "name: Tiny study", 1, "name", "'Tiny study'", "a-z"),
+    ("name: tiny", "name: tiny\nlimitt: 5", 2, "limitt", "5", "did you mean 'limit'?"),
+    ("name: tiny", "name: tiny\noutput: a,b", 2, "output", "'a,b'", "comma"),
+    ("name: tiny", "name: tiny\nbatch_size: many", 2, "batch_size", "'many'", "an integer >= 1"),
+    ("name: tiny", "name: tiny\nretries: -1", 2, "retries", "-1", "an integer >= 0"),
+    ("name: tiny", "name: tiny\nnproc: true", 2, "nproc", "True", "an integer >= 1"),
+    ("name: tiny", "name: tiny\nwandb: {mode: of}", 2, "wandb.mode", "'of'", "offline"),
+    ("name: tiny", "name: tiny\nwandb: {modus: x}", 2, "wandb.modus", "'x'", "did you mean 'mode'?"),
+    ("name: tiny", "name: tiny\nname: b", 2, "name", "a second time", "also line 1"),
+    ("limit: 4", "limit: 0.5", 14, "limit", "0.5", "an integer >= 1"),
+    ("family: llava", "family: lava", 4, "models[0].family", "'lava'", "did you mean 'llava'?"),
+    ("name: reader", "nam: reader", 3, "models[0].nam", "'reader'", "a model_arg"),
+    ("pretrained: tiny-reader", "pretrained: ./none", 5, "models[0].pretrained", "'./none'", "exists"),
+    (
+        "pretrained: tiny-reader",
+        "pretrained: no/scores",
+        5,
+        "models[0].pretrained",
+        "'no/scores'",
+        "head scores",
+    ),
+    ("family: llava", "family: llava\n    windwo: 8", 5, "models[0].windwo", "8", "did you mean 'window'?"),
+    ("family: llava", "family: llava\n    budget: 8", 5, "models[0].budget", "8", "budgets:"),
+    ("family: llava", "family: llava\n    window: [8]", 5, "models[0].window", "[8]", "a number"),
+    ("  random]", "  randum]", 7, "methods[3]", "'randum'", "did you mean 'random'?"),
+    ("  random]", "  snapkv]", 7, "methods[3]", "'snapkv'", "every value once"),
+    ("[16, 32]", "[16, 8]", 8, "budgets[1]", "8", "window (8)"),
+    ("[16, 32]", "[16, 32.5]", 8, "budgets[1]", "32.5", "an integer >= 1"),
+    ("[16, 32]", "[16, 16]", 8, "budgets[1]", "16", "every value once"),
+    ("[16, 32]", "[]", 8, "budgets", "[]", "at least one"),
+    ("[pages_qa]", "[pages_qa,\n  pages_ocrr]", 10, "tasks[1]", "'pages_ocrr'", "did you mean 'pages_ocr'?"),
+    ("[pages_qa]", "[pages_qa, [pages_ocr, pages_qa]]", 9, "tasks[1][1]", "'pages_qa'", "every task once"),
+    ("[pages_qa]", "[pages_qa, [[a]]]", 9, "tasks[1][0]", "['a']", "name of a task"),
+    ("tasks: [pages_qa]\n", "", 1, "tasks", "None", "names of tasks"),
+    ("seeds: [0, 1]", "seeds: [0, -1]", 10, "seeds[1]", "-1", "an integer >= 0"),
+    ("window: 8", "window: 8\n  windwo: 9", 13, "knobs.windwo", "[9]", "did you mean 'window'?"),
+    ("window: 8", "window: eight", 12, "knobs.window", "'eight'", "an integer >= 1"),
+    ("window: 8", "window: {a: 1}", 12, "knobs.window", "{'a': 1}", "a number"),
+    ("window: 8", "journal: off", 12, "knobs.journal", "False", "a journal of its own"),
+    ("window: 8", "window: 8\n  seed: 3", 13, "knobs.seed", "3", "seeds:"),
+    ("window: 8", "window: 8\n  batch_size: 3", 13, "knobs.batch_size", "3", "batch_size:"),
+    (
+        "window: 8",
+        "window: 8\n  adakv_floor: 0.5",
+        13,
+        "knobs.adakv_floor",
+        "[0.5]",
+        "a method of this study",
+    ),
+    ("window: 8", "window: 8\n  min_pixels: 5", 13, "knobs.min_pixels", "[5]", "a method of this study"),
+    ("window: 8", "window: 8\n  ratio: 1.5", 13, "knobs.ratio", "1.5", "[0, 1]"),
+    ("window: 8", "window: 8\n  pooling: [avg, mox]", 13, "knobs.pooling[1]", "'mox'", "avg, max"),
+    ("window: 8", "window: 8\n  dtype: float3", 13, "knobs.dtype", "'float3'", "float32"),
+    (
+        "window: 8",
+        "window: 8\n  head_scores: ./x.json",
+        13,
+        "knobs.head_scores",
+        "'./x.json'",
+        "neither a file",
+    ),
+    ("[5, 7]", "[5, 6]", 13, "knobs.kernel_size[1]", "6", "an odd integer"),
+    ("[5, 7]", "[5, 5.0]", 13, "knobs.kernel_size[1]", "5", "every value once"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "key", "value", "remedy"), MISTAKES)
+def test_a_mistake_is_named(tmp_path, old, new, line, key, value, remedy):
+    assert old in GOOD
+    found = problems_of(tmp_path, GOOD.replace(old, new, 1))
+    assert [entry[:3] for entry in found if remedy in entry[3]] == [(line, key, value)], found
+
+
+def test_all_mistakes_at_once(tmp_path):
+    text = (
+        GOOD.replace("limit: 4", "limit: none").replace("window: 8", "window: 40").replace("[5, 7]", "[4, 7]")
+    )
+    text = text.replace("pages_qa", "pages_qq").replace("  random]", "  mask, rnd]")
+    keys = [entry[1] for entry in problems_of(tmp_path, text)]
+    assert keys == [
+        "methods[4]",
+        "budgets[0]",
+        "budgets[1]",
+        "tasks[0]",
+        "seeds",
+        "knobs.kernel_size[0]",
+        "limit",
+    ]
+
+
+def test_seeds_and_budgets_need_methods_that_use_them(tmp_path):
+    only = GOOD.replace("[fullkv, snapkv, sparsemm,\n  random]", "[fullkv]").replace("  window: 8\n", "")
+    only = only.replace("  kernel_size: [5, 7]\n", "  dtype: float32\n")
+    found = problems_of(tmp_path, only)
+    assert [(line, key) for line, key, _, _ in found] == [(7, "budgets"), (9, "seeds")]
+    assert "draws" in found[1][3]
+    without = GOOD.replace("budgets: [16, 32]\n", "")
+    assert [(line, key) for line, key, _, _ in problems_of(tmp_path, without)] == [(6, "methods[1]")]
+
+
+def test_equal_cells_of_two_models(tmp_path):
+    twins = GOOD.replace("methods:", "  - {name: b, family: llava, pretrained: tiny-reader}\nmethods:")
+    found = problems_of(tmp_path, twins)
+    assert {entry[:2] for entry in found} <= {(6, "models[1]")}
+    assert "reader-fullkv" in found[0][3]
+
+
+@pytest.mark.parametrize("text", ["a: [1", "", "- 1", "just text", "a: !!python/object:os.system x"])
+def test_what_is_no_study_at_all(tmp_path, text):
+    assert problems_of(tmp_path, text)[0][0] == 1
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(StudyError, match="readable"):
+        checks.load(tmp_path / "none.yaml")
+
+
+def test_head_scores_are_known_by_their_content(tmp_path):
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps({"0-0": [1.0], "0-1": [2.0]}))
+    one = checks.head_scores_key(str(scores), "anything")
+    scores.write_text(json.dumps({"0-0": [1.0], "0-1": [3.0]}))
+    assert checks.head_scores_key(str(scores), "anything") != one
+    assert checks.head_scores_key(None, "Qwen/Qwen2-VL-7B-Instruct").startswith("git-blob:")
+    assert checks.head_scores_key("qwen", "x") == checks.head_scores_key(None, "Qwen/Qwen2-VL-7B-Instruct")
+    assert checks.head_scores_key(None, "tiny-reader") == checks.head_scores_key("tiny-reader", "x")
+
+
+def test_tasks_of_both_packages_and_patterns():
+    names = ["pages_qa", "sparsemm_suite", "ocrbench", "docvqa_val", "pages_*", "mmbench_en_dev_static"]
+    assert known_tasks.missing(names)[0] == []
+
+
+def test_lmms_eval_is_asked_about_what_no_file_names(monkeypatch):
+    monkeypatch.setattr(known_tasks, "_of_lmms_eval", lambda: ["made_in_python"])
+    unknown, known = known_tasks.missing(["made_in_python", "nowhere"])
+    assert unknown == ["nowhere"]
+    assert "made_in_python" in known
+
+
+@pytest.mark.slow
+def test_lmms_eval_lists_its_tasks(asks_lmms_eval):
+    names = known_tasks._of_lmms_eval()
+    assert {"pages_qa", "ocrbench", "sparsemm_suite"} <= set(names)
+    unknown, _ = known_tasks.missing(["nowhere"])
+    assert unknown == ["nowhere"]
+
+
+def test_validation_loads_no_lmms_eval_and_no_pandas(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(GOOD)
+    code = (
+        "import sys, pathlib\nfrom sparsemm_eval.study import checks\n"
+        f"checks.load(pathlib.Path({str(path)!r}))\n"
+        "print([name for name in ('lmms_eval', 'pandas', 'wandb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_lines_of_nested_places():
+    document = yaml_lines.parse("a:\n  b: 1\n  c:\n    - 1\n    - {d: 2,\n       e: 3}\n")
+    assert document.line(("a", "b")) == 2
+    assert document.line(("a", "c", 1, "e")) == 6
+    assert document.line(("a", "c", 1, "not there")) == 5
+    assert document.line(("nothing",)) == 1
+    assert yaml_lines.key_text(("a", 0, "b")) == "a[0].b"
+
+
+def test_one_value_stands_for_a_list():
+    text = GOOD.replace("[16, 32]", "16").replace("[pages_qa]", "pages_qa").replace("[0, 1]", "3")
+    study, problems = study_file.read(yaml_lines.parse(text))
+    assert problems == []
+    assert (study.budgets, study.tasks, study.seeds) == ((16,), (("pages_qa",),), (3,))
