@@ -16,6 +16,8 @@ from sparsemm_eval.files import write_text_atomically
 
 FORMAT = "sparsemm-eval/head-scores"
 VERSION = 1
+# tables in the provenance with one number per head
+PER_HEAD = ("hits", "standard_error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,22 @@ class HeadScores:
             raise HeadScoreError(
                 f"{source}: 'scores' is not a [layers, query heads] table of numbers"
             ) from error
-        return cls(table, record.get("provenance", {}))
+        stated = (record.get("layers"), record.get("heads"))
+        if stated != tuple(table.shape):
+            raise HeadScoreError(
+                f"{source}: states layers={stated[0]!r}, heads={stated[1]!r}, but 'scores' is "
+                f"{tuple(table.shape)}"
+            )
+        provenance = record.get("provenance", {})
+        if not isinstance(provenance, dict):
+            raise HeadScoreError(f"{source}: 'provenance' is {type(provenance).__name__}, expected an object")
+        for name in PER_HEAD:
+            values = provenance.get(name)
+            if values is not None and _shape(values) != tuple(table.shape):
+                raise HeadScoreError(
+                    f"{source}: '{name}' is not one number for each of {tuple(table.shape)} heads"
+                )
+        return cls(table, provenance)
 
     @classmethod
     def _parse_official(cls, record: dict[str, Any], source: str) -> HeadScores:
@@ -181,3 +198,11 @@ class HeadScores:
         from sparsemm_eval.head_score_lookup import resolve
 
         return resolve(scores, model_name)
+
+
+def _shape(values: Any) -> tuple[int, ...] | None:
+    """Shape of nested lists of numbers; None if they are not that."""
+    try:
+        return tuple(torch.tensor(values, dtype=torch.float64).shape)
+    except (TypeError, ValueError):
+        return None

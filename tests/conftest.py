@@ -8,6 +8,10 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 import pytest
 import torch
 
+# Without a GPU, Triton kernels run in its interpreter. Read when Triton is imported, which torch does later.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

@@ -48,6 +48,24 @@ def test_reads_the_official_format_as_means(tmp_path):
     assert HeadScores.load(path).table.tolist() == [[0.5, 2.0], [0.0, 1.0]]
 
 
+def own(**changes):
+    """A file of this package's format with something wrong."""
+    record = {
+        "format": "sparsemm-eval/head-scores",
+        "version": 1,
+        "layers": 1,
+        "heads": 2,
+        "scores": [[1, 2]],
+    }
+    return json.dumps({**record, **changes})
+
+
+def test_own_files_may_lack_provenance(tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(own())
+    assert HeadScores.load(path).table.tolist() == [[1.0, 2.0]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -61,6 +79,12 @@ def test_reads_the_official_format_as_means(tmp_path):
         ('{"format": "other", "version": 1}', "reads 'sparsemm-eval/head-scores' version 1"),
         ('{"format": "sparsemm-eval/head-scores", "version": 9}', "version 9"),
         ('{"format": "sparsemm-eval/head-scores", "version": 1, "scores": "x"}', "'scores'"),
+        (own(scores=[[1, 2], [3]]), "'scores'"),
+        (own(layers=2), "layers=2, heads=2"),
+        (own(heads=None), "heads=None"),
+        (own(provenance=[]), "'provenance' is list"),
+        (own(provenance={"hits": [[1]]}), "'hits' is not one number for each"),
+        (own(provenance={"standard_error": [[0.1, "x"]]}), "'standard_error'"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, content, message):

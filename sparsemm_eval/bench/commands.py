@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from sparsemm_eval.bench import head_scoring_command, model_commands
 from sparsemm_eval.command_arguments import whole_numbers
 from sparsemm_eval.errors import ConfigError
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
+model_commands.add_to(app)
+
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+app.command("heads", epilog=head_scoring_command.EPILOG)(head_scoring_command.command)
 
 
 @app.callback()

@@ -9,6 +9,7 @@ from typing import Any
 from sparsemm_eval.compression.masking import Head
 from sparsemm_eval.head_score_table import HeadScores
 from sparsemm_eval.heads.plots import new_figure, save_figure
+from sparsemm_eval.heads.regions import Box
 from sparsemm_eval.heads.table_facts import best_heads
 from sparsemm_eval.heads.word_attention import WordAttention
 
@@ -20,7 +21,12 @@ def chosen_heads(scores: HeadScores, best: int, worst: int) -> list[Head]:
 
 
 def save_sheet(
-    seen: WordAttention, scores: HeadScores, heads: Sequence[Head], path: str | Path, columns: int = 3
+    seen: WordAttention,
+    scores: HeadScores,
+    heads: Sequence[Head],
+    path: str | Path,
+    columns: int = 3,
+    marks: Sequence[Box] = (),
 ) -> None:
     """Draw one panel per head: the image with the head's attention over it.
 
@@ -37,6 +43,8 @@ def save_sheet(
         Ends in .png or .svg.
     columns : int
         Panels per row.
+    marks : sequence of Box
+        Places in the image to draw a frame around, where it is known what the word should be read from.
 
     Raises
     ------
@@ -46,13 +54,20 @@ def save_sheet(
     scores.check_fits(*seen.maps.shape[:2])
     rows = -(-len(heads) // columns)
     height = seen.image.height / seen.image.width
-    figure = new_figure(path, width=3.2 * columns, height=(3.2 * height + 0.5) * rows + 0.5)
+    figure = new_figure(path, width=3.2 * columns, height=(3.1 * height + 0.45) * rows + 0.3)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()
     for panel, head in zip(panels, heads, strict=False):
         _draw(panel, seen, head, float(scores.table[head] / scores.table.sum()))
-    figure.suptitle(f"attention while writing {seen.word!r}")
+        for left, top, right, bottom in marks:
+            panel.plot(
+                [left, right, right, left, left],
+                [top, top, bottom, bottom, top],
+                color="#0072b2",
+                linewidth=1,
+            )
+    figure.suptitle(f"attention while writing {seen.word!r}", fontsize=10)
     save_figure(figure, path)
 
 

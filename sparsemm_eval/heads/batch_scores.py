@@ -18,7 +18,7 @@ from sparsemm_eval.heads.answers import (
     ground_truth_answers,
     join,
 )
-from sparsemm_eval.heads.drafts import confirmed, decoded_instead, positions_to_confirm
+from sparsemm_eval.heads.drafts import beginnings, confirmed, decoded_instead, positions_to_confirm
 from sparsemm_eval.heads.image_tokens import image_tokens, prompt_positions
 from sparsemm_eval.heads.probe import look_and_listen
 from sparsemm_eval.heads.target_tokens import TARGET_RULES
@@ -114,17 +114,18 @@ def score_batch(
     pad = processor.tokenizer.pad_token_id or 0
     if rule.mode == "generate" and rule.rule != "aligned":
         answers = generated_answers(model, inputs, rule.max_new_tokens)
-        return _score(model, processor, samples, join(inputs, answers, pad), rule, 1)[0]
+        return _score(model, processor, samples, join(inputs, answers, pad), rule, 0)[0]
     drafts = join(inputs, ground_truth_answers(processor, samples), pad)
     if rule.mode == "teacher":
-        return _score(model, processor, samples, drafts, rule, 1)[0]
+        return _score(model, processor, samples, drafts, rule, 0)[0]
     scores, said = _score(model, processor, samples, drafts, rule, positions_to_confirm(drafts))
     right = confirmed(model, drafts, said, rule.max_new_tokens)
     rest = [row for row, whole in enumerate(right) if not whole]
     if rest:
         wrong = [samples[row] for row in rest]
-        decoded = decoded_instead(model, processor, wrong, rule.max_new_tokens)
-        for row, score in zip(rest, _score(model, processor, wrong, decoded, rule, 1)[0], strict=True):
+        known = beginnings(drafts, said)
+        decoded = decoded_instead(model, processor, wrong, [known[row] for row in rest], rule.max_new_tokens)
+        for row, score in zip(rest, _score(model, processor, wrong, decoded, rule, 0)[0], strict=True):
             scores[row] = score
     return scores
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sparsemm_eval.heads import mask_command
+from sparsemm_eval.heads.command_errors import errors_as_text
 
 app = typer.Typer(
     name="heads",
@@ -20,24 +21,14 @@ Table = Annotated[str, typer.Argument(help="File, shipped name, hub id or publis
 Plot = Annotated[Path | None, typer.Option(help="Draw a picture: a file that ends in .png or .svg.")]
 
 
-@contextmanager
-def _errors_as_text() -> Iterator[None]:
-    """What a user can put right is told in one line, without a traceback."""
-    from sparsemm_eval.errors import SparseMMError
-
-    try:
-        yield
-    except (SparseMMError, FileNotFoundError) as error:
-        typer.echo(f"sparsemm: {error}", err=True)
-        raise typer.Exit(2) from error
-
-
 @app.command(
     epilog="""Examples:
 
 sparsemm heads score --model tiny-reader --out scores.json
 
 sparsemm heads score --model llava-hf/llava-v1.6-vicuna-7b-hf --anchor synthdog --images 1000 --batch-size 4
+
+sparsemm heads score --model llava-hf/llava-v1.6-vicuna-7b-hf --anchor documents --mode teacher
 
 sparsemm heads score --model Qwen/Qwen2-VL-7B-Instruct --anchor mlt --data MLT2017 --mode teacher
 
@@ -52,11 +43,14 @@ def score(
     ] = None,
     anchor: Annotated[
         str,
-        typer.Option(help="Images with known text: pages, page-values, synthdog, mlt, ctw1500, coco."),
+        typer.Option(
+            help="Images with known text: pages, page-values, documents, document-letters, synthdog, mlt, "
+            "ctw1500, coco."
+        ),
     ] = "pages",
     data: Annotated[
         str | None,
-        typer.Option(help="Folder of a stored anchor (all but pages); for synthdog also a hub data set."),
+        typer.Option(help="Folder of a stored anchor (from synthdog on); for synthdog also a hub data set."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 200,
     mode: Annotated[
@@ -80,7 +74,7 @@ def score(
 
     Finished images are kept in a journal, so the same command goes on where a killed one was.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from sparsemm_eval.heads.batch_scores import ScoringRule
         from sparsemm_eval.heads.score_run import ScoreRun, run
         from sparsemm_eval.heads.scoring import Workload
@@ -103,7 +97,7 @@ def show(
     plot: Plot = None,
 ) -> None:
     """Show where the visual heads are and how concentrated the scores are."""
-    with _errors_as_text():
+    with errors_as_text():
         from sparsemm_eval.head_score_table import HeadScores
         from sparsemm_eval.heads import plots, table_facts
 
@@ -130,7 +124,7 @@ def compare(
 
     A plot shows the first two.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from itertools import combinations
 
         from sparsemm_eval.errors import ConfigError
@@ -175,7 +169,7 @@ def figure(
     dtype: Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")] = "auto",
 ) -> None:
     """Draw where the best and the worst heads look while the model writes a word."""
-    with _errors_as_text():
+    with errors_as_text():
         from PIL import Image
 
         from sparsemm_eval.head_score_table import HeadScores
@@ -204,9 +198,12 @@ def import_(
     model: Annotated[str | None, typer.Option(help="The model the scores belong to.")] = None,
 ) -> None:
     """Turn a score file of the official code into this package's format."""
-    with _errors_as_text():
+    with errors_as_text():
         from sparsemm_eval.heads.official_import import import_official
 
         table = import_official(file, model)
         table.save(out)
         typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")
+
+
+app.command("mask", epilog=mask_command.EXAMPLES)(mask_command.command)

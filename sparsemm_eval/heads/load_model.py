@@ -83,12 +83,13 @@ def load_model(
         raise ConfigError("device", device, f"a device this machine has ({error})") from error
     if Path(source).is_dir():
         return LoadedModel(
-            model, processor, folder.name if folder else Path(name).resolve().name, _digest(source)
+            model, processor, folder.name if folder else Path(name).resolve().name, weights_digest(source)
         )
     return LoadedModel(model, processor, name, getattr(model.config, "_commit_hash", None) or "unknown")
 
 
-def _digest(folder: str | Path) -> str:
+def weights_digest(folder: str | Path) -> str:
+    """``sha256:…`` of the weights of a checkpoint's folder, all its files one after the other."""
     content = hashlib.sha256()
     for path in sorted(Path(folder).glob("*.safetensors")):
         with open(path, "rb") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,12 @@ Reduce = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class _Recorder:
     queries: torch.Tensor  # [B, Q]
     reduce: Reduce
+    last_layer: int | None  # after which nothing more is wanted
     found: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class _AllSeenError(Exception):
+    """Ends a forward pass of which nothing more is wanted."""
 
 
 @torch.inference_mode()
@@ -64,7 +69,7 @@ def strongest_keys(
     ConfigError
         If ``inputs`` holds an attention mask, or ``queries`` or ``topk`` cannot be right.
     """
-    return look_and_listen(model, inputs, queries, topk, 1)[0]
+    return look_and_listen(model, inputs, queries, topk, 0)[0]
 
 
 @torch.inference_mode()
@@ -78,7 +83,8 @@ def look_and_listen(
     model, inputs, queries, topk
         See ``strongest_keys``.
     last : int
-        Number of positions to listen at, counted from the end of the padded sequences.
+        Number of positions to listen at, counted from the end of the padded sequences. 0 ends the pass where
+        the last layer has been looked at.
 
     Returns
     -------
@@ -89,7 +95,7 @@ def look_and_listen(
     if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= length:
         raise ConfigError("topk", topk, f"an integer in [1, {length}]")
     keys, logits = _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk), last)
-    return keys, logits.argmax(-1)
+    return keys, queries.new_empty(len(queries), 0) if logits is None else logits.argmax(-1)
 
 
 @torch.inference_mode()
@@ -106,13 +112,13 @@ def attention_rows(model: PreTrainedModel, inputs: Mapping[str, Any], queries: t
     torch.Tensor
         float32 [L, B, H, Q, N], rows sum to one.
     """
-    return _probe(model, inputs, queries, _attention, 1)[0]
+    return _probe(model, inputs, queries, _attention, 0)[0]
 
 
 def _probe(
     model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, reduce: Reduce, last: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What was noted of all layers, stacked, and the logits [B, last, vocabulary]."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What was noted of all layers, stacked, and the logits [B, last, vocabulary], None for last = 0."""
     length = inputs["input_ids"].shape[1]
     if inputs.get("attention_mask") is not None:
         raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
@@ -125,9 +131,10 @@ def _probe(
             "queries", tuple(queries.shape), f"a non-empty [B, Q] of positions in [0, {length})"
         )
     decoder = find_text_decoder(model)
-    recorder = _Recorder(queries, reduce)
-    with _recording(decoder, recorder):
-        logits = model(**inputs, use_cache=False, logits_to_keep=last).logits
+    recorder = _Recorder(queries, reduce, None if last else decoder.num_layers - 1)
+    logits = None
+    with _recording(decoder, recorder), suppress(_AllSeenError):
+        logits = model(**inputs, use_cache=False, logits_to_keep=last or 1).logits
     found = [recorder.found[layer].to(queries.device) for layer in range(decoder.num_layers)]
     return torch.stack(found), logits
 
@@ -158,13 +165,18 @@ def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk
         logits = chosen @ key[:, :, start : start + step].float().transpose(2, 3)  # [B, K, G*Q, step]
         index = torch.arange(start, start + logits.shape[-1], device=key.device)
         logits.masked_fill_(index > limit, -torch.inf)
-        top, place = logits.topk(min(topk, logits.shape[-1]), dim=-1)
+        top, place = _largest(logits, min(topk, logits.shape[-1]))
         place = place + start
         if best is not None:
             top, order = torch.cat([best, top], -1).topk(topk, dim=-1)
             place = torch.cat([where, place], -1).gather(-1, order)
         best, where = top, place
     return where.masked_fill(best == -torch.inf, -1).view(rows, heads, count, topk)
+
+
+def _largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like ``topk``; ``max`` needs a fraction of the time."""
+    return logits.max(-1, keepdim=True) if count == 1 else logits.topk(count, dim=-1)
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -198,6 +210,8 @@ def _probe_attention(
     if probe_recorder is not None:
         queries = probe_recorder.queries.to(query.device)
         probe_recorder.found[module.layer_idx] = probe_recorder.reduce(query, key, queries)
+        if module.layer_idx == probe_recorder.last_layer:
+            raise _AllSeenError
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 

@@ -17,6 +17,7 @@ from sparsemm_eval.heads.journal import Journal
 
 # batches whose images are sorted by length together; all of them are in memory at a time
 SORTED_BATCHES = 8
+PIXELS_PER_TOKEN = 16**2
 
 
 @dataclass(frozen=True)
@@ -144,5 +145,6 @@ def _batches(anchor: Anchor, work: Workload, numbers: list[int]) -> Iterator[dic
             yield {number: samples[number] for number in order[first : first + work.batch_size]}
 
 
-def _cost(sample: AnchorSample) -> tuple[int, int]:
-    return len(sample.answer), sample.image.width * sample.image.height
+def _cost(sample: AnchorSample) -> float:
+    """About how many tokens a sequence has, whatever the model."""
+    return sample.image.width * sample.image.height / PIXELS_PER_TOKEN + len(sample.answer)

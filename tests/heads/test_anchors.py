@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS, DOCUMENTS
 from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, SPLIT
 from sparsemm_eval.heads.anchors.record import TextBox, check_boxes
 from sparsemm_eval.heads.anchors.registry import anchor_named
@@ -45,6 +46,35 @@ def test_samples_are_named_by_seed_and_index_and_differ_from_the_tasks():
     assert not evaluated & {PAGES.sample(0, i).answer for i in range(50)}
 
 
+@pytest.mark.parametrize("anchor", [DOCUMENTS, DOCUMENT_LETTERS], ids=lambda anchor: anchor.name)
+def test_documents_have_ink_in_every_box_and_nowhere_else(anchor):
+    for index in range(12):
+        sample = anchor.sample(1, index)
+        good, bad = check_boxes(list(sample.boxes), *sample.image.size)
+        assert (good, bad) == (sample.boxes, {})
+        assert len(good) >= 5
+        dark = np.asarray(sample.image.convert("L")).astype(int) < 150
+        inside = np.zeros_like(dark)
+        edge = 4 if anchor is DOCUMENT_LETTERS else 1  # slanted letters lean over their neighbours
+        for item in sample.boxes:
+            left, top, right, bottom = (round(number) for number in item.box)
+            assert dark[top:bottom, left:right].any(), item
+            inside[top - edge : bottom + edge, max(left - edge, 0) : right + edge] = True
+        assert not (dark & ~inside).any()
+
+
+def test_documents_are_read_in_order():
+    sample, letters = DOCUMENTS.sample(0, 3), DOCUMENT_LETTERS.sample(0, 3)
+    assert sample.answer.split() == [item.text for item in sample.boxes]
+    assert all(letters.answer[item.start] == item.text for item in letters.boxes)
+    lines = [line.split() for line in sample.answer.split("\n")]
+    tops = [item.box[1] for item in sample.boxes]
+    starts = np.cumsum([0, *map(len, lines)])[:-1]
+    assert [tops[start] for start in starts] == sorted(tops[start] for start in starts)
+    assert DOCUMENTS.sample(0, 3).image.tobytes() == sample.image.tobytes()
+    assert DOCUMENTS.sample(1, 3).answer != sample.answer != DOCUMENTS.sample(0, 4).answer
+
+
 def test_bad_boxes_are_sorted_out_and_counted():
     boxes = [
         TextBox("a", (0, 0, 10, 10)),
@@ -60,7 +90,7 @@ def test_bad_boxes_are_sorted_out_and_counted():
 
 
 def test_unknown_anchor():
-    with pytest.raises(ConfigError, match="pages, page-values, synthdog"):
+    with pytest.raises(ConfigError, match="pages, page-values, documents, document-letters, synthdog"):
         anchor_named("page")
     with pytest.raises(ConfigError, match=r"data='x'.*makes its own images"):
         anchor_named("pages", "x")

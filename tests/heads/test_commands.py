@@ -72,9 +72,6 @@ def test_errors_are_one_line_and_exit_2(folder, tmp_path, monkeypatch):
 
 
 def test_two_processes_write_the_same_table_as_one(folder, tmp_path):
-    script = "from sparsemm_eval.heads.commands import app; app()"
-    program = tmp_path / "program.py"
-    program.write_text(script)
     tail = [
         "score",
         "--model",
@@ -95,7 +92,9 @@ def test_two_processes_write_the_same_table_as_one(folder, tmp_path):
         "--standalone",
         "--nproc_per_node",
         "2",
-        str(program),
+        "-m",
+        "sparsemm_eval.cli",
+        "heads",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*launch, *tail, str(tmp_path / "two.json")], check=True, env=environment, timeout=300)

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from sparsemm_eval.heads import batch_scores, drafts
+from sparsemm_eval.heads.anchors.pages import page_reading_sample
 from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.answers import encode_prompts, generated_answers, join
 from sparsemm_eval.heads.batch_scores import ScoringRule, score_batch
-from sparsemm_eval.heads.drafts import EXTRA_TOKENS, confirmed, positions_to_confirm
+from sparsemm_eval.heads.drafts import EXTRA_TOKENS, confirmed, continuation, positions_to_confirm, redrafted
+from sparsemm_eval.heads.load_model import load_model
 from tests.heads.samples import character_sample, processor_of
 from tests.heads.test_batch_scores import ending
+from tests.lmms_process import is_shipped
 from tests.tiny_models import IMAGE_FAMILIES, model_of
 
 
@@ -72,6 +75,7 @@ def test_only_what_is_not_confirmed_is_decoded(monkeypatch):
         monkeypatch.setattr(drafts, "ground_truth_answers", truths_of)
         monkeypatch.setattr(batch_scores, "ground_truth_answers", truths_of)
         monkeypatch.setattr(drafts, "generated_answers", counting)
+        monkeypatch.setattr(drafts, "PATIENCE", 0)  # these answers have nothing to do with the truths
         samples = [AnchorSample(s.name, s.image, s.question, "", ()) for s in samples]
         scores = score_batch(model, processor, samples, ScoringRule("generate", "aligned"))
         assert decoded == [(2, 3 + EXTRA_TOKENS)]
@@ -89,3 +93,63 @@ def test_a_sample_scores_the_same_in_any_batch():
     rule = ScoringRule("generate", "aligned")
     lengths = [score.answer_tokens for score in score_batch(model, processor, samples, rule)]
     assert lengths == [score_batch(model, processor, [sample], rule)[0].answer_tokens for sample in samples]
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+@pytest.mark.parametrize("mistakes", [(), (0,), (3, 4), (2, 9), (11,)])
+def test_redrafting_gives_the_greedy_answer_in_few_passes(family, mistakes, monkeypatch):
+    model, processor = model_of(family), processor_of(family)
+    sample = character_sample(0, 1)
+    inputs = encode_prompts(model, processor, [sample])
+    [said] = said_by(family, [sample], 14)
+    truth = [token + 1 if place in mistakes else token for place, token in enumerate(said)]
+    passes = []
+    real = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: passes.append(1) or real(**given))
+    found = redrafted(model, inputs, 0, truth, said[:1], 14)
+    assert found == said
+    # what comes after a mistake can look like another place of the truth, so the bound is loose
+    assert len(passes) <= (len(said) - 1 if mistakes else 1)
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_redrafting_with_a_wrong_truth_gives_the_greedy_answer_or_gives_up(family, monkeypatch):
+    model, processor = model_of(family), processor_of(family)
+    sample = character_sample(0, 0)
+    inputs = encode_prompts(model, processor, [sample])
+    [said] = said_by(family, [sample], 12)
+    truth = [token + 1 for token in said]
+    assert redrafted(model, inputs, 0, truth, said[:1], 12) is None
+    monkeypatch.setattr(drafts, "PATIENCE", 99)
+    assert redrafted(model, inputs, 0, truth, said[:1], 12) == said
+    assert redrafted(model, inputs, 0, truth, said[:1], 5) == said[:5]
+    end = max(said, key=said.index)
+    with ending(model, end):
+        assert redrafted(model, inputs, 0, truth, said[:1], 12) == said[: said.index(end)]
+
+
+def test_continuations():
+    truth = [1, 2, 3, 4, 5, 1, 2, 6, 7]
+    assert continuation(truth, [9, 9, 1, 2]) == [3, 4, 5, 1, 2, 6, 7]
+    assert continuation(truth, [9, 9, 9, 9, 9, 9, 1, 2]) == [6, 7]
+    assert continuation(truth, [1, 2, 3, 8]) == [5, 1, 2, 6, 7]
+    assert continuation(truth, [9, 9, 9, 2, 6]) == [7]
+    assert continuation(truth, [9] * 9) == []
+
+
+@pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")
+def test_the_shipped_reader_scores_the_same_with_and_without_drafts():
+    """In float32: in bfloat16 two tokens can be equally likely, and passes of different lengths differ."""
+    loaded = load_model("tiny-reader", "cpu", "float32")
+    model, processor = loaded.model, loaded.processor
+    samples = [page_reading_sample(5, index) for index in (0, 1, 2, 3, 8, 11)]
+    rule = ScoringRule("generate", "aligned")
+    quick = score_batch(model, processor, samples, rule)
+    for sample, found in zip(samples, quick, strict=True):
+        inputs = encode_prompts(model, processor, [sample])
+        limit = len(drafts.ground_truth_answers(processor, [sample])[0]) + EXTRA_TOKENS
+        [answer] = generated_answers(model, inputs, limit)
+        slow = batch_scores._score(model, processor, [sample], join(inputs, [answer], 0), rule, 0)[0][0]
+        assert found.answer_tokens == len(answer)
+        assert torch.equal(found.hits, slow.hits)
+        assert torch.equal(found.scores, slow.scores)

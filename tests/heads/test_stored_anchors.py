@@ -95,6 +95,15 @@ def test_mlt(tmp_path):
     assert pairs(found["img_2"]) == [("A", (1, 1, 9, 9))]
 
 
+def test_mlt_2019_names_ground_truth_like_its_image(tmp_path):
+    picture(tmp_path / "ImagesPart1" / "tr_img_00001.jpg")
+    (tmp_path / "tr_img_00001.txt").write_text("1,1,9,1,9,9,1,9,Hindi,नमस्ते\n", encoding="utf-8")
+    (tmp_path / "readme.txt").write_text("no ground truth")
+    anchor = anchor_named("mlt", str(tmp_path))
+    assert anchor.size == 1
+    assert pairs(anchor.sample(0, 0)) == [("नमस्ते", (1, 1, 9, 9))]
+
+
 @pytest.mark.parametrize("line", ["1,2,3", "a,20,60,22,58,40,9,38,Latin,x"])
 def test_mlt_errors_name_file_and_line(tmp_path, line):
     picture(tmp_path / "i.jpg")
@@ -141,6 +150,7 @@ def coco_record():
         "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 3, "name": "traffic light"}],
         "annotations": [
+            {"image_id": 7, "category_id": 1, "bbox": [1, 1, 90, 90], "iscrowd": 1},
             {"image_id": 7, "category_id": 3, "bbox": [10.5, 20, 30, 40]},
             {"image_id": 7, "category_id": 1, "bbox": [0, 0, 200, 100]},
             {"image_id": 7, "category_id": 1, "bbox": [0, 0, 0, 10]},

@@ -19,7 +19,8 @@ REQUEST = "Name all objects in the image."
 def coco_anchor(data: str | None = None) -> Anchor:
     """Read one ``instances_*.json`` and its images anywhere below one folder.
 
-    An annotation's ``bbox`` is [left, top, width, height] in pixels. Images without annotations are left out.
+    An annotation's ``bbox`` is [left, top, width, height] in pixels. Crowds (``iscrowd``), whose boxes hold
+    many objects and whatever is between them, and images without other annotations are left out.
 
     Raises
     ------
@@ -36,6 +37,8 @@ def coco_anchor(data: str | None = None) -> Anchor:
         names = {category["id"]: category["name"] for category in record["categories"]}
         objects: dict[Any, list[TextBox]] = defaultdict(list)
         for annotation in record["annotations"]:
+            if annotation.get("iscrowd"):
+                continue
             left, top, width, height = annotation["bbox"]
             text = names[annotation["category_id"]]
             objects[annotation["image_id"]].append(TextBox(text, (left, top, left + width, top + height)))

@@ -26,8 +26,8 @@ SEPARATOR = ",####"
 def ctw1500_anchor(data: str | None = None) -> Anchor:
     """Read images and their ground truth of the same name anywhere below one folder.
 
-    Ground truth is XML (training images: ``box`` elements with left, top, width, height and a ``label``) or
-    text (test images: lines ``x1,y1,…,xn,yn,####transcription``).
+    Ground truth is XML (training images: ``box`` elements with left, top, width, height and a ``label``,
+    besides the polygon in ``segs``) or text (test images: lines ``x1,y1,…,x14,y14,####transcription``).
 
     Raises
     ------

@@ -21,24 +21,26 @@ UNREADABLE = "###"
 
 
 def mlt_anchor(data: str | None = None) -> Anchor:
-    """Read the official layout: ``NAME.jpg`` and ``gt_NAME.txt`` anywhere below one folder.
+    """Read the official layout: ``NAME.jpg`` and its ground truth anywhere below one folder.
 
-    A ground-truth line is ``x1,y1,x2,y2,x3,y3,x4,y4,script,transcription``; the transcription may hold
-    commas, and is ``###`` where nobody could read it.
+    Ground truth is ``gt_NAME.txt`` (2017, and the competitions' description) or ``NAME.txt`` (the training
+    set of 2019: ``tr_img_00001.txt``). A line is ``x1,y1,x2,y2,x3,y3,x4,y4,script,transcription``; the
+    transcription may hold commas, and is ``###`` where nobody could read it.
 
     Raises
     ------
     ConfigError
         If the folder is missing, an image is, or a line is of another format.
     """
-    folder = folder_of(data, "mlt", "images NAME.jpg and ground truth gt_NAME.txt")
+    folder = folder_of(data, "mlt", "images NAME.jpg and ground truth gt_NAME.txt or NAME.txt")
     images = image_files(folder)
     items = []
-    for truth in sorted(folder.rglob("gt_*.txt")):
+    for truth in sorted(folder.rglob("*.txt")):
         name = truth.stem.removeprefix("gt_")
-        if name not in images:
+        if name in images:
+            items.append((name, images[name], truth))
+        elif truth.stem != name:  # other text files are no ground truth
             raise ConfigError("data", str(folder), f"an image for {truth.name}")
-        items.append((name, images[name], truth))
     return stored_anchor("mlt", items, lambda item: _sample(*item))
 
 

@@ -18,8 +18,12 @@ SEED_BASE = 1_000_000
 
 def page_reading_sample(seed: int, index: int) -> AnchorSample:
     """A page and the request to read all of it; every printed character has a box."""
-    page = _page(seed, index)
-    return AnchorSample(f"page-{index}", page.image, READ_QUESTION, page.text(), tuple(_reading_boxes(page)))
+    return reading_sample_of(_page(seed, index), f"page-{index}")
+
+
+def reading_sample_of(page: Page, name: str) -> AnchorSample:
+    """Any page and the request to read all of it."""
+    return AnchorSample(name, page.image, READ_QUESTION, page.text(), tuple(_reading_boxes(page)))
 
 
 def page_value_sample(seed: int, index: int) -> AnchorSample:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.coco import coco_anchor
 from sparsemm_eval.heads.anchors.ctw1500 import ctw1500_anchor
+from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS, DOCUMENTS
 from sparsemm_eval.heads.anchors.mlt import mlt_anchor
 from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES
 from sparsemm_eval.heads.anchors.record import Anchor
 from sparsemm_eval.heads.anchors.synthdog import synthdog_anchor
 
-BUILT_IN = {anchor.name: anchor for anchor in (PAGES, PAGE_VALUES)}
+BUILT_IN = {anchor.name: anchor for anchor in (PAGES, PAGE_VALUES, DOCUMENTS, DOCUMENT_LETTERS)}
 STORED: dict[str, Callable[[str | None], Anchor]] = {
     "synthdog": synthdog_anchor,
     "mlt": mlt_anchor,

@@ -1,0 +1,267 @@
+"""Head scoring against the literal way: eager attention matrices, token by token, a loop over all heads."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
+from sparsemm_eval.heads.answers import encode_prompts, end_tokens, ground_truth_answers, join
+from sparsemm_eval.heads.batch_scores import ImageScore, ScoringRule
+from sparsemm_eval.heads.drafts import EXTRA_TOKENS
+from sparsemm_eval.heads.image_tokens import image_token_id, image_tokens, prompt_positions
+from sparsemm_eval.heads.probe import strongest_keys
+from sparsemm_eval.heads.scoring import Workload, score_heads
+from sparsemm_eval.heads.target_tokens import TARGET_RULES
+
+Strongest = list[list[list[list[int]]]]  # per token, layer and head: the strongest keys
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds per image of both ways.
+
+    Attributes
+    ----------
+    mode : str
+    batch_size : int
+        Of this package's way; the literal one takes images one by one.
+    images : int
+        That this package scored; the literal way the first ``literal_images`` of them.
+    literal_images : int
+    ours, literal : float
+        Seconds per image; on a CPU the processor's, so that other processes on the machine count little.
+        ``literal`` is nan where it was not measured.
+    same : bool or None
+        Whether both gave the same scores for every image that both took.
+    """
+
+    mode: str
+    batch_size: int
+    images: int
+    literal_images: int
+    ours: float
+    literal: float
+    same: bool | None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the literal way takes."""
+        return self.literal / self.ours
+
+
+def measure(
+    model: PreTrainedModel,
+    processor: Any,
+    anchor: Anchor,
+    rule: ScoringRule,
+    batch_sizes: Sequence[int],
+    images: int,
+    literal_images: int,
+    seed: int = 0,
+) -> list[Row]:
+    """Score the same images both ways.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With SDPA attention; it has it again afterwards.
+    processor, anchor, rule
+        As for ``score_heads``.
+    batch_sizes : sequence of int
+    images, literal_images : int
+        How many this package scores, and how many of them the literal way; it needs none.
+    seed : int
+        Of the anchor.
+
+    Returns
+    -------
+    list of Row
+        One per batch size.
+    """
+    device = model.device
+    samples = [anchor.sample(seed, index) for index in range(literal_images)]
+    literal: list[ImageScore] = []
+    seconds = float("nan")
+    if samples:
+        score_literally(model, processor, samples[0], rule)  # the first call of anything takes longer
+
+        def all_literally() -> None:
+            for index in range(literal_images):
+                literal.append(score_literally(model, processor, anchor.sample(seed, index), rule))
+
+        seconds = _seconds(all_literally, device) / literal_images
+    rows = []
+    for batch_size in batch_sizes:
+        score_heads(model, processor, anchor, rule, Workload(min(images, batch_size), batch_size, seed))
+        found: dict[int, ImageScore] = {}
+
+        def ours(batch_size: int = batch_size, found: dict[int, ImageScore] = found) -> None:
+            work = Workload(images, batch_size, seed)
+            found.update(score_heads(model, processor, anchor, rule, work))
+
+        taken = _seconds(ours, device) / images
+        same = all(_same(found[index], score) for index, score in enumerate(literal)) if literal else None
+        rows.append(Row(rule.mode, batch_size, images, literal_images, taken, seconds, same))
+    return rows
+
+
+def score_literally(
+    model: PreTrainedModel, processor: Any, sample: AnchorSample, rule: ScoringRule
+) -> ImageScore:
+    """One image's scores as the paper describes them and the official scripts compute them.
+
+    Prefill, then one token per step, all with eager attention that returns its matrices; after every step a
+    loop over layers and heads takes each head's strongest keys.
+
+    Parameters
+    ----------
+    model, processor
+        See ``score_batch``.
+    sample : AnchorSample
+    rule : ScoringRule
+    """
+    truth = ground_truth_answers(processor, [sample])[0]
+    forced = truth if rule.mode == "teacher" else None
+    limit = len(truth) if forced else rule.max_new_tokens
+    if rule.rule == "aligned":
+        limit = min(limit, len(truth) + EXTRA_TOKENS)
+    inputs = encode_prompts(model, processor, [sample])
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        answer, strongest = _token_by_token(model, inputs, forced, limit, rule.topk)
+    finally:
+        model.set_attn_implementation(before)
+    return _count(model, processor, sample, rule, inputs, answer, strongest)
+
+
+@torch.inference_mode()
+def _token_by_token(
+    model: PreTrainedModel, inputs: dict[str, Any], forced: list[int] | None, limit: int, topk: int
+) -> tuple[list[int], Strongest]:
+    ends = end_tokens(model) | {image_token_id(model.config)}
+    answer: list[int] = []
+    strongest: Strongest = []
+    output = model(**inputs, use_cache=True, output_attentions=True, logits_to_keep=1)
+    while len(answer) < limit:
+        token = int(output.logits[0, -1].argmax()) if forced is None else forced[len(answer)]
+        if forced is None and token in ends:
+            break
+        strongest.append(
+            [[head[-1].topk(topk).indices.tolist() for head in layer[0]] for layer in output.attentions]
+        )
+        answer.append(token)
+        output = model(
+            input_ids=inputs["input_ids"].new_tensor([[token]]),
+            past_key_values=output.past_key_values,
+            use_cache=True,
+            output_attentions=True,
+        )
+    return answer, strongest
+
+
+def _count(
+    model: PreTrainedModel,
+    processor: Any,
+    sample: AnchorSample,
+    rule: ScoringRule,
+    inputs: dict[str, Any],
+    answer: list[int],
+    strongest: Strongest,
+) -> ImageScore:
+    grid = inputs.get("image_grid_thw")
+    tokens = image_tokens(model.config, *sample.image.size, None if grid is None else grid[0].tolist())
+    places = prompt_positions(model.config, inputs["input_ids"][0], tokens)
+    config = model.config.get_text_config()
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    scores, hits = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int64)
+    counted = 0
+    for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
+        region = {index for box in target.boxes for index in tokens.region(box, rule.include_base)}
+        keys = {int(places[index]) for index in region}
+        counted += bool(keys)
+        for layer in range(shape[0]):
+            for head in range(shape[1]):
+                for key in strongest[target.index][layer][head]:
+                    if key in keys:
+                        scores[layer, head] += 1 / len(keys)
+                        hits[layer, head] += 1
+    return ImageScore(counted, len(answer), scores, hits, sample.bad_boxes)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes beyond the weights, at the highest.
+
+    Attributes
+    ----------
+    prefill, probe : int
+        Of a plain prefill, which keeps keys and values, and of the scoring pass over the same tokens.
+    tokens : int
+    """
+
+    prefill: int
+    probe: int
+    tokens: int
+
+
+def peak_memory(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> Memory:
+    """Compare the memory of the scoring pass with that of a plain prefill on a GPU.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On a CUDA device.
+    processor
+    samples : sequence of AnchorSample
+        One batch.
+    """
+    inputs = encode_prompts(model, processor, samples)
+    sequences = join(inputs, ground_truth_answers(processor, samples), processor.tokenizer.pad_token_id or 0)
+    starts = [len(prompt) for prompt in sequences.prompts]
+    count = max(map(len, sequences.answers))
+    length = sequences.inputs["input_ids"].shape[1]
+    queries = torch.tensor([[min(start + i, length) - 1 for i in range(count)] for start in starts])
+
+    def prefill() -> None:
+        with torch.inference_mode():
+            model(**sequences.inputs, use_cache=True, logits_to_keep=1)
+
+    def probe() -> None:
+        strongest_keys(model, sequences.inputs, queries.to(model.device))
+
+    return Memory(_peak(prefill, model.device), _peak(probe, model.device), length * len(starts))
+
+
+def _peak(work: Callable[[], None], device: torch.device) -> int:
+    work()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _same(first: ImageScore, second: ImageScore) -> bool:
+    return (
+        first.answer_tokens == second.answer_tokens
+        and torch.equal(first.hits, second.hits)
+        and torch.allclose(first.scores, second.scores)
+    )
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    started = clock()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - started

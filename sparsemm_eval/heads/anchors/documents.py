@@ -1,0 +1,173 @@
+"""A built-in anchor like SynthDoG, without a download: documents of lines and paragraphs in TrueType fonts.
+
+Words are drawn anew for every document, at sizes and places that follow no cell grid, on paper with a tint
+and a grain. The fonts are the ones that matplotlib brings along.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
+from sparsemm_eval.heads.anchors.stored import READ_REQUEST
+from sparsemm_eval.heads.regions import Box
+
+FONTS = (
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSansMono.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSerif-Italic.ttf",
+    "STIXGeneral.ttf",
+    "STIXGeneralBol.ttf",
+)
+SIZES = ((384, 256), (256, 384), (512, 384), (640, 480))  # width, height in pixels
+FONT_SIZES = (13, 26)  # pixels, both included
+SYLLABLES = tuple(a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er", "in"))
+
+
+@dataclass(frozen=True)
+class Word:
+    """A printed word.
+
+    Attributes
+    ----------
+    text : str
+    box : Box
+        Around its ink.
+    letters : tuple of Box
+        Around the ink of each of its characters.
+    line : int
+        Which printed line it stands on.
+    """
+
+    text: str
+    box: Box
+    letters: tuple[Box, ...]
+    line: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """An image and its words in reading order."""
+
+    image: Image.Image
+    words: tuple[Word, ...]
+
+    def text(self) -> str:
+        """Words with blanks between, lines with line breaks."""
+        pieces = []
+        for number, word in enumerate(self.words):
+            if number:
+                pieces.append(" " if word.line == self.words[number - 1].line else "\n")
+            pieces.append(word.text)
+        return "".join(pieces)
+
+
+def make_document(seed: int, index: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Document:
+    """Draw one document; the same arguments give the same one.
+
+    Parameters
+    ----------
+    seed, index : int
+    sizes : tuple of (width, height)
+        The document's is one of them.
+    """
+    draw = np.random.default_rng((7, seed, index))
+    width, height = sizes[int(draw.integers(len(sizes)))]
+    paper = draw.integers(200, 256, 3)
+    image = Image.fromarray(_grained(paper, width, height, draw))
+    pen = ImageDraw.Draw(image)
+    words: list[Word] = []
+    top, line = int(draw.integers(6, 24)), 0
+    while True:
+        font = _font(
+            FONTS[int(draw.integers(len(FONTS)))], int(draw.integers(FONT_SIZES[0], FONT_SIZES[1] + 1))
+        )
+        ink = tuple(int(shade) for shade in draw.integers(0, 90, 3))
+        left = int(draw.integers(6, max(7, width // 4)))
+        spacing = float(draw.uniform(1.1, 1.5)) * sum(font.getmetrics())
+        for _ in range(int(draw.integers(1, 5))):  # lines of a paragraph
+            if top + spacing > height:
+                return Document(image, tuple(words))
+            words += _line(pen, font, ink, left, top, width, line, draw)
+            top, line = round(top + spacing), line + 1
+        top += int(draw.integers(2, 14))
+
+
+def _line(
+    pen: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont,
+    ink: tuple[int, ...],
+    left: int,
+    top: int,
+    width: int,
+    line: int,
+    draw: np.random.Generator,
+) -> list[Word]:
+    """Print words until the right margin; at least one fits or none is printed."""
+    found, x = [], float(left)
+    for _ in range(int(draw.integers(1, 9))):
+        text = _word(draw)
+        if x + font.getlength(text) + 6 > width:
+            break
+        pen.text((x, top), text, fill=ink, font=font)
+        letters = tuple(_ink(font, text, place, x, top) for place in range(len(text)))
+        box = font.getbbox(text)
+        found.append(Word(text, (x + box[0], top + box[1], x + box[2], top + box[3]), letters, line))
+        x = round(x + font.getlength(text + " "))
+    return found
+
+
+def _ink(font: ImageFont.FreeTypeFont, text: str, place: int, x: float, y: float) -> Box:
+    """Where one character of a printed word stands; its width is its advance."""
+    start, end = font.getlength(text[:place]), font.getlength(text[: place + 1])
+    _, top, _, bottom = font.getbbox(text[place])
+    return x + start, y + top, x + end, y + bottom
+
+
+def _word(draw: np.random.Generator) -> str:
+    if draw.random() < 0.2:
+        return "".join(string.digits[int(digit)] for digit in draw.integers(0, 10, int(draw.integers(2, 7))))
+    text = "".join(SYLLABLES[int(i)] for i in draw.integers(0, len(SYLLABLES), int(draw.integers(1, 4))))
+    kind = draw.random()
+    return text.upper() if kind < 0.15 else text.capitalize() if kind < 0.4 else text
+
+
+def _grained(paper: np.ndarray, width: int, height: int, draw: np.random.Generator) -> np.ndarray:
+    grain = draw.normal(0, float(draw.uniform(0, 4)), (height, width, 1))
+    return np.clip(paper + grain, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def document_sample(seed: int, index: int) -> AnchorSample:
+    """A document and the request to read it; every word has a box."""
+    document = make_document(seed, index)
+    boxes = tuple(TextBox(word.text, word.box) for word in document.words)
+    return AnchorSample(f"document-{index}", document.image, READ_REQUEST, document.text(), boxes)
+
+
+def document_letters_sample(seed: int, index: int) -> AnchorSample:
+    """A document and the request to read it; every character has a box."""
+    document, boxes, start = make_document(seed, index), [], 0
+    for word in document.words:
+        for place, (character, box) in enumerate(zip(word.text, word.letters, strict=True)):
+            boxes.append(TextBox(character, box, start + place))
+        start += len(word.text) + 1
+    return AnchorSample(f"letters-{index}", document.image, READ_REQUEST, document.text(), tuple(boxes))
+
+
+DOCUMENTS = Anchor("documents", "unique", document_sample)
+DOCUMENT_LETTERS = Anchor("document-letters", "aligned", document_letters_sample)
