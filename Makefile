@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 # the tested set has releases that Python 3.10 cannot install
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("--constraint constraints.txt" * (sys.version_info >= (3, 11)))')
 
-.PHONY: help install demo test test-slow style format clean
+.PHONY: help install demo test test-slow study evidence style format clean
 
 help:
 	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (about a minute after installation)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take a minute or more each"
+	@echo "make study      every method over budgets on the embedded reader, as docs/tiny-reader.md shows it"
+	@echo "make evidence   the paper's evidence on the embedded reader: docs/evidence.md again"
 	@echo "make style      check style (ruff)"
 	@echo "make format     apply the formatter"
 
@@ -30,6 +32,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+study: $(READY)
+	$(BIN)/sparsemm study run studies/tiny.yaml --workers 2
+	$(BIN)/sparsemm study show runs/tiny
+	$(BIN)/sparsemm report runs/tiny
+
+evidence: $(READY)
+	$(BIN)/python -m sparsemm_eval.heads.evidence --out docs/evidence.md
 
 style: $(READY)
 	$(BIN)/ruff check .

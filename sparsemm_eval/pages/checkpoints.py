@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NAMES = ("tiny-reader",)
+NAMES = ("tiny-reader", "tiny-reader-mistral")
 ROOT = Path(__file__).parent / "checkpoints"
 
 

@@ -29,22 +29,26 @@ def qwen2vl(tokenizer):
     token = tokenizer.convert_tokens_to_ids
     text_config = transformers.Qwen2VLTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=224,
-        intermediate_size=320,
+        hidden_size=336,
+        intermediate_size=256,
         num_hidden_layers=LAYERS,
-        num_attention_heads=7,
-        num_key_value_heads=1,
+        num_attention_heads=14,
+        num_key_value_heads=2,
         max_position_embeddings=4096,
-        # The last section, the column's, has the slowest turns: it needs fast ones to tell neighbouring
-        # characters apart, and slow ones to compare contents over any distance.
-        rope_parameters={"rope_type": "default", "rope_theta": 1e3, "mrope_section": [1, 2, 13]},
+        # Sections take turns (time, row, column): the fast turns tell neighbouring cells apart, and all slow
+        # ones go to the time, the same for a whole image, so that contents compare over any distance.
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 1e3,
+            "mrope_section": [0, 0, 1, 0, 1, 1, 0, 1, 1, 7],
+        },
         tie_word_embeddings=False,
         **token_ids(tokenizer),
     )
     vision_config = {
         "depth": 2,
         "embed_dim": 64,
-        "hidden_size": 224,
+        "hidden_size": 336,
         "num_heads": 4,
         "mlp_ratio": 2,
         "patch_size": PATCH // 2,

@@ -68,6 +68,11 @@ _FOUNDATION = (
     Stage("align", "cells", ("vision",), MIXED, steps=120),
     Stage("joint", "image", BOTH, MIXED, steps=350, rate=2e-3, decay=True, variety=0.2),
 )
+_GROUPED = (
+    *_FOUNDATION,
+    Stage("polish", "image", BOTH, WIDE, steps=240, rate=2e-3, decay=True, variety=0.2, choices=0.1),
+    Stage("settle", "image", BOTH, MIXED, steps=220, rate=1.5e-3, decay=True, variety=0.2, choices=0.1),
+)
 #: The stages of every family. Those of grouped KV heads meet multiple choice earlier and so need fewer.
 RECIPES = {
     "tiny-reader": (
@@ -77,14 +82,8 @@ RECIPES = {
         Stage("wordings", "image", BOTH, MIXED, steps=100, rate=1e-3, decay=True, variety=0.3, choices=0.3),
         Stage("settle", "image", BOTH, WIDE, steps=150, rate=1.5e-3, decay=True, variety=0.2, choices=0.1),
     ),
-    "tiny-reader-mistral": (
-        *_FOUNDATION,
-        Stage("polish", "image", BOTH, WIDE, steps=240, rate=2e-3, decay=True, variety=0.2, choices=0.1),
-    ),
-    "tiny-reader-qwen2vl": (
-        *_FOUNDATION,
-        Stage("polish", "image", BOTH, WIDE, steps=240, rate=2e-3, decay=True, variety=0.2, choices=0.1),
-    ),
+    "tiny-reader-mistral": _GROUPED,
+    "tiny-reader-qwen2vl": _GROUPED,
 }
 ALIGNMENT_WEIGHT = 0.2
 
