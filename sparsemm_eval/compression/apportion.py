@@ -49,7 +49,8 @@ def _raise_level(share: torch.Tensor, weight: torch.Tensor, cap: int, target: fl
     for head, still_open in zip(order.tolist(), open_weight.tolist(), strict=True):
         at = float(full_at[head])
         if at == float("inf") or missing <= filled + still_open * at:
-            level = (missing - filled) / still_open if still_open > 0 else level
+            # rounding may leave a full head's last bit missing; the level never falls below that head's
+            level = max(level, (missing - filled) / still_open) if still_open > 0 else level
             break
         level, filled = at, filled + float(room[head])
     return torch.minimum(share + max(level, 0.0) * weight, torch.full_like(share, cap))

@@ -57,6 +57,15 @@ def ragged_attention(query: torch.Tensor, parts: Sequence[Blocks], scaling: floa
         low, high = torch.aminmax(total)
         if UNSHIFTED_RANGE[0] < low.item() and high.item() < UNSHIFTED_RANGE[1]:
             return output.div_(total.unsqueeze(-1)).to(query.dtype)
+    return shifted_attention(query, parts, scaling)
+
+
+def shifted_attention(query: torch.Tensor, parts: Sequence[Blocks], scaling: float) -> torch.Tensor:
+    """As ``ragged_attention``, always with the highest score taken off first.
+
+    Reads no number back and has no shape that depends on data, so it can be compiled and captured. Blocks may
+    have no used slot as long as every segment has one somewhere.
+    """
     scores = [_scores(query, part, scaling) for part in parts]
     shift = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
     for part, score in zip(parts, scores, strict=True):

@@ -38,6 +38,13 @@ def test_monotonic_in_the_total_up_to_rounding(weights, cap, total):
     assert bool((more >= less - 1).all())
 
 
+def test_a_full_head_keeps_its_entries_beside_one_of_next_to_no_weight():
+    weight = torch.tensor([11.0, 6.68e-140], dtype=torch.float64)
+    floor = torch.zeros_like(weight)
+    assert water_fill(floor, weight, cap=15, total=15).tolist() == [15, 0]
+    assert water_fill(floor, weight, cap=15, total=16).tolist() == [15, 1]
+
+
 def test_what_a_full_head_cannot_take_goes_to_the_others_by_weight():
     floor = torch.tensor([2.0, 2.0, 2.0], dtype=torch.float64)
     weight = torch.tensor([100.0, 3.0, 1.0], dtype=torch.float64)
