@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsemm_eval import CompressionConfig
+from sparsemm_eval.decode.modes import MODES
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.kernels.dispatch import KERNELS
 from sparsemm_eval.model_wrappers.families.family import Family
 from sparsemm_eval.model_wrappers.methods import Method
 
@@ -51,6 +53,11 @@ class Arguments:
         Samples per ``generate`` call.
     attn_implementation : str
         ``sdpa``, which all methods are compared on.
+    decode : str
+        ``eager`` (transformers' own loop), ``compile`` (the same, its step compiled on a GPU), ``graph`` (an
+        own loop, its step captured in a CUDA graph) or ``fused`` (as graph, the step compiled first).
+    kernel : str
+        Decode attention over ragged entries: ``auto`` (Triton on CUDA, else torch), ``torch`` or ``triton``.
     min_pixels, max_pixels : int or None
         Image size limits of families that have them (Qwen2-VL).
     system_prompt : str or None
@@ -82,6 +89,8 @@ class Arguments:
     dtype: str | None = None
     batch_size: int = 1
     attn_implementation: str = "sdpa"
+    decode: str = "eager"
+    kernel: str = "auto"
     min_pixels: int | None = None
     max_pixels: int | None = None
     system_prompt: str | None = None
@@ -130,6 +139,12 @@ class Arguments:
                 raise ConfigError(name, values[name], f"no value: {family.title} has fixed image sizes")
         checked = {name: check(name, values[name]) for name, check in _CHECKS.items() if name in values}
         checked.setdefault("pretrained", family.default_checkpoint)
+        if checked.get("decode", "eager") != "eager" and "device_map" in checked:
+            raise ConfigError(
+                "decode",
+                checked["decode"],
+                f"eager beside device_map={checked['device_map']}: one step, one device",
+            )
         knobs = {name: _number(values[name]) for name in KNOBS if name in values}
         return cls(**checked, knobs=knobs)
 
@@ -215,6 +230,8 @@ _CHECKS = {
     "dtype": _dtype,
     "batch_size": lambda name, value: _integer(name, value, 1),
     "attn_implementation": lambda name, value: _choice(name, value, ("sdpa",)),
+    "decode": lambda name, value: _choice(name, value, MODES),
+    "kernel": lambda name, value: _choice(name, value, KERNELS),
     "min_pixels": lambda name, value: _integer(name, value, 1),
     "max_pixels": lambda name, value: _integer(name, value, 1),
     "system_prompt": lambda name, value: str(value),

@@ -14,6 +14,7 @@ import transformers
 
 import sparsemm_eval
 from sparsemm_eval import CompressionConfig
+from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.checkpoint import Checkpoint
 from sparsemm_eval.model_wrappers.heads import Heads
@@ -33,7 +34,7 @@ def source_digest() -> str:
     """Hex SHA-256 of the source that answers depend on; a version number does not tell checkouts apart."""
     package = Path(sparsemm_eval.__file__).parent
     core = [package / name for name in ("config.py", "head_score_table.py")]
-    folders = [package / "compression", package / "kernels", Path(__file__).parent]
+    folders = [package / "compression", package / "decode", package / "kernels", Path(__file__).parent]
     files = core + [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     content = hashlib.sha256()
     for path in files:
@@ -95,6 +96,8 @@ def describe(
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "device_type": device.type,
         "attn_implementation": arguments.attn_implementation,
+        "decode": arguments.decode,
+        "kernel": dispatch.choose(arguments.kernel, device),
         "versions": versions(),
         "source": source_digest(),
     }

@@ -158,7 +158,12 @@ class Wrapper(lmms):
                 )
             with (
                 masked_heads(self._model, self.masked_heads, self.arguments.mask_mode),
-                compress(self._model, self.compression) as session,
+                compress(
+                    self._model,
+                    self.compression,
+                    decode=self.arguments.decode,
+                    kernel=self.arguments.kernel,
+                ) as session,
             ):
                 answerer = Answerer(self._model, self.processor, self.family, session, self.device)
                 results = self._run.answer(todo, requests, self.task_dict, answerer)

@@ -6,6 +6,8 @@ the attention module, the cache layer they belong to.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -15,6 +17,7 @@ from sparsemm_eval.compression.cache import RaggedLayer
 
 # transformers tests attention names for "sdpa", "flash" and "flex_attention" as substrings
 ATTENTION = "sparsemm_ragged"
+STATIC_ATTENTION = "sparsemm_static"  # the same for caches of fixed shape, whose decode steps have no mask
 
 
 def register() -> None:
@@ -22,6 +25,13 @@ def register() -> None:
     AttentionInterface.register(ATTENTION, ragged_attention_forward)
     # a name without a mask function gets no mask at all, which would be wrong for left-padded rows
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionInterface.register(STATIC_ATTENTION, ragged_attention_forward)
+    AttentionMaskInterface.register(STATIC_ATTENTION, prefill_mask)
+
+
+def prefill_mask(*, q_length: int, **kwargs: Any) -> torch.Tensor | None:
+    """SDPA's mask for prompts; none for single tokens, since padding is never stored."""
+    return None if q_length == 1 else sdpa_mask(q_length=q_length, **kwargs)
 
 
 def ragged_attention_forward(
@@ -54,7 +64,7 @@ def ragged_attention_forward(
     """
     if kv_layer is not None and kv_layer.is_prefilled and not kv_layer.is_dense:
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return kv_layer.attend(query, scaling), None
+        return kv_layer.attend(query, key, value, scaling), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if kv_layer is not None and not kv_layer.is_prefilled:
         valid = None if attention_mask is None else attention_mask[:, 0, -1, :]

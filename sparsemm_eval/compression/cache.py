@@ -6,11 +6,13 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sparsemm_eval.compression.dense_store import DenseStore
-from sparsemm_eval.compression.ragged_store import RaggedStore
+from sparsemm_eval.compression.ragged_store import RESERVE, RaggedStore, block_size
 from sparsemm_eval.compression.selection import kept_mask
+from sparsemm_eval.compression.static_store import StaticStore
 from sparsemm_eval.compression.stats import CacheStats
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.kernels.dispatch import choose
 
 DEFAULT_RESERVE = 64  # generated tokens to make room for when nobody says how many will come
 
@@ -30,16 +32,21 @@ class RaggedLayer(CacheLayerMixin):
         This layer's index and the number of layers.
     reserve : int
         Generated tokens to make room for.
+    kernel : str
+        ``auto``, ``torch`` or ``triton``.
     """
 
     is_compileable = False
     is_sliding = False
 
-    def __init__(self, config: CompressionConfig, layer: int, num_layers: int, reserve: int):
+    def __init__(
+        self, config: CompressionConfig, layer: int, num_layers: int, reserve: int, kernel: str = "auto"
+    ):
         super().__init__()
         self.config, self.layer, self.num_layers, self.reserve = config, layer, num_layers, reserve
+        self.kernel = kernel
         self.seen = 0  # tokens this layer has been given, padding included
-        self.store: RaggedStore | DenseStore | None = None
+        self.store: RaggedStore | DenseStore | StaticStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
         self.kept: torch.Tensor | None = None  # [B, K]
         self.entry_bytes = 0  # bytes of one key and one value
@@ -67,29 +74,30 @@ class RaggedLayer(CacheLayerMixin):
         """Take new keys and values [B, K, T, D].
 
         Returns the dense keys and values during prefill and of a layer that evicted nothing; else the new
-        token's own, since ``attend`` reads the store.
+        token's own, which ``attend`` adds to the store.
 
         Raises
         ------
         UnsupportedError
             For a second chunk of prompt, or when the model runs outside ``compress``.
         """
-        if self.is_prefilled and key_states.shape[2] != 1:
-            raise UnsupportedError(
-                f"{key_states.shape[2]} tokens at once after the prompt was compressed: chunked prefill, "
-                "continued chats and assisted decoding need evicted entries; give the whole prompt at once"
-            )
-        if not self.is_prefilled and self.seen:
-            raise UnsupportedError("a RaggedCache only works inside `with compress(model, config)`")
+        self._check_tokens(key_states.shape[2])
         self.is_initialized = True
         self.seen += key_states.shape[2]
         if self.is_dense:
             return self.store.append(key_states, value_states)
-        if self.is_prefilled:
-            self.store.append(key_states, value_states)
-        else:
+        if not self.is_prefilled:
             self.keys, self.values = key_states, value_states
         return key_states, value_states
+
+    def _check_tokens(self, tokens: int) -> None:
+        if self.is_prefilled and tokens != 1:
+            raise UnsupportedError(
+                f"{tokens} tokens at once after the prompt was compressed: chunked prefill, "
+                "continued chats and assisted decoding need evicted entries; give the whole prompt at once"
+            )
+        if not self.is_prefilled and self.seen:
+            raise UnsupportedError("a RaggedCache only works inside `with compress(model, config)`")
 
     def compress(self, query: torch.Tensor, valid: torch.Tensor | None, scaling: float | None) -> None:
         """Store what the method keeps of the prompt and let go of the dense keys and values.
@@ -117,15 +125,36 @@ class RaggedLayer(CacheLayerMixin):
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
         self.prompt_width = key.shape[2]
         self.dense_bytes = 2 * key.numel() * key.element_size()
-        if bool((self.kept == self.prompt_lengths[:, None]).all()):
-            self.store = DenseStore(key, value, self.reserve)
-        else:
-            self.store = RaggedStore(key, value, kept, self.reserve)
+        self.store = self._stored(key, value, kept)
         self.stored_bytes = self.store.nbytes
 
-    def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Attention of one token's [B, H, 1, D] over the ragged entries -> [B, 1, H, D]."""
-        return self.store.attend(query, scaling)
+    def _stored(
+        self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor
+    ) -> RaggedStore | DenseStore | StaticStore:
+        if bool((self.kept == self.prompt_lengths[:, None]).all()):
+            return DenseStore(key, value, self.reserve)
+        kernel = choose(self.kernel, key.device)
+        if kernel == "torch":
+            return RaggedStore(key, value, kept, self.reserve)
+        store = StaticStore(kernel, block_size(float(self.kept.double().mean())), bucketed=False)
+        store.fill(key, value, kept, self.kept, max(1, min(self.reserve, RESERVE)))
+        return store
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Add one token's [B, K, 1, D], then its attention [B, H, 1, D] over all entries -> [B, 1, H, D]."""
+        if isinstance(self.store, RaggedStore):
+            self.store.append(key, value)
+            return self.store.attend(query, scaling)
+        if self.seen - self.prompt_width > self.store.room:
+            self.store.make_room(self.store.room + RESERVE)
+        return self.store.attend(query, key, value, scaling)
+
+    @property
+    def generated(self) -> int:
+        """Tokens appended after the prompt."""
+        return self.seen - self.prompt_width
 
     def get_seq_length(self) -> int:
         """Tokens seen, not entries kept: positions continue from here."""
@@ -143,7 +172,7 @@ class RaggedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__(self.config, self.layer, self.num_layers, self.reserve)
+        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.kernel)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Refused: beams of a row would need entries that were evicted for another beam."""
@@ -177,16 +206,34 @@ class RaggedCache(Cache):
         Decoder layers.
     reserve : int
         Generated tokens to make room for; more are taken as they come.
+    kernel : str
+        Of the attention over ragged entries: ``auto``, ``torch`` or ``triton``.
     """
 
-    def __init__(self, config: CompressionConfig, num_layers: int, reserve: int = DEFAULT_RESERVE):
-        super().__init__(layers=[RaggedLayer(config, i, num_layers, reserve) for i in range(num_layers)])
+    def __init__(
+        self,
+        config: CompressionConfig,
+        num_layers: int,
+        reserve: int = DEFAULT_RESERVE,
+        kernel: str = "auto",
+    ):
+        super().__init__(layers=self._new_layers(config, num_layers, reserve, kernel))
         self.config = config
+
+    def _new_layers(
+        self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
+    ) -> list[RaggedLayer]:
+        return [RaggedLayer(config, i, num_layers, reserve, kernel) for i in range(num_layers)]
 
     @property
     def is_prefilled(self) -> bool:
         """Whether every layer has compressed its prompt."""
         return all(layer.is_prefilled for layer in self.layers)
+
+    @property
+    def prompt_width(self) -> int:
+        """Prompt tokens, padding included."""
+        return self.layers[0].prompt_width
 
     def stats(self) -> CacheStats:
         """What is kept and how many bytes that takes, measured on the stores themselves."""
@@ -202,7 +249,7 @@ class RaggedCache(Cache):
             kept=torch.stack([layer.kept for layer in self.layers]),
             prompt_lengths=first.prompt_lengths,
             entry_bytes=torch.tensor([layer.entry_bytes for layer in self.layers]),
-            generated=first.seen - first.prompt_width,
+            generated=first.generated,
             kv_bytes_peak=max(prefill_peak, end),
             kv_bytes_end=end,
         )

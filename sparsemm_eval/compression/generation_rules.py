@@ -51,8 +51,8 @@ def check(config: GenerationConfig, arguments: dict[str, Any]) -> None:
             raise UnsupportedError(f"{name}={value!r}: {reason}")
 
 
-def expected_tokens(config: GenerationConfig, arguments: dict[str, Any], default: int) -> int:
-    """Tokens the call will generate at most, as a hint for how much room to make."""
+def expected_tokens(config: GenerationConfig, arguments: dict[str, Any], default: int | None) -> int | None:
+    """Tokens the call will generate at most; ``default`` where nothing says so."""
     new_tokens = setting("max_new_tokens", config, arguments)
     if new_tokens is not None:
         return int(new_tokens)

@@ -86,7 +86,8 @@ def masked_heads(model: PreTrainedModel, heads: Sequence[Head], mode: str = "que
     with ExitStack() as undo:
         for layer, masked in by_layer.items():
             attention = decoder.attentions[layer]
-            keep = torch.ones(decoder.num_heads, decoder.head_dim)
+            # on the weights' device: a captured decode step can copy nothing from the host
+            keep = torch.ones(decoder.num_heads, decoder.head_dim, device=attention.o_proj.weight.device)
             keep[masked] = 0.0
             if mode == "query":
                 hook = attention.q_proj.register_forward_hook(_scale_output(keep.flatten()))

@@ -1,0 +1,413 @@
+"""Builds, checks and times everything that needs a GPU, in one go on a bare machine.
+
+    python -m sparsemm_eval.bench.gpu_suite --out results
+
+Needs torch, triton and transformers only and runs from a source checkout. Every section has a time budget and
+a guard: one that fails is reported with its traceback, the others still run. A short table comes last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsemm_eval.bench import kernel_checks
+from sparsemm_eval.bench.clock import copy_bandwidth, milliseconds, peak_bytes, reset_peak
+from sparsemm_eval.bench.decode_attention import Shape
+from sparsemm_eval.bench.model_runs import Result, Setting, measure, samples_per_second
+from sparsemm_eval.bench.model_shapes import SHAPES, build
+from sparsemm_eval.bench.report import machine, markdown, record
+from sparsemm_eval.bench.synthetic_scores import synthetic_scores
+from sparsemm_eval.compression.attach import compress
+from sparsemm_eval.compression.importance import window_importance
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.kernels.dispatch import choose
+
+TOTAL_SECONDS = 450.0
+# KV heads, group, mean entries, batch of the layers whose attention is timed
+LAYERS = (
+    (32, 1, 256, 1),
+    (8, 4, 256, 1),
+    (4, 7, 256, 1),
+    (32, 1, 4096, 1),
+    (32, 1, 32768, 1),
+    (32, 1, 256, 32),
+    (8, 4, 16384, 1),
+)
+TINY_LAYERS = ((4, 1, 40, 1),)
+
+
+@dataclass
+class Suite:
+    """What the sections share.
+
+    Attributes
+    ----------
+    device : torch.device
+    tiny : bool
+        Small shapes, to test the suite itself.
+    kernel : str
+        ``torch`` or ``triton``.
+    bandwidth : float
+        Bytes per second of a copy.
+    sections : dict
+        Results by section.
+    ends : float
+        ``time.monotonic`` at which the running section shall stop taking on more.
+    """
+
+    device: torch.device
+    tiny: bool
+    kernel: str
+    bandwidth: float = 1.0
+    sections: dict[str, Any] = field(default_factory=dict)
+    ends: float = 0.0
+    models: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the section may begin another measurement."""
+        return time.monotonic() < self.ends
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of models and entries."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def model(self, name: str) -> Any:
+        """A random model of a shape; only one is held at a time."""
+        name = "tiny" if self.tiny else name
+        if name not in self.models:
+            self.models.clear()
+            gc.collect()
+            positions = 1024 if self.tiny else 33_000
+            self.models[name] = build(SHAPES[name], self.device, self.dtype, positions)
+        return self.models[name]
+
+    def scores(self, name: str) -> Any:
+        """Head scores of the published concentration for a shape."""
+        shape = SHAPES["tiny" if self.tiny else name]
+        return synthetic_scores(shape.layers, shape.heads)
+
+
+def environment(suite: Suite) -> dict[str, Any]:
+    """Machine and copy bandwidth."""
+    suite.bandwidth = copy_bandwidth(suite.device, 2**24 if suite.tiny else None)
+    facts = machine(suite.device)
+    return {**facts, "kernel": suite.kernel, "copy_gb_per_s": suite.bandwidth / 1e9}
+
+
+def kernel_is_right(suite: Suite) -> dict[str, Any]:
+    """The kernel against float64, over groups, head dims and dtypes."""
+    dtypes = (torch.bfloat16, torch.float16) if suite.device.type == "cuda" else (torch.float32,)
+    done = list(kernel_checks.checks(suite.device, suite.kernel, dtypes))
+    failed = [asdict(check) for check in done if not check.passed]
+    if failed:
+        raise AssertionError(f"{len(failed)} of {len(done)} comparisons are off: {failed}")
+    return {"comparisons": len(done), "worst": max(check.error for check in done)}
+
+
+def kernel_is_fast(suite: Suite) -> dict[str, Any]:
+    """Small layers in microseconds, large ones in shares of the copy bandwidth; ragged against uniform."""
+    rows = []
+    # kv heads, group, mean entries, batch
+    cases = TINY_LAYERS if suite.tiny else LAYERS
+    for kv_heads, group, entries, batch in cases:
+        for ragged in (False, True):
+            if suite.has_time:
+                shape = Shape(kv_heads, group, 32 if suite.tiny else 128, entries, suite.dtype)
+                row = kernel_checks.speed(
+                    shape, batch, ragged=ragged, device=suite.device, kernel=suite.kernel,
+                    bandwidth=suite.bandwidth, rounds=3 if suite.tiny else 40,
+                )  # fmt: skip
+                rows.append({**asdict(row), "kv_heads": kv_heads, "batch": batch})
+    return {"rows": rows}
+
+
+def same_tokens(suite: Suite) -> dict[str, Any]:
+    """Small float32 models: all modes against eager decoding, alone and in a batch, greedy and drawn."""
+    model = build(SHAPES["tiny"], suite.device, torch.float32, 1024)
+    scores = synthetic_scores(SHAPES["tiny"].layers, SHAPES["tiny"].heads)
+    generator = torch.Generator().manual_seed(0)
+    outcome = {}
+    for method in ("fullkv", "sparsemm"):
+        config = CompressionConfig(
+            method, budget=48, window=8, head_scores=scores if method == "sparsemm" else None
+        )
+        for batch, draws in ((1, False), (3, False), (2, True)):
+            ids = [torch.randint(1, 97, (batch, n), generator=generator).to(suite.device) for n in (300, 200)]
+            truth = _answers(model, config, ids, "eager", draws)
+            for mode in ("compile", "graph", "fused"):
+                if mode != "graph" and (suite.tiny or batch > 1):
+                    continue
+                equal = [
+                    torch.equal(a, b)
+                    for a, b in zip(_answers(model, config, ids, mode, draws), truth, strict=True)
+                ]
+                outcome[f"{method} {mode} batch {batch}{' drawn' if draws else ''}"] = all(equal)
+    if not all(outcome.values()):
+        raise AssertionError(f"tokens differ: {outcome}")
+    return outcome
+
+
+def _answers(model: Any, config: CompressionConfig, prompts: list, decode: str, draws: bool) -> list:
+    sampling = {"do_sample": True, "temperature": 0.8, "top_k": 0} if draws else {"do_sample": False}
+    with compress(model, config, decode=decode) as session, torch.inference_mode():
+        answers = []
+        for ids in prompts:
+            torch.manual_seed(3)
+            mask = torch.ones_like(ids)
+            answers.append(model.generate(ids, attention_mask=mask, max_new_tokens=21, **sampling))
+        assert session.stats.generated == 20
+        return answers
+
+
+def _decode_rows(suite: Suite, name: str, settings: list[Setting]) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for setting in settings:
+        if not suite.has_time:
+            rows.append({**asdict(setting), "error": "no time left"})
+            continue
+        try:
+            rows += record([_measured(suite, name, setting)])
+        except torch.OutOfMemoryError as error:
+            rows.append({**asdict(setting), "error": f"out of memory: {str(error).splitlines()[0][:160]}"})
+        gc.collect()
+        if suite.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return {"shape": name, "rows": rows}
+
+
+def _measured(suite: Suite, name: str, setting: Setting) -> Result:
+    return measure(suite.model(name), setting, suite.bandwidth, suite.scores(name))
+
+
+def _lengths(suite: Suite, *lengths: int) -> list[int]:
+    return [128] if suite.tiny else list(lengths)
+
+
+def long_prompts(suite: Suite) -> dict[str, Any]:
+    """Vicuna shape, batch 1: the methods in the modes, at 32K and 16K."""
+    settings = []
+    for length in _lengths(suite, 32_000, 16_000):
+        settings += [
+            _setting(suite, method, mode, length)
+            for method, mode in (
+                ("fullkv", "graph"),
+                ("snapkv", "graph"),
+                ("sparsemm", "graph"),
+                ("fullkv", "dynamic"),
+                ("sparsemm", "eager"),
+            )
+        ]
+    return _decode_rows(suite, "vicuna", settings)
+
+
+def fused_steps(suite: Suite) -> dict[str, Any]:
+    """Vicuna shape, 32K, batch 1: the captured step with fused kernels."""
+    length = _lengths(suite, 32_000)[0]
+    methods = ("sparsemm",) if suite.tiny else ("sparsemm", "fullkv", "snapkv")
+    mode = "graph" if suite.tiny else "fused"  # compiling takes a minute on a CPU
+    return _decode_rows(suite, "vicuna", [_setting(suite, method, mode, length) for method in methods])
+
+
+def large_batches(suite: Suite) -> dict[str, Any]:
+    """Vicuna shape, 8K, batch 32 and 8."""
+    length = _lengths(suite, 8_000)[0]
+    settings = [
+        _setting(suite, method, "graph", length, 2 if suite.tiny else batch)
+        for batch in (8, 32)
+        for method in ("sparsemm", "fullkv")
+    ]
+    return _decode_rows(suite, "vicuna", settings)
+
+
+def other_shapes(suite: Suite) -> dict[str, Any]:
+    """Mistral and Qwen2-VL shapes at 32K."""
+    length = _lengths(suite, 32_000)[0]
+    return {
+        name: _decode_rows(
+            suite, name, [_setting(suite, method, "graph", length) for method in ("sparsemm", "fullkv")]
+        )
+        for name in ("mistral", "qwen2vl")
+    }
+
+
+def _setting(suite: Suite, method: str, mode: str, length: int, batch: int = 1) -> Setting:
+    budget, steps = (48, 8) if suite.tiny else (256, 64)
+    return Setting(method, mode, length, batch, budget, steps, suite.kernel)
+
+
+def importance_share(suite: Suite) -> dict[str, Any]:
+    """Time and temporary memory of the importance pass beside a layer's prefill."""
+    rows = []
+    for length in _lengths(suite, 8_000, 32_000):
+        model = suite.model("vicuna")
+        config = model.config
+        dim = config.hidden_size // config.num_attention_heads
+        score, temporary = _importance(
+            suite, config.num_attention_heads, config.num_key_value_heads, length, dim
+        )
+        ids = torch.randint(1, config.vocab_size, (1, length), device=suite.device)
+        forward = partial(model, input_ids=ids, use_cache=False, logits_to_keep=1)
+        with torch.inference_mode():
+            reset_peak(suite.device)
+            whole = milliseconds(forward, 3, suite.device)
+            peak = peak_bytes(suite.device)
+        layer = whole / config.num_hidden_layers
+        rows.append(
+            {
+                "length": length,
+                "importance_ms": score,
+                "layer_ms": layer,
+                "share": score / layer,
+                "importance_bytes": temporary,
+                "prefill_peak_bytes": peak,
+            }
+        )
+    return {"rows": rows}
+
+
+def _importance(suite: Suite, heads: int, kv_heads: int, length: int, dim: int) -> tuple[float, int | None]:
+    """Milliseconds of the importance pass over one layer, and the bytes it takes for a while."""
+    query, key = (
+        torch.randn(1, count, length, dim, device=suite.device, dtype=suite.dtype)
+        for count in (heads, kv_heads)
+    )
+    score = partial(window_importance, query, key, window=32, kernel_size=5)
+    with torch.inference_mode():
+        score()
+        reset_peak(suite.device)
+        before = peak_bytes(suite.device)
+        taken = milliseconds(score, 2 if suite.tiny else 5, suite.device)
+        after = peak_bytes(suite.device)
+    return taken, None if after is None else after - before
+
+
+def benchmark_mix(suite: Suite) -> dict[str, Any]:
+    """Samples per second end to end: prompts of 2.3K tokens, 16 new tokens."""
+    length = _lengths(suite, 2_300)[0]
+    samples, rows = (2, []) if suite.tiny else (12, [])
+    for method, mode in (
+        ("fullkv", "dynamic"),
+        ("fullkv", "graph"),
+        ("sparsemm", "eager"),
+        ("sparsemm", "graph"),
+    ):
+        if suite.has_time:
+            setting = _setting(suite, method, mode, length)
+            rate = samples_per_second(suite.model("vicuna"), setting, 16, samples, suite.scores("vicuna"))
+            rows.append({"method": method, "mode": mode, "length": length, "samples_per_s": rate})
+    return {"rows": rows}
+
+
+#: name, function, seconds
+SECTIONS: tuple[tuple[str, Callable[[Suite], dict[str, Any]], float], ...] = (
+    ("environment", environment, 20),
+    ("kernel is right", kernel_is_right, 40),
+    ("kernel is fast", kernel_is_fast, 40),
+    ("long prompts", long_prompts, 100),
+    ("same tokens", same_tokens, 60),
+    ("fused steps", fused_steps, 150),
+    ("importance", importance_share, 20),
+    ("benchmark mix", benchmark_mix, 40),
+    ("large batches", large_batches, 60),
+    ("other shapes", other_shapes, 60),
+)
+
+
+def run(suite: Suite, names: set[str] | None = None) -> None:
+    """Run the sections; results and tracebacks end up in ``suite.sections``."""
+    last = time.monotonic() + TOTAL_SECONDS
+    for name, section, seconds in SECTIONS:
+        if names and name not in names and name != "environment":
+            continue
+        started = time.monotonic()
+        suite.ends = min(started + seconds, last)
+        if not suite.has_time:
+            suite.sections[name] = {"error": "no time left"}
+            continue
+        print(f"[{name}] …", file=sys.stderr, flush=True)
+        try:
+            result = section(suite)
+        except Exception:
+            result = {"error": traceback.format_exc()}
+            print(result["error"], file=sys.stderr, flush=True)
+        suite.sections[name] = {**result, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _cells(sections: dict[str, Any]) -> Iterator[str]:
+    """The short table: one line per section, one per row of figures."""
+    for name, section in sections.items():
+        error = section.get("error")
+        yield f"{'FAIL' if error else 'ok':4} {name} ({section.get('seconds', 0)} s)" + (
+            f": {error.strip().splitlines()[-1][:140]}" if error else ""
+        )
+        parts = [section, *(part for part in section.values() if isinstance(part, dict))]
+        for part in parts:
+            for row in part.get("rows", []):
+                yield "       " + _line(row)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['method']:9} {row['mode']:8} {row['length']:6} x{row['batch']:<3} {row['error'][:90]}"
+    if "ms_per_token" in row:
+        peak = max(row["peak_prefill"] or 0, row["peak_decode"] or 0) / 1e9
+        return (
+            f"{row['method']:9} {row['mode']:8} {row['length']:6} x{row['batch']:<3} "
+            f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
+        )
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in row.items()
+    )
+
+
+def main(arguments: list[str] | None = None) -> Suite:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", default=os.environ.get("OUT", "gpu_suite"), help="folder for gpu_suite.json")
+    parser.add_argument(
+        "--tiny", action="store_true", help="small shapes on the CPU, to test the suite itself"
+    )
+    parser.add_argument("--kernel", default="auto", help="auto, torch or triton")
+    parser.add_argument("--only", nargs="*", help="names of sections; default all")
+    given = parser.parse_args(arguments)
+    device = torch.device("cpu" if given.tiny or not torch.cuda.is_available() else "cuda")
+    if device.type == "cpu" and not given.tiny:
+        parser.error("no CUDA device here: --tiny tests the suite on a CPU")
+    suite = Suite(device, given.tiny, choose(given.kernel, device))
+    run(suite, set(given.only) if given.only else None)
+    out = Path(given.out)
+    write_text_atomically(out / "gpu_suite.json", json.dumps(suite.sections, indent=2) + "\n")
+    rows = [
+        row
+        for section in suite.sections.values()
+        for part in (section, *section.values())
+        if isinstance(part, dict)
+        for row in part.get("rows", [])
+        if "ms_per_token" in row
+    ]
+    write_text_atomically(out / "gpu_suite.md", markdown(rows))
+    print("\n".join(_cells(suite.sections)))
+    return suite
+
+
+if __name__ == "__main__":
+    main()

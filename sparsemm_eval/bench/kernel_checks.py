@@ -1,0 +1,187 @@
+"""The decode kernel on its own: right against float64, and how close to the copy bandwidth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from sparsemm_eval.bench.clock import milliseconds
+from sparsemm_eval.bench.decode_attention import Shape, head_lengths
+from sparsemm_eval.compression.static_store import StaticStore
+
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with float64 loops."""
+
+    batch: int
+    kv_heads: int
+    group: int
+    dim: int
+    dtype: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the relative error is small enough; not where it is NaN."""
+        return self.error <= self.tolerance
+
+
+def random_store(
+    counts: torch.Tensor,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    kernel: str,
+    room: int,
+    seed: int,
+) -> tuple[StaticStore, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """A store of random entries, int64 [B, K] of them, and the entries themselves per segment."""
+    generator = torch.Generator(device).manual_seed(seed)
+    length = int(counts.max())
+    shape = (*counts.shape, length, dim)
+    key, value = (
+        torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype)
+        for _ in range(2)
+    )
+    kept = torch.arange(length, device=device) < counts.to(device)[..., None]
+    store = StaticStore(kernel, 32, bucketed=False)
+    store.fill(key, value, kept, counts, room)
+    entries = [
+        (key[b, k, : counts[b, k]], value[b, k, : counts[b, k]])
+        for b in range(counts.shape[0])
+        for k in range(counts.shape[1])
+    ]
+    return store, entries
+
+
+def checks(device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]) -> Iterator[Check]:
+    """Random ragged shapes, three tokens appended each."""
+    cases = ((1, 4, 1, 128), (2, 4, 4, 64), (3, 2, 6, 32), (1, 4, 7, 128), (2, 2, 8, 256))
+    for number, (batch, kv_heads, group, dim) in enumerate(cases):
+        generator = torch.Generator().manual_seed(number)
+        counts = torch.randint(1, 700, (batch, kv_heads), generator=generator)
+        counts[0, 0] = 1
+        for dtype in dtypes:
+            yield _check(counts, group, dim, dtype, device, kernel, number)
+
+
+def _check(
+    counts: torch.Tensor,
+    group: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    kernel: str,
+    seed: int,
+) -> Check:
+    batch, kv_heads = counts.shape
+    store, entries = random_store(counts, dim, dtype, device, kernel, 8, seed)
+    generator = torch.Generator(device).manual_seed(seed + 1)
+    worst = 0.0
+    for _ in range(3):
+        query, key, value = (
+            torch.randn(batch, heads, 1, dim, generator=generator, device=device).to(dtype)
+            for heads in (kv_heads * group, kv_heads, kv_heads)
+        )
+        entries = [
+            (
+                torch.cat([k, key[i // kv_heads, i % kv_heads]]),
+                torch.cat([v, value[i // kv_heads, i % kv_heads]]),
+            )
+            for i, (k, v) in enumerate(entries)
+        ]
+        ours = store.attend(query, key, value, dim**-0.5).double().view(-1, group, dim)
+        rows = query.double().view(-1, group, dim)
+        truth = torch.stack(
+            [
+                (row @ k.double().T * dim**-0.5).softmax(-1) @ v.double()
+                for row, (k, v) in zip(rows, entries, strict=True)
+            ]
+        )
+        error = float((ours - truth).norm() / truth.norm())
+        worst = error if error != error else max(worst, error)
+    tolerance = TOLERANCE[dtype]
+    return Check(batch, kv_heads, group, dim, str(dtype).removeprefix("torch."), worst, tolerance)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time of one layer's attention over fresh entries, and its share of the copy bandwidth."""
+
+    entries: int
+    ragged: bool
+    group: int
+    megabytes: float
+    microseconds: float
+    share: float
+
+
+def speed(
+    shape: Shape,
+    batch: int,
+    *,
+    ragged: bool,
+    device: torch.device,
+    kernel: str,
+    bandwidth: float,
+    rounds: int,
+) -> Speed:
+    """Time a layer, in a CUDA graph on a GPU, reading another layer's entries every time.
+
+    Parameters
+    ----------
+    shape : Shape
+        Of one layer; ``budget`` is the mean number of entries per KV head.
+    ragged : bool
+        Few long heads and many short ones; else all alike.
+    """
+    lengths = head_lengths(shape, torch.Generator().manual_seed(0))
+    counts = (lengths if ragged else torch.full_like(lengths, shape.budget)).repeat(batch, 1)
+    layer_bytes = int(counts.sum()) * 2 * shape.head_dim * torch.empty((), dtype=shape.dtype).element_size()
+    layers = max(2, min(16, int(4e8 // max(layer_bytes, 1))))  # more than a cache holds
+    stores = [
+        random_store(counts, shape.head_dim, shape.dtype, device, kernel, 64, seed)[0]
+        for seed in range(layers)
+    ]
+    heads = shape.kv_heads * shape.group
+    query = torch.randn(batch, heads, 1, shape.head_dim, device=device).to(shape.dtype)
+    key, value = (
+        torch.randn(batch, shape.kv_heads, 1, shape.head_dim, device=device).to(shape.dtype) for _ in range(2)
+    )
+
+    def run() -> None:
+        for store in stores:
+            store.attend(query, key, value, shape.head_dim**-0.5)
+
+    timed = _captured(run) if device.type == "cuda" else run
+    starts = [store.index["length"].clone() for store in stores]
+    taken = milliseconds(timed, rounds, device) / layers
+    for store, start in zip(stores, starts, strict=True):
+        store.set_length(start)
+    seconds = taken / 1000
+    return Speed(
+        int(counts.sum()),
+        ragged,
+        shape.group,
+        layer_bytes / 1e6,
+        taken * 1000,
+        layer_bytes / seconds / bandwidth,
+    )
+
+
+def _captured(run: Callable[[], None]) -> Callable[[], None]:
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay

@@ -1,0 +1,100 @@
+"""Decode steps kept ready across samples: captured in CUDA graphs on a GPU, run as they are on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from sparsemm_eval.compression.static_cache import StaticCache
+from sparsemm_eval.decode.choice import Choice
+from sparsemm_eval.decode.step import DecodeStep, forward_of
+
+WARM_UPS = 2  # runs before a capture, in which libraries choose algorithms and take work space
+
+
+@dataclass
+class Ready:
+    """A step, and its graph as long as the addresses hold."""
+
+    step: DecodeStep
+    graph: torch.cuda.CUDAGraph | None = None
+    addresses: object = None
+
+
+class ReadySteps:
+    """Steps of one model by batch size and way of choosing.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    compiled : bool
+        Compile the forward pass before it is captured.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, compiled: bool):
+        self.model, self.compiled = model, compiled
+        self._forward = forward_of(model, compiled)
+        self._ready: dict[tuple[object, ...], Ready] = {}
+
+    def begin(
+        self, cache: StaticCache, choice: Choice, tokens: torch.Tensor, positions: torch.Tensor
+    ) -> Ready:
+        """The step for a sample that starts behind int64 [B, N + 1] tokens at these positions."""
+        key = (choice, tuple(positions.shape), tokens.device)
+        if key not in self._ready:
+            vocabulary = self.model.get_output_embeddings().weight.shape[0]
+            step = DecodeStep(self._forward, choice, tokens[:, -1:], positions, vocabulary)
+            self._ready[key] = Ready(step)
+        ready = self._ready[key]
+        ready.step.begin(cache, tokens, positions)
+        return ready
+
+    def run(self, ready: Ready, count: int) -> torch.Tensor:
+        """Generate ``count`` tokens, at most CHECK_EVERY; int64 [B, count]."""
+        ready.step.column.zero_()
+        if ready.step.tokens.device.type == "cuda":
+            self._capture_if_needed(ready)
+            for _ in range(count):
+                ready.graph.replay()
+        else:
+            for _ in range(count):
+                ready.step()
+        return ready.step.history[:, :count]
+
+    def _capture_if_needed(self, ready: Ready) -> None:
+        addresses = ready.step.cache.arena.addresses()
+        if ready.graph is not None and ready.addresses == addresses:
+            return
+        pools = {shape[:2] for shape in addresses}  # graphs over pools that are gone hold memory for nothing
+        for other in self._ready.values():
+            if other.graph is not None and {shape[:2] for shape in other.addresses} != pools:
+                other.graph = None
+        ready.graph, ready.addresses = _captured(ready.step), addresses
+
+
+def _captured(step: DecodeStep) -> torch.cuda.CUDAGraph:
+    """Record one step, and leave all that it works on as it was."""
+    device, arena = step.tokens.device, step.cache.arena
+    before, lengths = [tensor.clone() for tensor in step.state], arena.lengths()
+    draws = torch.cuda.get_rng_state(device)
+
+    def restore() -> None:
+        for tensor, value in zip(step.state, before, strict=True):
+            tensor.copy_(value)
+        arena.go_back(lengths)
+        torch.cuda.set_rng_state(draws, device)
+
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UPS):
+            step()
+            restore()  # room was made for tokens, not for warm-ups
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    restore()
+    return graph

@@ -1,0 +1,89 @@
+"""One decode step on tensors that stay where they are, to be run as it is or captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from sparsemm_eval.compression.static_cache import StaticCache
+from sparsemm_eval.decode.choice import Choice
+
+CHECK_EVERY = 8  # tokens between two looks at what was generated
+
+
+class DecodeStep:
+    """Token in, token out; everything it changes is a tensor of fixed address.
+
+    Parameters
+    ----------
+    forward : callable
+        (tokens [B, 1], positions, cache) -> logits [B, vocabulary].
+    choice : Choice
+    tokens : torch.Tensor
+        int64 [B, 1]; its shape and device count here, not what it holds.
+    positions : torch.Tensor
+        int64 [B, 1] or [3, B, 1], likewise.
+    vocabulary : int
+        Of the logits.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[torch.Tensor, torch.Tensor, StaticCache], torch.Tensor],
+        choice: Choice,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        vocabulary: int,
+    ):
+        self.forward, self.choice = forward, choice
+        self.cache: StaticCache | None = None
+        batch = len(tokens)
+        with torch.inference_mode(False):  # else nothing outside inference mode could write to them
+            self.tokens = torch.zeros(tokens.shape, dtype=torch.int64, device=tokens.device)
+            self.positions = torch.zeros(positions.shape, dtype=torch.int64, device=tokens.device)
+            self.history = torch.zeros(batch, CHECK_EVERY, dtype=torch.int64, device=tokens.device)
+            self.column = torch.zeros(1, dtype=torch.int64, device=tokens.device)
+            self.seen = (
+                torch.zeros(batch, vocabulary, dtype=torch.bool, device=tokens.device)
+                if choice.looks_back
+                else None
+            )
+
+    def begin(self, cache: StaticCache, tokens: torch.Tensor, positions: torch.Tensor) -> None:
+        """Start behind int64 [B, N + 1] tokens, the last of which is the first one generated."""
+        self.cache = cache
+        self.tokens.copy_(tokens[:, -1:])
+        self.positions.copy_(positions)
+        if self.seen is not None:
+            self.seen.zero_().scatter_(1, tokens, True)
+
+    def __call__(self) -> None:
+        """Feed the last token, choose the next one and note it in ``history``."""
+        logits = self.forward(self.tokens, self.positions, self.cache)
+        chosen = self.choice.pick(logits.float(), self.seen)[:, None]
+        if self.seen is not None:
+            self.seen.scatter_(1, chosen, True)
+        self.history.index_copy_(1, self.column, chosen)
+        self.tokens.copy_(chosen)
+        self.positions.add_(1)
+        self.column.add_(1)
+
+    @property
+    def state(self) -> tuple[torch.Tensor, ...]:
+        """What a step changes, the cache aside."""
+        seen = () if self.seen is None else (self.seen,)
+        return self.tokens, self.positions, self.history, self.column, *seen
+
+
+def forward_of(
+    model: PreTrainedModel, compiled: bool
+) -> Callable[[torch.Tensor, torch.Tensor, StaticCache], torch.Tensor]:
+    """The model's decode forward as a function of tensors, compiled as one graph if wanted."""
+
+    def forward(tokens: torch.Tensor, positions: torch.Tensor, cache: StaticCache) -> torch.Tensor:
+        output = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+        return output.logits[:, -1]
+
+    return torch.compile(forward, fullgraph=True, dynamic=False) if compiled else forward

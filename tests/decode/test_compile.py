@@ -1,0 +1,111 @@
+"""The decode step as one compiled graph, valid for every later sample."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import CompileConfig
+
+from sparsemm_eval import compress
+from sparsemm_eval.errors import UnsupportedError
+from tests.compression.test_attach import config_of
+from tests.tiny_models import generate, image_prompt, model_of, text_prompt
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Nothing compiled before counts, and nothing stays."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def by_generate(backend):
+    """Settings that make ``generate`` compile on a CPU, as it does on a GPU."""
+    settings = CompileConfig(fullgraph=True, backend=backend, mode=None)
+    settings._compile_all_devices = True
+    return {"compile_config": settings}
+
+
+def run(model, config, prompts, decode, **more):
+    """Tokens of all prompts, longest first; compiling is an error after the first."""
+    with compress(model, config, decode=decode) as session, torch.inference_mode():
+        tokens = []
+        for number, inputs in enumerate(prompts):
+            stance = "fail_on_recompile" if number else "default"
+            with torch.compiler.set_stance(stance):
+                output = model.generate(**inputs, max_new_tokens=12, do_sample=False, **more)
+            tokens.append(output[:, inputs["input_ids"].shape[1] :])
+            if number == 0:
+                places = session.arena.addresses()
+        assert session.arena.addresses() == places
+    return tokens
+
+
+def check(family, prompts, decode, **more):
+    model = model_of(family)
+    config = config_of("sparsemm", model)
+    truth = []
+    with compress(model, config):
+        truth = [generate(model, inputs) for inputs in prompts]
+    ours = run(model, config, prompts, decode, **more)
+    assert all(torch.equal(a, b) for a, b in zip(ours, truth, strict=True))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    model.__dict__.pop("_compiled_call", None)
+
+
+TEXTS = [text_prompt((length,)).rows[0] for length in (150, 40, 97, 151)]
+
+
+def test_generate_compiles_one_graph_for_prompts_of_any_length():
+    check("llama", TEXTS, "compile", **by_generate("eager"))
+
+
+def test_generate_compiles_one_graph_for_images():
+    pages = sorted(image_prompt("tiny-reader-qwen2vl", 3).rows, key=lambda row: -row["input_ids"].shape[1])
+    check("tiny-reader-qwen2vl", pages, "compile", **by_generate("aot_eager"))
+
+
+def test_fullkv_in_the_same_mode():
+    model = model_of("mistral")
+    config = config_of("fullkv", model)
+    truth = [generate(model, inputs) for inputs in TEXTS]
+    ours = run(model, config, TEXTS, "compile", **by_generate("eager"))
+    assert all(torch.equal(a, b) for a, b in zip(ours, truth, strict=True))
+    assert counters["stats"]["unique_graphs"] == 1
+    model.__dict__.pop("_compiled_call", None)
+
+
+@pytest.mark.slow
+def test_the_fused_step_by_inductor():
+    check("llama", TEXTS, "fused")
+
+
+def test_a_token_without_room_is_refused_and_a_replaced_cache_too():
+    model, inputs = model_of("llama"), TEXTS[1]
+    with compress(model, config_of("snapkv", model), decode="compile") as session, torch.inference_mode():
+        cache = session.new_cache(1)
+        token = model(**inputs, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
+        while cache.layers[0].store.counts[0] + cache.layers[0].generated < cache.layers[0].store.block:
+            model(input_ids=token, past_key_values=cache)
+        with pytest.raises(RuntimeError, match="no room"):
+            model(input_ids=token, past_key_values=cache)
+        session.new_cache()
+        with pytest.raises(UnsupportedError, match="replaced by a newer one"):
+            model(input_ids=token, past_key_values=cache)
+
+
+def test_a_manual_loop_continues_at_the_right_position():
+    model, inputs = model_of("llama"), TEXTS[1]
+    with compress(model, config_of("snapkv", model)):
+        expected = generate(model, inputs, tokens=6)
+    with compress(model, config_of("snapkv", model), decode="compile") as session, torch.inference_mode():
+        cache, tokens = session.new_cache(6), []
+        output = model(**inputs, past_key_values=cache)
+        for _ in range(6):
+            tokens.append(output.logits[:, -1].argmax(-1, keepdim=True))
+            assert int(cache.get_seq_length()) == 40 + len(tokens) - 1
+            output = model(input_ids=tokens[-1], past_key_values=cache)
+    assert torch.equal(torch.cat(tokens, 1), expected)
+    assert cache.stats().generated == 6
