@@ -17,8 +17,7 @@ from sparsemm_eval.compression.masking import masked_heads, random_heads, top_he
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.heads.mask_experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
-from sparsemm_eval.pages.grid import documents, mean_and_error, score_of
-from sparsemm_eval.pages.prove import answer
+from sparsemm_eval.pages.held_out import documents, mean_and_error, scores
 
 TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 
@@ -47,14 +46,10 @@ class PageTasks:
 
     def _scores(self, task: str) -> list[float]:
         rows = self.documents[task]
-        replies = answer(
-            self.model,
-            self.processor,
-            [row["image"].convert("RGB") for row in rows],
-            [row["question"] for row in rows],
-            8 + max(len(row["answer"]) for row in rows),
+        longest = max(len(row["answer"]) for row in rows)
+        return scores(
+            self.model, self.processor, task, rows, max_new_tokens=8 + longest, batch_size=len(rows)
         )
-        return [score_of(task, *pair) for pair in zip(replies, rows, strict=True)]
 
     def masked(self, scores: HeadScores, plan: MaskPlan, point: Point) -> Measured:
         """One point of the masking experiment."""

@@ -81,6 +81,7 @@ RECIPES = {
         Stage("polish-wide", "image", BOTH, WIDE, steps=220, rate=2e-3, decay=True, variety=0.1),
         Stage("wordings", "image", BOTH, MIXED, steps=100, rate=1e-3, decay=True, variety=0.3, choices=0.3),
         Stage("settle", "image", BOTH, WIDE, steps=150, rate=1.5e-3, decay=True, variety=0.2, choices=0.1),
+        Stage("finish", "image", BOTH, MIXED, steps=220, rate=1.5e-3, decay=True, variety=0.2, choices=0.1),
     ),
     "tiny-reader-mistral": _GROUPED,
     "tiny-reader-qwen2vl": _GROUPED,

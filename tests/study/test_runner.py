@@ -1,5 +1,6 @@
 """The runner on stand-in cells: order, retries, isolation, resumption, races, kills, full disks."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from sparsemm_eval.study.folder import CellFolder, StudyFolder
 from sparsemm_eval.study.one_cell import run_one
 from sparsemm_eval.study.table_files import write_tables
 from sparsemm_eval.study.workers import Workers
+from tests.study import running
 from tests.study.running import how, load, runner, table, write_study
 
 
@@ -262,17 +264,8 @@ def test_another_study_in_the_folder_is_refused_and_named(study_file, tmp_path):
 
 def test_head_scores_with_other_content_are_another_study(study_file, monkeypatch):
     runner(study_file).run()
-    monkeypatch.setattr(
-        "tests.study.running.FACTS",
-        type(
-            "F",
-            (),
-            {
-                "default_checkpoint": staticmethod(lambda family: family),
-                "head_scores_key": staticmethod(lambda given, pretrained: "changed"),
-            },
-        ),
-    )
+    changed = dataclasses.replace(running.FACTS, head_scores_key=lambda given, pretrained: "changed")
+    monkeypatch.setattr(running, "FACTS", changed)
     study, cells, place = load(study_file)
     with pytest.raises(ConfigError, match="content of its head scores: reader-sparsemm"):
         place.prepare(study, cells)
