@@ -37,6 +37,7 @@ study: $(READY)
 	$(BIN)/sparsemm study run studies/tiny.yaml --workers 2
 	$(BIN)/sparsemm study show runs/tiny
 	$(BIN)/sparsemm report runs/tiny
+	$(BIN)/sparsemm study figures runs/tiny --out docs/figures
 
 evidence: $(READY)
 	$(BIN)/python -m sparsemm_eval.heads.evidence --out docs/evidence.md

@@ -36,7 +36,7 @@ WINDOW = 8  # the pages' questions are short
 BUDGETS = (16, 32)
 RATIOS = (0.0, 0.1, 0.3)
 QUESTIONS = (READ_QUESTION, VALUE_QUESTION)
-PAGE_FILES = ("glyphs.py", "grid.py", "layout.py", "prove.py", "render.py")
+PAGE_FILES = ("glyphs.py", "held_out.py", "layout.py", "prove.py", "render.py")
 NO_MEASURING = ("attention_sheet.py", "commands.py", "evidence_text.py", "mask_report.py", "plots.py")
 SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
 

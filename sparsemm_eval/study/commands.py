@@ -15,6 +15,7 @@ import typer
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.study import cluster_commands, opening
 from sparsemm_eval.study.dashboard import dashboard_command
+from sparsemm_eval.study.figures import figures_command
 from sparsemm_eval.study.show import show_command
 from sparsemm_eval.study.signals import ended_by_signals
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("show")(show_command)
+app.command("figures")(figures_command)
 app.command("sweep", epilog=cluster_commands.SWEEP_EXAMPLE)(cluster_commands.sweep_command)
 app.command("slurm", epilog=cluster_commands.SLURM_EXAMPLE)(cluster_commands.slurm_command)
 app.command("dashboard")(dashboard_command)

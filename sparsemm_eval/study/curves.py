@@ -1,0 +1,109 @@
+"""A study's curves as pictures for papers: score against effective budget, one file per task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparsemm_eval.heads.plots import new_figure, save_figure
+from sparsemm_eval.study.columns import crossed_knobs
+from sparsemm_eval.study.report.contents import TITLES
+from sparsemm_eval.study.seeds import configurations
+
+#: Colour and marker of every method, as on the study's page.
+STYLES = {
+    "snapkv": ("#0072b2", "s"),
+    "pyramidkv": ("#00795a", "^"),
+    "adakv": ("#b26a00", "D"),
+    "sparsemm": ("#c8460a", "*"),
+    "random": ("#a8487f", "X"),
+}
+_REFERENCE = "fullkv"
+
+
+def save_curves(cells: pd.DataFrame, samples: pd.DataFrame, folder: Path, ending: str = "png") -> list[Path]:
+    """Draw every task: a panel per model and combination of crossed knobs, all methods in it.
+
+    A band is the 95 % interval over documents; the dashed line is FullKV. Seeds are averaged per document.
+
+    Parameters
+    ----------
+    cells, samples : pandas.DataFrame
+        Of `results.collect`.
+    folder : pathlib.Path
+    ending : str
+        ``png`` or ``svg``.
+
+    Returns
+    -------
+    list of pathlib.Path
+        One file per task, named after it.
+
+    Raises
+    ------
+    ConfigError
+        For another ending.
+    """
+    frame = configurations(cells, samples)
+    knobs = crossed_knobs(cells)
+    paths = []
+    for task in frame["task"].unique():
+        path = folder / f"{task}.{ending}"
+        _draw(frame[frame["task"] == task], knobs, path)
+        paths.append(path)
+    return paths
+
+
+def _draw(frame: pd.DataFrame, knobs: Sequence[str], path: Path) -> None:
+    models = list(frame["model"].unique())
+    compressed = frame[frame["method"].isin(STYLES) & (frame["state"] == "done")]
+    variants = list(compressed[list(knobs)].drop_duplicates().itertuples(index=False)) if knobs else [()]
+    figure = new_figure(path, width=1.2 + 3.6 * len(models), height=0.9 + 2.6 * max(1, len(variants)))
+    panels = figure.subplots(max(1, len(variants)), len(models), squeeze=False, sharex=True, sharey=True)
+    handles: dict[str, Any] = {}
+    for row, variant in zip(panels, variants, strict=False):
+        for axes, model in zip(row, models, strict=True):
+            rows = compressed[compressed["model"] == model]
+            for name, value in zip(knobs, variant, strict=True):
+                rows = rows[rows[name] == value]
+            handles |= _panel(axes, rows, frame[(frame["model"] == model) & (frame["method"] == _REFERENCE)])
+            axes.set_title(_title(model, knobs, variant), fontsize=9)
+    metric = str(frame["metric"].dropna().iloc[0]).replace("_", " ") if frame["metric"].notna().any() else ""
+    for axes in panels[-1]:
+        axes.set_xlabel("effective budget: entries kept per KV head")
+    for axes in panels[:, 0]:
+        axes.set_ylabel(metric)
+    figure.suptitle(str(frame["task"].iloc[0]))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
+    save_figure(figure, path)
+
+
+def _panel(axes: Any, rows: pd.DataFrame, full: pd.DataFrame) -> dict[str, Any]:
+    handles = {}
+    for method, (color, marker) in STYLES.items():
+        curve = rows[rows["method"] == method].sort_values("effective_budget")
+        if curve.empty:
+            continue
+        x, low, high = (
+            curve[name].astype(float).to_numpy() for name in ("effective_budget", "ci_low", "ci_high")
+        )
+        axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
+        (handles[TITLES[method]],) = axes.plot(
+            x, curve["score"].astype(float), color=color, marker=marker, markersize=5, linewidth=1.5
+        )
+    for score in full["score"].dropna():
+        handles[TITLES[_REFERENCE]] = axes.axhline(score, color="#1f2937", linewidth=1, linestyle="--")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0)
+    axes.grid(color="#e5e7eb", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return handles
+
+
+def _title(model: str, knobs: Sequence[str], variant: Sequence[Any]) -> str:
+    return ", ".join([model, *(f"{name} {value}" for name, value in zip(knobs, variant, strict=True))])
