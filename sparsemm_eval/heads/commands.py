@@ -45,7 +45,7 @@ def score(
         str,
         typer.Option(
             help="Images with known text: pages, page-values, documents, document-letters, synthdog, mlt, "
-            "ctw1500, coco."
+            "ctw, ctw1500, coco."
         ),
     ] = "pages",
     data: Annotated[

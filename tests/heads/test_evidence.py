@@ -132,7 +132,7 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
     text = out.read_text()
     for heading in (
         "Few heads",
-        "The same heads",
+        "Are they the same heads",
         "Without its visual heads",
         "Which scores",
         "Where the heads",

@@ -145,6 +145,45 @@ def test_ctw1500_errors(tmp_path, name, text):
         anchor_named("ctw1500", str(tmp_path)).sample(0, 0)
 
 
+def ctw_line(name="0000172.jpg"):
+    def character(text, box):
+        return {"text": text, "adjusted_bbox": box, "is_chinese": True, "attributes": [], "polygon": []}
+
+    sentences = [
+        [character("你", [10.5, 20, 12, 14]), character("好", [24, 18, 12, 15])],
+        [character("A", [100, 50, 20, 20])],
+        [character("off", [190, 50, 20, 20])],
+    ]
+    record = {
+        "image_id": name[:-4],
+        "file_name": name,
+        "width": 200,
+        "height": 100,
+        "ignore": [{"polygon": []}],
+    }
+    return json.dumps({**record, "annotations": sentences}, ensure_ascii=False)
+
+
+def test_ctw(tmp_path):
+    picture(tmp_path / "images" / "0000172.jpg")
+    picture(tmp_path / "images" / "0000173.jpg")
+    nothing = json.dumps({"file_name": "0000173.jpg", "annotations": []})
+    (tmp_path / "train.jsonl").write_text(f"{ctw_line()}\n\n{nothing}\n", encoding="utf-8")
+    anchor = anchor_named("ctw", str(tmp_path))
+    assert anchor.size == 1
+    sample = anchor.sample(0, 0)
+    assert pairs(sample) == [("你好", (10.5, 18, 36, 34)), ("A", (100, 50, 120, 70))]
+    assert sum(sample.bad_boxes.values()) == 1
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"annotations": [[{"text": "A"}]]}', ctw_line("missing.jpg")])
+def test_ctw_errors_name_file_and_line(tmp_path, line):
+    picture(tmp_path / "0000172.jpg")
+    (tmp_path / "train.jsonl").write_text(f"{ctw_line()}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"train\.jsonl, line 2"):
+        anchor_named("ctw", str(tmp_path))
+
+
 def coco_record():
     return {
         "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
@@ -178,7 +217,7 @@ def test_coco_errors(tmp_path):
         anchor_named("coco", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["mlt", "ctw1500", "coco"])
+@pytest.mark.parametrize("name", ["mlt", "ctw", "ctw1500", "coco"])
 def test_missing_folders(name, tmp_path):
     for data in (None, str(tmp_path / "none")):
         with pytest.raises(ConfigError, match=f"anchor '{name}' a folder"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.coco import coco_anchor
+from sparsemm_eval.heads.anchors.ctw import ctw_anchor
 from sparsemm_eval.heads.anchors.ctw1500 import ctw1500_anchor
 from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS, DOCUMENTS
 from sparsemm_eval.heads.anchors.mlt import mlt_anchor
@@ -17,6 +18,7 @@ BUILT_IN = {anchor.name: anchor for anchor in (PAGES, PAGE_VALUES, DOCUMENTS, DO
 STORED: dict[str, Callable[[str | None], Anchor]] = {
     "synthdog": synthdog_anchor,
     "mlt": mlt_anchor,
+    "ctw": ctw_anchor,
     "ctw1500": ctw1500_anchor,
     "coco": coco_anchor,
 }
