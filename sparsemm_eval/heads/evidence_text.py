@@ -141,8 +141,11 @@ def _masking(found: Evidence) -> list[str]:
         best, others = curve.visual[share][0], curve.random[share]
         verdict = "below" if best < min(others) else "not below"
         verdicts.append(
-            f"* `{curve.task}`: with the best {share:.0%} masked {best:.3f}, {verdict} every draw of others "
-            f"({min(others):.3f} … {max(others):.3f}); {curve.full:.3f} with all heads."
+            _paragraph(
+                f"* `{curve.task}`: with the best {share:.0%} masked {best:.3f}, {verdict} every draw of",
+                f"others ({min(others):.3f} … {max(others):.3f}); {curve.full:.3f} with all heads.",
+                indent="  ",
+            )
         )
     return [
         "## Without its visual heads the model does not read",
@@ -199,8 +202,11 @@ def _pictures(found: Evidence) -> list[str]:
     return ["## Where the heads look", "", text, "", "![attention of single heads](figures/word.png)"]
 
 
-def _paragraph(*pieces: str) -> str:
-    return textwrap.fill(" ".join(pieces), width=110, break_long_words=False, break_on_hyphens=False)
+def _paragraph(*pieces: str, indent: str = "") -> str:
+    """Pieces as lines of at most 110 characters, all but the first indented."""
+    return textwrap.fill(
+        " ".join(pieces), width=110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _ranged(value: float, draws: list[float]) -> str:
