@@ -87,12 +87,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], quantity: str, label: str, path: Path) -> None:
     """A quantity over prompt length, a line per method, mode and batch size."""
-    import matplotlib
+    from sparsemm_eval.heads.plots import new_figure, save_figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure = new_figure(path, width=7, height=4.5)
+    axes = figure.subplots()
     lines: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for row in rows:
         if row.get(quantity) is not None:
@@ -105,9 +103,7 @@ def plot(rows: Sequence[dict[str, Any]], quantity: str, label: str, path: Path) 
     axes.set_ylim(bottom=0)
     if lines:
         axes.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def save(content: dict[str, Any], folder: Path, name: str, quantity: str, label: str) -> None:

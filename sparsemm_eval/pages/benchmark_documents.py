@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from .layout import PAGE_SIZES
-from .prompts import VALUE_QUESTION
+from .prompts import CHOICES, VALUE_QUESTION, made_up_values
 from .render import make_page
 
 # Wordings that the tiny readers know from training, post-prompts included; the benchmarks' tasks add those.
@@ -17,7 +17,6 @@ _OCR_READ = "What is written in the image?"
 _SHORT_TEXT = 60
 _SMALL_SIZES = PAGE_SIZES[:2]
 _ANNOTATORS = 10
-_OPTIONS = "ABCD"
 
 _OCR_TYPES = (
     "Regular Text Recognition",
@@ -126,14 +125,13 @@ def mmbench(count, seed):
     for index, page in _pages(count, seed, short=True):
         value = _entry(page, index).value
         rng = np.random.default_rng((seed, index))
-        others = ["".join(map(str, rng.integers(10, size=len(value)))) for _ in _OPTIONS[1:]]
-        shown = sorted([value, *others])
+        shown = sorted([value, *made_up_values(value, rng)])
         yield {
             "index": index,
             "question": _OCR_READ,
             "hint": None,
-            "answer": _OPTIONS[shown.index(value)],
-            **dict(zip(_OPTIONS, shown, strict=True)),
+            "answer": CHOICES[shown.index(value)],
+            **dict(zip(CHOICES, shown, strict=True)),
             "category": "ocr",
             "image": _png(page, f"mmbench-{index}"),
             "source": "pages",

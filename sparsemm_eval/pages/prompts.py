@@ -24,7 +24,7 @@ _POST_PROMPTS = (
     " Answer:",
 )
 
-_CHOICES = "ABCD"
+CHOICES = "ABCD"
 _CHOICE_PROMPT = "\n\nAnswer with the option's letter from the given choices directly."
 
 
@@ -59,6 +59,11 @@ def choice_question(value, others):
         Three that are not. The options are sorted, so that the right one can have any letter.
     """
     listed = "".join(
-        f"\n{letter}. {option}" for letter, option in zip(_CHOICES, sorted([value, *others]), strict=True)
+        f"\n{letter}. {option}" for letter, option in zip(CHOICES, sorted([value, *others]), strict=True)
     )
     return f"{_OTHER_READ_QUESTIONS[0]} There are several options:{listed}{_CHOICE_PROMPT}"
+
+
+def made_up_values(value, rng):
+    """Three numbers as long as `value`, to be chosen from beside it."""
+    return ["".join(str(digit) for digit in rng.integers(10, size=len(value))) for _ in CHOICES[1:]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .prompts import choice_question, read_question, value_question
+from .prompts import choice_question, made_up_values, read_question, value_question
 from .render import make_page
 
 IGNORE = -100
@@ -54,8 +54,7 @@ def _turns(page, reading, rng, variety, choices):
 
 def _choice_question(page, rng):
     value = page.entries[int(rng.integers(len(page.entries)))].value
-    others = ["".join(str(digit) for digit in rng.integers(10, size=len(value))) for _ in range(3)]
-    return choice_question(value, others)
+    return choice_question(value, made_up_values(value, rng))
 
 
 def _pieces(turns, family, opening):

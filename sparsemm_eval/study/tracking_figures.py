@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
+
+from sparsemm_eval.study.json_values import plain
 
 _FROM_CELL = (
     "study",
@@ -128,18 +129,3 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(scores, str):
         scores = json.loads(scores)
     return {name.partition(",")[0]: value for name, value in (scores or {}).items()}
-
-
-def plain(value: Any) -> Any:
-    """A value in JSON types: numpy scalars unpacked; NaN, infinity and what pandas calls missing as None."""
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return None if str(value) in ("<NA>", "NaT") else str(value)

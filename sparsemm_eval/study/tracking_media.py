@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsemm_eval.study.tracking_figures import plain
+from sparsemm_eval.study.json_values import plain
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparsemm_eval.study.tracking_figures import cell_config, plain, rows_config, summary
+from sparsemm_eval.study.json_values import plain
+from sparsemm_eval.study.tracking_figures import cell_config, rows_config, summary
 from tests.study.tracked_cells import make_cell, result_row
 
 

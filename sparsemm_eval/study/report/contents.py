@@ -11,10 +11,10 @@ import pandas as pd
 from sparsemm_eval import __version__
 from sparsemm_eval.study.cell_files import read_study
 from sparsemm_eval.study.columns import VERSIONS, crossed_knobs
+from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.metrics import PRIMARY
 from sparsemm_eval.study.report.disagreements import worst
 from sparsemm_eval.study.report.images import thumbnails
-from sparsemm_eval.study.report.values import plain
 from sparsemm_eval.study.seeds import configurations
 from sparsemm_eval.study.tables import of_kind
 

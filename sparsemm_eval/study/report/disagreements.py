@@ -8,7 +8,7 @@ from zlib import crc32
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
-from sparsemm_eval.study.report.values import plain
+from sparsemm_eval.study.json_values import plain
 
 PER_CELL = 4
 LIMIT = 240
