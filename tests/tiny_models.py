@@ -20,7 +20,7 @@ from sparsemm_eval.pages.render import make_page
 TEXT_CONFIGS = {
     "llama": (LlamaConfig, {"num_attention_heads": 4, "num_key_value_heads": 4}),
     "mistral": (MistralConfig, {"num_attention_heads": 8, "num_key_value_heads": 2, "sliding_window": None}),
-    "qwen2": (Qwen2Config, {"num_attention_heads": 7, "num_key_value_heads": 1, "hidden_size": 56}),
+    "qwen2": (Qwen2Config, {"num_attention_heads": 14, "num_key_value_heads": 2, "hidden_size": 112}),
 }
 IMAGE_FAMILIES = ("tiny-reader", "tiny-reader-mistral", "tiny-reader-qwen2vl")
 FAMILIES = (*TEXT_CONFIGS, *IMAGE_FAMILIES)

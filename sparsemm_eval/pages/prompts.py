@@ -2,6 +2,8 @@
 
 VALUE_QUESTION = "value of {key}?"
 READ_QUESTION = "read all text"
+# Of the training alone.
+RECALL_REQUEST = "Write all words"
 
 _OTHER_VALUE_QUESTIONS = (
     "What is the value of {key}?",

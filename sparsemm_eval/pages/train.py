@@ -72,8 +72,18 @@ def run_stage(stage, reader, family, tokenizer, seed, first_step, report):
     running = Scores()
     for step in range(stage.steps):
         rows, columns, batch_size, _ = stage.sizes[rng.choice(len(weights), p=weights / weights.sum())]
-        size, number = (rows, columns), first_step + step
-        batch = make_batch(family, tokenizer, seed, number, size, batch_size, stage.variety, stage.choices)
+        batch = make_batch(
+            family,
+            tokenizer,
+            seed,
+            first_step + step,
+            (rows, columns),
+            batch_size,
+            variety=stage.variety,
+            choices=stage.choices,
+            hint=stage.hint,
+            recall=stage.recall,
+        )
         running = _smooth(running, train_step(stage, reader, batch, optimizer, stage.factor(step)))
         done = min(running.qa, running.ocr) > stage.until and step >= 20
         if done or (step + 1) % 20 == 0 or step + 1 == stage.steps:

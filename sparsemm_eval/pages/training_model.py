@@ -61,13 +61,15 @@ class TrainingModel:
             list(self.model.model.get_image_features(**inputs, return_dict=True).pooler_output)
         )
 
-    def logits(self, batch, features):
+    def logits(self, batch, features, as_line=False):
         """Logits at the positions that have a target.
 
         Parameters
         ----------
         batch : Batch
         features : tensor, [B, N, hidden]
+        as_line : bool
+            Count image features like text, one after the other, also where the model has rows and columns.
 
         Returns
         -------
@@ -82,6 +84,7 @@ class TrainingModel:
             len(batch.prefix), batch.pages[0].rows, batch.pages[0].columns, batch.suffix.shape[1]
         )
         if positions is not None:
+            positions = torch.arange(embedded.shape[1]).expand(3, -1) if as_line else positions
             positions = positions[:, None].expand(-1, rows, -1)
         # Rows are padded on the right only, so causal attention needs no mask.
         hidden = self.text(inputs_embeds=embedded, position_ids=positions, use_cache=False).last_hidden_state

@@ -5,7 +5,7 @@ from lmms_eval.api.instance import Instance
 from sparsemm_eval.model_wrappers import llava_chat, llava_simple, qwen2vl_simple
 from sparsemm_eval.model_wrappers.manifests import SUFFIXES
 
-READERS = {"tiny-reader": 8, "tiny-reader-mistral": 8, "tiny-reader-qwen2vl": 14}  # query heads of 6 layers
+READERS = {"tiny-reader": 8, "tiny-reader-mistral": 8, "tiny-reader-qwen2vl": 7}  # query heads of 6 layers
 TASK = "pages"
 
 

@@ -158,7 +158,7 @@ def test_command_line_arguments_merge(checkpoints):
 
 
 def test_wrong_head_scores_are_refused(build_wrapper, score_files, tmp_path):
-    with pytest.raises(HeadScoreError, match="14"):
+    with pytest.raises(HeadScoreError, match="6 layers, 7 query heads"):
         build_wrapper("llava_sparsemm", head_scores=score_files["tiny-reader-qwen2vl"])
     with pytest.raises(HeadScoreError, match="no such"):
         build_wrapper("llava_sparsemm", head_scores="no such")

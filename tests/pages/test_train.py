@@ -52,6 +52,58 @@ def test_batches_are_deterministic_and_answer_only():
             ) <= {entry.value for entry in page.entries}
 
 
+def test_recall_lists_the_entries_in_another_order_and_asks_for_the_values():
+    _, processor = build("tiny-reader-qwen2vl")
+    tokenizer = processor.tokenizer
+    batch = make_batch(FAMILIES["tiny-reader-qwen2vl"], tokenizer, 0, 3, (8, 16), 16, recall=1.0)
+    assert not batch.reading.any()
+    orders = set()
+    for row in range(6, 16):  # the first six look values up
+        entries = batch.pages[row].entries
+        listed = (
+            tokenizer.decode(batch.suffix[row]).split("assistant\n")[1].split("<|endoftext|>")[0].split("\n")
+        )
+        assert sorted(listed) == sorted(entry.text for entry in entries)
+        orders.add(tuple(listed) == tuple(entry.text for entry in entries))
+        asked = tokenizer.decode(batch.targets[row][batch.targets[row] != IGNORE])
+        assert asked == "".join(line.split()[1] for line in listed)
+    assert False in orders
+
+
+def test_a_hint_is_the_first_character_at_the_end_of_the_question():
+    _, processor = build("tiny-reader-qwen2vl")
+    tokenizer = processor.tokenizer
+    plain, hinted = (
+        make_batch(FAMILIES["tiny-reader-qwen2vl"], tokenizer, 0, 3, (8, 16), 16, hint=hint)
+        for hint in (False, True)
+    )
+    assert torch.equal(plain.suffix, hinted.suffix)
+    places = (plain.targets != hinted.targets).nonzero().tolist()
+    assert len(places) == sum(min(12, len(page.entries)) for page in plain.pages[:6])
+    for row, position in places:
+        assert tokenizer.decode(plain.suffix[row, position]) == "?"
+        after = plain.answers[row, position:]
+        first = position + int((after >= 0).nonzero()[0])
+        assert hinted.targets[row, position] == plain.targets[row, first]
+        assert hinted.answers[row, position] == plain.answers[row, first]
+
+
+def test_pages_as_lines_are_counted_like_text():
+    model, processor = build("tiny-reader-qwen2vl")
+    reader = TrainingModel(model, processor.tokenizer)
+    batch = make_batch(FAMILIES["tiny-reader-qwen2vl"], processor.tokenizer, 0, 3, (8, 16), 2)
+    features = reader.text_features(batch)
+    whole = torch.cat(
+        [model.get_input_embeddings()(ids) for ids in (batch.prefix.expand(2, -1), batch.suffix)], 1
+    )
+    count = len(batch.prefix)
+    embedded = torch.cat([whole[:, :count], features, whole[:, count:]], 1)
+    hidden = model.model.language_model(inputs_embeds=embedded).last_hidden_state
+    expected = model.lm_head(hidden[:, count + features.shape[1] :][batch.targets != IGNORE])
+    torch.testing.assert_close(reader.logits(batch, features, as_line=True), expected)
+    assert not torch.allclose(reader.logits(batch, features), expected)
+
+
 def test_optimizer_moves_only_what_it_was_given():
     model, processor = build("tiny-reader")
     reader = TrainingModel(model, processor.tokenizer)
