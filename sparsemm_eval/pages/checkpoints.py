@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NAMES = ("tiny-reader", "tiny-reader-mistral")
+NAMES = ("tiny-reader", "tiny-reader-mistral", "tiny-reader-qwen2vl")
 ROOT = Path(__file__).parent / "checkpoints"
 
 

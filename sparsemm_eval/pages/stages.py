@@ -69,6 +69,8 @@ SHORT = ((8, 16, 32, 1.0),)
 MIXED = ((8, 16, 32, 0.15), (8, 24, 24, 0.2), (16, 16, 16, 0.4), (16, 24, 12, 0.25))
 # Rows with two entries are the hardest to read in order.
 WIDE = ((8, 16, 32, 0.1), (8, 24, 24, 0.3), (16, 16, 16, 0.2), (16, 24, 12, 0.4))
+# Where small pages lag behind.
+EVEN = ((8, 16, 32, 0.3), (8, 24, 24, 0.3), (16, 16, 16, 0.25), (16, 24, 12, 0.15))
 BOTH = ("text", "vision")
 _FOUNDATION = (
     Stage("text-tiny", "text", ("text",), TINY, steps=800, until=0.9),
@@ -94,13 +96,17 @@ RECIPES = {
     ),
     "tiny-reader-mistral": _GROUPED,
     "tiny-reader-qwen2vl": (
-        # A first stage with pages as lines, hints and recall: with the plain stages alone the look-up of
-        # values stayed at chance. Which of the three it takes was not told apart.
+        # With rows and columns from the start the look-up of values stayed at chance. Pages as lines let it
+        # begin; hints and recall let it begin earlier.
         Stage(
             "text-line", "text", ("text",), TINY, steps=700, until=0.9, hint=True, recall=0.3, as_line=True
         ),
         replace(_GROUPED[0], hint=True, recall=0.3),
         *_GROUPED[1:],
+        Stage("finish", "image", BOTH, EVEN, steps=260, rate=2e-3, decay=True, variety=0.1, choices=0.1),
+        Stage(
+            "finish-slow", "image", BOTH, EVEN, steps=300, rate=1.5e-3, decay=True, variety=0.1, choices=0.1
+        ),
     ),
 }
 ALIGNMENT_WEIGHT = 0.2

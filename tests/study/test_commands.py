@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,10 +13,12 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.cli import app
 from sparsemm_eval.errors import ConfigError, EvaluationError
+from sparsemm_eval.pages.checkpoints import NAMES
 from sparsemm_eval.study import claims, commands
 from sparsemm_eval.study.folder import StudyFolder
 from tests.study.running import how
 
+ROOT = Path(__file__).parents[2]
 TEXT = """\
 name: tiny
 output: {output}
@@ -69,6 +72,16 @@ def test_a_dry_run_for_scripts_and_its_estimate_from_done_cells(study_file, tmp_
     assert record["estimate"]["bytes"] == 2 * done.size()
     record = json.loads(call("run", study_file, "--dry-run", "--json", "--workers", "2").stdout)
     assert record["estimate"]["seconds"] == 100.0
+
+
+@pytest.mark.parametrize("name", ["tiny", "benchmarks"])
+def test_the_shipped_studies_are_valid(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = call("run", ROOT / "studies" / f"{name}.yaml", "--dry-run", "--json")
+    assert outcome.exit_code == 0, outcome.output
+    commands = [cell["command"] for cell in json.loads(outcome.stdout)["cells"]]
+    assert all(any(f"pretrained={reader}," in command for command in commands) for reader in NAMES)
+    assert len(set(commands)) == len(commands)
 
 
 def test_run_and_status(study_file, tmp_path, monkeypatch):
