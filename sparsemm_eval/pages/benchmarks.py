@@ -1,5 +1,6 @@
 """Stand-ins for the seven benchmarks, so that upstream's own tasks run on a machine without any hub."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ configs:
 - config_name: {config}
   data_files:
   - split: {split}
-    path: {split}.parquet
+    path: {file}
 ---
 Rendered pages of text with the columns of {repository}, for the tasks {tasks}.
 This is not the benchmark and its scores say nothing about it.
@@ -184,11 +185,11 @@ def write(directory, count=DEFAULT_COUNT, seed=DEFAULT_SEED):
         folder.mkdir(parents=True, exist_ok=True)
         rows = list(benchmark.rows(count, seed + number))
         features = datasets.Features({name: _feature(kind) for name, kind in benchmark.columns.items()})
-        data = datasets.Dataset.from_list(rows, features=features)
-        data.to_parquet(folder / f"{benchmark.split}.parquet")
+        file = _save(datasets.Dataset.from_list(rows, features=features), folder, benchmark.split)
         card = _CARD.format(
             config=benchmark.config,
             split=benchmark.split,
+            file=file,
             repository=benchmark.repository,
             tasks=", ".join(benchmark.tasks),
         )
@@ -201,6 +202,22 @@ def command_line(directory, model="llava_fullkv", reader="tiny-reader"):
     """The shell command that evaluates a reader on everything `write` wrote."""
     arguments = f"--model {model} --model_args pretrained={reader} --tasks sparsemm_suite"
     return f"cd {Path(directory).resolve()} && sparsemm eval {arguments} --output_path runs"
+
+
+def _save(data, folder, split):
+    """Write rows to a file named by its content, alone in the folder.
+
+    `datasets` caches a local data set by its card only; were other rows under the same file name, an
+    earlier stand-in's would be evaluated.
+    """
+    fresh = folder / "fresh.parquet"
+    data.to_parquet(fresh)
+    name = f"{split}-{hashlib.sha256(fresh.read_bytes()).hexdigest()[:16]}.parquet"
+    for old in folder.glob("*.parquet"):
+        if old != fresh:
+            old.unlink()
+    fresh.rename(folder / name)
+    return name
 
 
 def _feature(kind):

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
+import datasets
 import pytest
 
 from sparsemm_eval.evaluate import evaluate
@@ -76,6 +78,23 @@ def test_ocrbench_has_all_question_types():
 def test_a_count_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="count=0"):
         benchmarks.write(tmp_path, 0)
+
+
+def test_other_rows_are_never_taken_from_the_cache(tmp_path, monkeypatch):
+    """`datasets` names its cache by the card: it must change with the rows, and only with them."""
+    shown, caches = [], []
+    for folder, seed in (("one", 5), ("two", 6), ("two", 7), ("three", 5)):
+        benchmarks.write(tmp_path / folder, 2, seed)
+        monkeypatch.chdir(tmp_path / folder)
+        builder = datasets.load_dataset_builder(
+            "lmms-lab-encoder/MMBench", "en", cache_dir=tmp_path / "cache"
+        )
+        builder.download_and_prepare()
+        shown.append(builder.as_dataset("dev")["A"][:])
+        caches.append(builder.cache_dir)
+        assert len(list(Path("lmms-lab-encoder/MMBench").glob("*.parquet"))) == 1
+    assert shown[0] == shown[3]
+    assert len({tuple(options) for options in shown}) == len(set(caches)) == 3
 
 
 def test_upstream_gives_right_answers_full_marks(tmp_path, monkeypatch):
