@@ -64,21 +64,42 @@ def _draw(frame: pd.DataFrame, knobs: Sequence[str], path: Path) -> None:
     figure = new_figure(path, width=1.2 + 3.6 * len(models), height=0.9 + 2.6 * max(1, len(variants)))
     panels = figure.subplots(max(1, len(variants)), len(models), squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
-    for row, variant in zip(panels, variants, strict=False):
-        for axes, model in zip(row, models, strict=True):
-            rows = compressed[compressed["model"] == model]
-            for name, value in zip(knobs, variant, strict=True):
-                rows = rows[rows[name] == value]
-            handles |= _panel(axes, rows, frame[(frame["model"] == model) & (frame["method"] == _REFERENCE)])
-            axes.set_title(_title(model, knobs, variant), fontsize=9)
+    for column, model in zip(panels.T, models, strict=True):
+        full = frame[(frame["model"] == model) & (frame["method"] == _REFERENCE)]
+        mine = compressed[compressed["model"] == model]
+        handles |= _column(column, model, knobs, variants, mine, full)
     metric = str(frame["metric"].dropna().iloc[0]).replace("_", " ") if frame["metric"].notna().any() else ""
-    for axes in panels[-1]:
-        axes.set_xlabel("effective budget: entries kept per KV head")
     for axes in panels[:, 0]:
         axes.set_ylabel(metric)
     figure.suptitle(str(frame["task"].iloc[0]))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
     save_figure(figure, path)
+
+
+def _column(
+    column: Any,
+    model: str,
+    knobs: Sequence[str],
+    variants: Sequence[Any],
+    rows: pd.DataFrame,
+    full: pd.DataFrame,
+) -> dict[str, Any]:
+    """Draw a model's panels; variants that it was not run with leave theirs out."""
+    handles: dict[str, Any] = {}
+    drawn = []
+    for axes, variant in zip(column, variants or [()], strict=True):
+        chosen = rows
+        for name, value in zip(knobs, variant, strict=False):
+            chosen = chosen[chosen[name] == value]
+        if chosen.empty and (drawn or not rows.empty):
+            axes.remove()
+            continue
+        handles |= _panel(axes, chosen, full)
+        axes.set_title(_title(model, knobs, variant), fontsize=9)
+        drawn.append(axes)
+    drawn[-1].set_xlabel("effective budget: entries kept per KV head")
+    drawn[-1].tick_params(labelbottom=True)
+    return handles
 
 
 def _panel(axes: Any, rows: pd.DataFrame, full: pd.DataFrame) -> dict[str, Any]:
@@ -106,4 +127,4 @@ def _panel(axes: Any, rows: pd.DataFrame, full: pd.DataFrame) -> dict[str, Any]:
 
 
 def _title(model: str, knobs: Sequence[str], variant: Sequence[Any]) -> str:
-    return ", ".join([model, *(f"{name} {value}" for name, value in zip(knobs, variant, strict=True))])
+    return ", ".join([model, *(f"{name} {value}" for name, value in zip(knobs, variant, strict=False))])

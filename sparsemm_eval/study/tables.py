@@ -91,7 +91,7 @@ def knob_tables(cells: pd.DataFrame, samples: pd.DataFrame, names: Iterable[str]
     cells, samples : pandas.DataFrame
         Of `results.collect`.
     names : iterable of str
-        Knobs; those with one value only give no table.
+        Knobs; those with one value only, in the study or with a model, give no table.
     """
     found = configurations(cells, samples)
     crossed = crossed_knobs(cells)
@@ -100,6 +100,7 @@ def knob_tables(cells: pd.DataFrame, samples: pd.DataFrame, names: Iterable[str]
         for name in names
         if name in crossed
         for (model, task), part in found.dropna(subset=[name]).groupby(["model", "task"], sort=False)
+        if part[name].nunique() > 1
     ]
 
 

@@ -3,7 +3,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.study import commands, curves, results
+from sparsemm_eval.study import commands, curves, results, tables
 from sparsemm_eval.study.report.contents import TITLES
 from sparsemm_eval.study.seeds import configurations
 from tests.study.study_folder import grid, write_study
@@ -37,6 +37,26 @@ def test_panels_hold_the_studys_numbers(folder, tmp_path, monkeypatch):
                 np.testing.assert_allclose(line.get_ydata(), rows["score"])
         legend = [text.get_text() for text in figure.legends[0].get_texts()]
         assert set(legend) == {TITLES[method] for method in (*curves.STYLES, "fullkv")}
+
+
+def test_a_model_without_a_variant_has_no_panel_of_it(folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure))
+    cells, samples = results.collect(folder)
+    cells = cells[(cells["model"] != "other-reader") | (cells["kernel_size"] != 7)]
+    curves.save_curves(cells, samples, tmp_path)
+    for figure in drawn:
+        titles = [axes.get_title() for axes in figure.axes]
+        assert sorted(titles) == [
+            "other-reader, kernel_size 5",
+            "tiny-reader, kernel_size 5",
+            "tiny-reader, kernel_size 7",
+        ]
+        labelled = {axes.get_title() for axes in figure.axes if axes.get_xlabel()}
+        assert labelled == {"other-reader, kernel_size 5", "tiny-reader, kernel_size 7"}
+    titles = [table.title for table in tables.of_kind(cells, samples, "ablation")]
+    assert titles
+    assert not any("other-reader" in title for title in titles)
 
 
 def test_the_command_writes_a_picture_per_task(folder, tmp_path):
