@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sparsemm_eval.pages import checkpoints
 from sparsemm_eval.pages.families import FAMILIES
 from sparsemm_eval.pages.prove import prove
+from sparsemm_eval.pages.stages import RECIPES
 
 # Measured scores lie above; the margin allows for the small sample.
 TARGETS = {
@@ -43,6 +44,7 @@ def test_shipped_files_are_small_and_clean(name):
             assert "/tmp" not in file.read_text()
     record = json.loads((checkpoints.resolve(name) / "training.json").read_text())
     assert record["family"] == name
+    assert [stage["stage"] for stage in record["stages"]] == [stage.name for stage in RECIPES[name]]
 
 
 def test_other_names_are_not_ours(tmp_path, monkeypatch):
