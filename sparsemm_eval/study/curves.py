@@ -60,9 +60,10 @@ def save_curves(cells: pd.DataFrame, samples: pd.DataFrame, folder: Path, ending
 def _draw(frame: pd.DataFrame, knobs: Sequence[str], path: Path) -> None:
     models = list(frame["model"].unique())
     compressed = frame[frame["method"].isin(STYLES) & (frame["state"] == "done")]
-    variants = list(compressed[list(knobs)].drop_duplicates().itertuples(index=False)) if knobs else [()]
-    figure = new_figure(path, width=1.2 + 3.6 * len(models), height=0.9 + 2.6 * max(1, len(variants)))
-    panels = figure.subplots(max(1, len(variants)), len(models), squeeze=False, sharex=True, sharey=True)
+    variants = list(compressed[list(knobs)].drop_duplicates().itertuples(index=False)) if knobs else []
+    variants = variants or [()]  # one panel without a knob's value
+    figure = new_figure(path, width=1.2 + 3.6 * len(models), height=0.9 + 2.6 * len(variants))
+    panels = figure.subplots(len(variants), len(models), squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
     for column, model in zip(panels.T, models, strict=True):
         full = frame[(frame["model"] == model) & (frame["method"] == _REFERENCE)]
@@ -87,7 +88,7 @@ def _column(
     """Draw a model's panels; variants that it was not run with leave theirs out."""
     handles: dict[str, Any] = {}
     drawn = []
-    for axes, variant in zip(column, variants or [()], strict=True):
+    for axes, variant in zip(column, variants, strict=True):
         chosen = rows
         for name, value in zip(knobs, variant, strict=False):
             chosen = chosen[chosen[name] == value]

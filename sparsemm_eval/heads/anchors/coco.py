@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
-from sparsemm_eval.heads.anchors.stored import folder_of, stored_anchor, text_sample
+from sparsemm_eval.heads.anchors.record import Anchor, TextBox
+from sparsemm_eval.heads.anchors.stored import file_sample, files_by_name, folder_of, stored_anchor
 
 REQUEST = "Name all objects in the image."
 
@@ -31,7 +28,7 @@ def coco_anchor(data: str | None = None) -> Anchor:
     found = sorted(folder.rglob("instances_*.json"))
     if len(found) != 1:
         raise ConfigError("data", str(folder), f"exactly one instances_*.json, not {len(found)}")
-    paths = {path.name: path for path in folder.rglob("*") if path.is_file()}
+    paths = files_by_name(folder)
     try:
         record = json.loads(found[0].read_text(encoding="utf-8"))
         names = {category["id"]: category["name"] for category in record["categories"]}
@@ -49,9 +46,4 @@ def coco_anchor(data: str | None = None) -> Anchor:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError("data", found[0].name, f"COCO instances whose images exist ({error!r})") from error
-    return stored_anchor("coco", items, lambda item: _sample(*item))
-
-
-def _sample(image: Path, pairs: list[TextBox]) -> AnchorSample:
-    with Image.open(image) as picture:
-        return text_sample(image.stem, picture, pairs, REQUEST)
+    return stored_anchor("coco", items, lambda item: file_sample(item[0].stem, *item, REQUEST))

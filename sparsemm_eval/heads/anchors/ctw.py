@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
-from sparsemm_eval.heads.anchors.stored import READ_REQUEST, folder_of, stored_anchor, text_sample
+from sparsemm_eval.heads.anchors.record import Anchor, TextBox
+from sparsemm_eval.heads.anchors.stored import (
+    READ_REQUEST,
+    file_sample,
+    files_by_name,
+    folder_of,
+    stored_anchor,
+)
 
 
 def ctw_anchor(data: str | None = None) -> Anchor:
@@ -30,9 +34,9 @@ def ctw_anchor(data: str | None = None) -> Anchor:
     files = sorted(folder.rglob("*.jsonl"))
     if not files:
         raise ConfigError("data", str(folder), "a folder with *.jsonl files, for instance train.jsonl")
-    paths = {path.name: path for path in folder.rglob("*") if path.is_file()}
+    paths = files_by_name(folder)
     items = [item for file in files for item in _items(file, paths)]
-    return stored_anchor("ctw", items, lambda item: _sample(*item))
+    return stored_anchor("ctw", items, lambda item: file_sample(item[0].stem, *item, READ_REQUEST))
 
 
 def _items(file: Path, paths: dict[str, Path]) -> Iterator[tuple[Path, list[TextBox]]]:
@@ -61,8 +65,3 @@ def _sentence(characters: list[dict[str, Any]]) -> TextBox:
             max(top + height for _, top, _, height in boxes),
         ),
     )
-
-
-def _sample(image: Path, pairs: list[TextBox]) -> AnchorSample:
-    with Image.open(image) as picture:
-        return text_sample(image.stem, picture, pairs, READ_REQUEST)

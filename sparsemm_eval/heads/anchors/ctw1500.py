@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from PIL import Image
-
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
 from sparsemm_eval.heads.anchors.stored import (
     READ_REQUEST,
     box_around,
+    file_sample,
     folder_of,
     image_files,
     stored_anchor,
-    text_sample,
 )
 
 # text the annotators left out
@@ -52,8 +50,7 @@ def _sample(name: str, image: Path, truth: Path) -> AnchorSample:
         pairs = read(truth)
     except (ValueError, TypeError, ElementTree.ParseError) as error:
         raise ConfigError("data", truth.name, f"the official CTW1500 ground truth ({error})") from error
-    with Image.open(image) as picture:
-        return text_sample(name, picture, [pair for pair in pairs if pair.text != UNREADABLE], READ_REQUEST)
+    return file_sample(name, image, [pair for pair in pairs if pair.text != UNREADABLE], READ_REQUEST)
 
 
 def _from_xml(truth: Path) -> list[TextBox]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
 from sparsemm_eval.heads.anchors.stored import (
     READ_REQUEST,
     box_around,
+    file_sample,
     folder_of,
     image_files,
     stored_anchor,
-    text_sample,
 )
 
 UNREADABLE = "###"
@@ -59,5 +57,4 @@ def _sample(name: str, image: Path, truth: Path) -> AnchorSample:
             ) from None
         if text != UNREADABLE:
             pairs.append(TextBox(text, box_around(list(zip(corners[::2], corners[1::2], strict=True)))))
-    with Image.open(image) as picture:
-        return text_sample(name, picture, pairs, READ_REQUEST)
+    return file_sample(name, image, pairs, READ_REQUEST)

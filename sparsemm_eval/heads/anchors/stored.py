@@ -45,6 +45,12 @@ def text_sample(name: str, image: Image.Image, pairs: Iterable[TextBox], questio
     return AnchorSample(name, image, question, "\n".join(item.text for item in good), good, dict(bad))
 
 
+def file_sample(name: str, path: Path, pairs: Iterable[TextBox], question: str) -> AnchorSample:
+    """`text_sample` of an image file."""
+    with Image.open(path) as image:
+        return text_sample(name, image, pairs, question)
+
+
 def box_around(points: Sequence[tuple[float, float]]) -> Box:
     """The upright box around a polygon."""
     across, down = zip(*points, strict=True)
@@ -62,6 +68,11 @@ def folder_of(data: str | None, anchor: str, holds: str) -> Path:
     if data is None or not Path(data).is_dir():
         raise ConfigError("data", data, f"for anchor {anchor!r} a folder with {holds}")
     return Path(data)
+
+
+def files_by_name(folder: Path) -> dict[str, Path]:
+    """Files anywhere below a folder by their whole name."""
+    return {path.name: path for path in folder.rglob("*") if path.is_file()}
 
 
 def image_files(folder: Path) -> dict[str, Path]:
