@@ -13,7 +13,7 @@ from sparsemm_eval import CompressionConfig
 from sparsemm_eval.decode.modes import MODES
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.kernels.dispatch import KERNELS
-from sparsemm_eval.model_wrappers.families.family import Family
+from sparsemm_eval.model.families.family import Family
 from sparsemm_eval.model_wrappers.methods import Method
 
 #: Knobs of CompressionConfig that are model_args; the method is fixed by the model's name.

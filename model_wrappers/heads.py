@@ -8,9 +8,9 @@ from typing import Any
 from loguru import logger
 
 from sparsemm_eval import HeadScores
-from sparsemm_eval.compression.masking import Head, random_heads, top_heads
-from sparsemm_eval.compression.model_layers import find_text_decoder
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model.masking import Head, random_heads, top_heads
+from sparsemm_eval.model.text_decoder import find_text_decoder
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.methods import Method
 

@@ -1,7 +1,7 @@
 """LLaVA-NeXT under lmms-eval's chat protocol: one class per method."""
 
+from sparsemm_eval.model.families.llava import LLAVA
 from sparsemm_eval.model_wrappers import methods
-from sparsemm_eval.model_wrappers.families.llava import LLAVA
 from sparsemm_eval.model_wrappers.wrapper import Wrapper
 
 

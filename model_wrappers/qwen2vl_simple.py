@@ -1,7 +1,7 @@
 """Qwen2-VL under lmms-eval's simple protocol: one class per method."""
 
+from sparsemm_eval.model.families.qwen2vl import QWEN2VL
 from sparsemm_eval.model_wrappers import methods
-from sparsemm_eval.model_wrappers.families.qwen2vl import QWEN2VL
 from sparsemm_eval.model_wrappers.wrapper import Wrapper
 
 

@@ -12,20 +12,21 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
 from sparsemm_eval import compress
-from sparsemm_eval.compression.masking import masked_heads
 from sparsemm_eval.errors import ConfigError, UnsupportedError
-from sparsemm_eval.model_wrappers import checkpoint, identity, placement
-from sparsemm_eval.model_wrappers.answering import Answerer
+from sparsemm_eval.model import checkpoint, placement
+from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model.masking import masked_heads
+from sparsemm_eval.model_wrappers.answering.answerer import Answerer
+from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy, ending_all_ranks
+from sparsemm_eval.model_wrappers.answering.requests import read_requests
+from sparsemm_eval.model_wrappers.answering.run import Run
+from sparsemm_eval.model_wrappers.answering.samples import SampleReader
 from sparsemm_eval.model_wrappers.arguments import Arguments
-from sparsemm_eval.model_wrappers.failures import FailurePolicy, ending_all_ranks
-from sparsemm_eval.model_wrappers.families.family import Family
 from sparsemm_eval.model_wrappers.heads import heads_of
-from sparsemm_eval.model_wrappers.journal import Journal, journal_folder
 from sparsemm_eval.model_wrappers.methods import Method
-from sparsemm_eval.model_wrappers.reporting import Report
-from sparsemm_eval.model_wrappers.requests import read_requests
-from sparsemm_eval.model_wrappers.run import Run
-from sparsemm_eval.model_wrappers.samples import SampleReader
+from sparsemm_eval.model_wrappers.records import identity
+from sparsemm_eval.model_wrappers.records.journal import Journal, journal_folder
+from sparsemm_eval.model_wrappers.records.reporting import Report
 
 
 class Wrapper(lmms):

@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsemm_eval.compression.attach import compress
-    from sparsemm_eval.compression.cache import RaggedCache
+    from sparsemm_eval.cache.ragged_cache import RaggedCache
     from sparsemm_eval.config import CompressionConfig
-    from sparsemm_eval.head_score_table import HeadScores
+    from sparsemm_eval.heads.scores.table import HeadScores
+    from sparsemm_eval.model.session import compress
 
 __version__ = "0.1.0"
 
@@ -15,10 +15,10 @@ __all__ = ["CompressionConfig", "HeadScores", "RaggedCache", "__version__", "com
 
 # Looked up on first use: lmms-eval imports this package at every start, and commands should answer at once.
 _HOMES = {
-    "compress": "sparsemm_eval.compression.attach",
-    "RaggedCache": "sparsemm_eval.compression.cache",
+    "compress": "sparsemm_eval.model.session",
+    "RaggedCache": "sparsemm_eval.cache.ragged_cache",
     "CompressionConfig": "sparsemm_eval.config",
-    "HeadScores": "sparsemm_eval.head_score_table",
+    "HeadScores": "sparsemm_eval.heads.scores.table",
 }
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from sparsemm_eval import demo, evaluate, task_listing
 from sparsemm_eval.bench import commands as bench
 from sparsemm_eval.errors import SparseMMError
 from sparsemm_eval.heads import commands as heads
+from sparsemm_eval.lmms import demo, evaluate, task_listing
 from sparsemm_eval.pages import commands as pages
 from sparsemm_eval.study import commands as study
 from sparsemm_eval.study.report import report_command

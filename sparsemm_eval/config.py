@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.head_score_table import HeadScores
+from sparsemm_eval.heads.scores.table import HeadScores
 
 METHODS = ("fullkv", "snapkv", "pyramidkv", "adakv", "sparsemm", "random")
 POOLINGS = ("avg", "max")

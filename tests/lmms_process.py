@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from sparsemm_eval.pages import checkpoints
-from sparsemm_eval.pages.families import build, save
+from sparsemm_eval.model import shipped as checkpoints
+from sparsemm_eval.pages.readers.families import build, save
 
 PLUGINS = Path(__file__).parent / "plugins"
 

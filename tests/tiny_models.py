@@ -14,8 +14,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from sparsemm_eval.pages.families import build
-from sparsemm_eval.pages.render import make_page
+from sparsemm_eval.pages.drawing.render import make_page
+from sparsemm_eval.pages.readers.families import build
 
 TEXT_CONFIGS = {
     "llama": (LlamaConfig, {"num_attention_heads": 4, "num_key_value_heads": 4}),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsemm_eval.bench import head_scoring_command, model_commands
-from sparsemm_eval.command_arguments import whole_numbers
+from sparsemm_eval.checks import whole_numbers
 from sparsemm_eval.errors import ConfigError
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)

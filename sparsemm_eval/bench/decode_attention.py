@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from sparsemm_eval.bench.timing import interleaved
-from sparsemm_eval.compression.apportion import water_fill
-from sparsemm_eval.compression.ragged_store import RaggedStore
+from sparsemm_eval.cache.ragged_store import RaggedStore
+from sparsemm_eval.methods.apportion import water_fill
 
 LAYERS = 6  # of one model, each with its own entries
 

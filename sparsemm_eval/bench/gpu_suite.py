@@ -30,11 +30,11 @@ from sparsemm_eval.bench.model_runs import Result, Setting, measure, samples_per
 from sparsemm_eval.bench.model_shapes import SHAPES, build
 from sparsemm_eval.bench.report import machine, markdown, record
 from sparsemm_eval.bench.synthetic_scores import synthetic_scores
-from sparsemm_eval.compression.attach import compress
-from sparsemm_eval.compression.importance import window_importance
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.kernels.dispatch import choose
+from sparsemm_eval.methods.window_attention import window_importance
+from sparsemm_eval.model.session import compress
 
 TOTAL_SECONDS = 450.0
 # KV heads, group, mean entries, batch of the layers whose attention is timed

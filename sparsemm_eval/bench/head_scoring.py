@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
-from sparsemm_eval.heads.answers import encode_prompts, end_tokens, ground_truth_answers, join
-from sparsemm_eval.heads.batch_scores import ImageScore, ScoringRule
-from sparsemm_eval.heads.drafts import EXTRA_TOKENS
-from sparsemm_eval.heads.image_tokens import image_token_id, image_tokens, prompt_positions
-from sparsemm_eval.heads.probe import strongest_keys
-from sparsemm_eval.heads.scoring import Workload, score_heads
-from sparsemm_eval.heads.target_tokens import TARGET_RULES
+from sparsemm_eval.heads.scoring.answers import encode_prompts, end_tokens, ground_truth_answers, join
+from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule
+from sparsemm_eval.heads.scoring.drafts import EXTRA_TOKENS
+from sparsemm_eval.heads.scoring.probe import strongest_keys
+from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
+from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
+from sparsemm_eval.model.families.positions import image_token_id, image_tokens, prompt_positions
 
 Strongest = list[list[list[list[int]]]]  # per token, layer and head: the strongest keys
 

@@ -40,11 +40,11 @@ def command(
     import torch
 
     from sparsemm_eval.bench import head_scoring, random_model
-    from sparsemm_eval.command_arguments import whole_numbers
+    from sparsemm_eval.checks import whole_numbers
     from sparsemm_eval.errors import ConfigError
     from sparsemm_eval.heads.anchors.registry import anchor_named
-    from sparsemm_eval.heads.batch_scores import ScoringRule
-    from sparsemm_eval.heads.load_model import DTYPES, load_model
+    from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+    from sparsemm_eval.heads.scoring.load_model import DTYPES, load_model
 
     if literal_images > images:
         raise ConfigError("literal_images", literal_images, f"at most images={images}")

@@ -9,7 +9,7 @@ import torch
 
 from sparsemm_eval.bench.clock import milliseconds
 from sparsemm_eval.bench.decode_attention import Shape, head_lengths
-from sparsemm_eval.compression.static_store import StaticStore
+from sparsemm_eval.cache.static_store import StaticStore
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 

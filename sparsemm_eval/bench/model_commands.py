@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsemm_eval.command_arguments import whole_numbers
+from sparsemm_eval.checks import whole_numbers
 from sparsemm_eval.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -172,7 +172,7 @@ def _device(name: str) -> Any:
 
 def _scores(given: str | None, shape: Any) -> Any:
     from sparsemm_eval.bench.synthetic_scores import synthetic_scores
-    from sparsemm_eval.head_score_table import HeadScores
+    from sparsemm_eval.heads.scores.table import HeadScores
 
     return synthetic_scores(shape.layers, shape.heads) if given is None else HeadScores.resolve(given)
 

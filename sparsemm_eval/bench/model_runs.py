@@ -11,12 +11,12 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from sparsemm_eval.bench.clock import milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.model_shapes import weight_bytes
-from sparsemm_eval.compression.attach import CompressionSession, compress
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode.capture import ReadySteps
 from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.decode.step import CHECK_EVERY
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model.session import CompressionSession, compress
 
 #: dynamic: a DynamicCache, as users have it. static: transformers' StaticCache, its step compiled on a GPU.
 #: Both FullKV only.

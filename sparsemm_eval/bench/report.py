@@ -87,7 +87,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], quantity: str, label: str, path: Path) -> None:
     """A quantity over prompt length, a line per method, mode and batch size."""
-    from sparsemm_eval.heads.plots import new_figure, save_figure
+    from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 
     figure = new_figure(path, width=7, height=4.5)
     axes = figure.subplots()

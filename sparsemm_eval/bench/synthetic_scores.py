@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.head_score_table import HeadScores
+from sparsemm_eval.heads.scores.table import HeadScores
 
 # share of heads, best first, and the share of all scores they hold; the paper's figure of visual heads
 CONCENTRATION = ((0.05, 0.56), (0.10, 0.77), (1.0, 1.0))

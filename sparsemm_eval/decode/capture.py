@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from sparsemm_eval.compression.static_cache import StaticCache
+from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.decode.step import DecodeStep, forward_of
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparsemm_eval.compression.model_layers import TextDecoder
-from sparsemm_eval.compression.static_cache import StaticCache
+from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.decode.answer import Answer
 from sparsemm_eval.decode.capture import ReadySteps
 from sparsemm_eval.decode.positions import recorded_positions
 from sparsemm_eval.decode.settings import for_first_token, generation_config, loop_settings
 from sparsemm_eval.decode.step import CHECK_EVERY
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.model.text_decoder import TextDecoder
 
 FIRST_ROOM = 256  # generated tokens to make room for at first; doubled as often as needed
 

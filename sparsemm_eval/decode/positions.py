@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparsemm_eval.compression.model_layers import TextDecoder
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.model.text_decoder import TextDecoder
 
 
 class LastPositions:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from sparsemm_eval.compression.static_cache import StaticCache
+from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.decode.choice import Choice
 
 CHECK_EVERY = 8  # tokens between two looks at what was generated

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sparsemm_eval.heads import mask_command
 from sparsemm_eval.heads.command_errors import errors_as_text
+from sparsemm_eval.heads.masking import command as mask_command
 
 app = typer.Typer(
     name="heads",
@@ -75,9 +75,9 @@ def score(
     Finished images are kept in a journal, so the same command goes on where a killed one was.
     """
     with errors_as_text():
-        from sparsemm_eval.heads.batch_scores import ScoringRule
-        from sparsemm_eval.heads.score_run import ScoreRun, run
-        from sparsemm_eval.heads.scoring import Workload
+        from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+        from sparsemm_eval.heads.scoring.score_heads import Workload
+        from sparsemm_eval.heads.scoring.score_run import ScoreRun, run
 
         rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
         work = Workload(images, batch_size, seed)
@@ -98,8 +98,9 @@ def show(
 ) -> None:
     """Show where the visual heads are and how concentrated the scores are."""
     with errors_as_text():
-        from sparsemm_eval.head_score_table import HeadScores
-        from sparsemm_eval.heads import plots, table_facts
+        from sparsemm_eval.heads.figures import plots
+        from sparsemm_eval.heads.scores import facts as table_facts
+        from sparsemm_eval.heads.scores.table import HeadScores
 
         table = HeadScores.resolve(scores)
         for line in table_facts.lines(table, top):
@@ -128,9 +129,9 @@ def compare(
         from itertools import combinations
 
         from sparsemm_eval.errors import ConfigError
-        from sparsemm_eval.head_score_table import HeadScores
-        from sparsemm_eval.heads import plots
-        from sparsemm_eval.heads.comparison import agreement
+        from sparsemm_eval.heads.figures import plots
+        from sparsemm_eval.heads.scores.comparison import agreement
+        from sparsemm_eval.heads.scores.table import HeadScores
 
         if len(tables) < 2:
             raise ConfigError("tables", tables, "at least two tables")
@@ -172,10 +173,10 @@ def figure(
     with errors_as_text():
         from PIL import Image
 
-        from sparsemm_eval.head_score_table import HeadScores
-        from sparsemm_eval.heads import attention_sheet
-        from sparsemm_eval.heads.load_model import load_model
-        from sparsemm_eval.heads.word_attention import word_attention
+        from sparsemm_eval.heads.figures import attention_sheet
+        from sparsemm_eval.heads.figures.word_attention import word_attention
+        from sparsemm_eval.heads.scores.table import HeadScores
+        from sparsemm_eval.heads.scoring.load_model import load_model
 
         table = HeadScores.resolve(scores, model)
         loaded = load_model(model, device, dtype)
@@ -199,7 +200,7 @@ def import_(
 ) -> None:
     """Turn a score file of the official code into this package's format."""
     with errors_as_text():
-        from sparsemm_eval.heads.official_import import import_official
+        from sparsemm_eval.heads.scores.official_import import import_official
 
         table = import_official(file, model)
         table.save(out)

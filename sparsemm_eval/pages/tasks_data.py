@@ -7,9 +7,9 @@ import argparse
 import io
 from pathlib import Path
 
-from .layout import PAGE_SIZES, READING_SIZES
-from .prompts import READ_QUESTION, VALUE_QUESTION
-from .render import make_page
+from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES
+from sparsemm_eval.pages.drawing.render import make_page
+from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
 
 QA_COUNT = 200
 OCR_COUNT = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import EvaluationError
-from sparsemm_eval.lmms_results import ResultsFile
+from sparsemm_eval.lmms.results import ResultsFile
 
 _RUN_SUFFIX = "_sparsemm_run.json"
 _SAMPLES = "_sparsemm_samples.rank*.jsonl"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval import lmms_results
 from sparsemm_eval.errors import EvaluationError, SparseMMError
-from sparsemm_eval.lmms_arguments import Run
+from sparsemm_eval.lmms import results as lmms_results
+from sparsemm_eval.lmms.arguments import Run
 from sparsemm_eval.study import claims, processes, references
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.claims import Claim

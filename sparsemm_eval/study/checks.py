@@ -58,7 +58,7 @@ def head_scores_key(given: str | None, pretrained: str) -> str:
     HeadScoreError
         If there are none.
     """
-    from sparsemm_eval import head_score_lookup as lookup
+    from sparsemm_eval.heads.scores import lookup
 
     name = given or pretrained
     if not (given and Path(given).expanduser().is_file()):
@@ -72,7 +72,7 @@ def head_scores_key(given: str | None, pretrained: str) -> str:
 
 
 def _checkpoint_key(pretrained: str) -> str:
-    from sparsemm_eval.model_wrappers.checkpoint import local_fingerprint
+    from sparsemm_eval.model.checkpoint import local_fingerprint
 
     try:
         return local_fingerprint(str(Path(pretrained).expanduser())) or pretrained
@@ -90,10 +90,10 @@ def _scores_key_or_missing(given: str | None, pretrained: str) -> str:
 
 def _family(name: str) -> Any:
     if name == "llava":
-        from sparsemm_eval.model_wrappers.families.llava import LLAVA
+        from sparsemm_eval.model.families.llava import LLAVA
 
         return LLAVA
-    from sparsemm_eval.model_wrappers.families.qwen2vl import QWEN2VL
+    from sparsemm_eval.model.families.qwen2vl import QWEN2VL
 
     return QWEN2VL
 
@@ -159,7 +159,7 @@ def _of_head_scores(study: Study, cell: Cell) -> Iterator[Problem]:
 
 
 def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
-    from sparsemm_eval.pages import checkpoints
+    from sparsemm_eval.model import shipped as checkpoints
 
     if model.pretrained is None:
         return
@@ -175,7 +175,7 @@ def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
 
 
 def _of_tasks(study: Study) -> Iterator[Problem]:
-    from sparsemm_eval import task_needs
+    from sparsemm_eval.lmms import task_needs
 
     places = {
         name: ("tasks", index, inner) if ("tasks", index, inner) in study.document.lines else ("tasks", index)

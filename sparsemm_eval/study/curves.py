@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparsemm_eval.heads.plots import new_figure, save_figure
+from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 from sparsemm_eval.study.columns import crossed_knobs
 from sparsemm_eval.study.report.contents import TITLES
 from sparsemm_eval.study.seeds import configurations

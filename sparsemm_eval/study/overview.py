@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sparsemm_eval.lmms_results import ResultsFile
+from sparsemm_eval.lmms.results import ResultsFile
 from sparsemm_eval.study import claims
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.folder import CellFolder, StudyFolder, read_json

@@ -67,7 +67,7 @@ def test_all_sections(tmp_path):
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch):
-    from sparsemm_eval.compression.static_store import StaticStore
+    from sparsemm_eval.cache.static_store import StaticStore
 
     right = list(kernel_checks.checks(torch.device("cpu"), "torch", (torch.float32,)))
     assert all(check.passed for check in right)

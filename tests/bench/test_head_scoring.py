@@ -13,10 +13,10 @@ from sparsemm_eval.bench.head_scoring import Row, measure, score_literally
 from sparsemm_eval.bench.random_model import random_llava_next_7b
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.documents import DOCUMENTS
-from sparsemm_eval.heads.batch_scores import ScoringRule
-from tests.heads.reference import literal_scores
-from tests.heads.samples import CHARACTERS, character_sample, processor_of
-from tests.heads.test_batch_scores import eager
+from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+from tests.heads.scoring.reference import literal_scores
+from tests.heads.scoring.samples import CHARACTERS, character_sample, processor_of
+from tests.heads.scoring.test_batch_scores import eager
 from tests.tiny_models import IMAGE_FAMILIES, model_of
 
 RULES = [

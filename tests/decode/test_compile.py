@@ -7,7 +7,7 @@ from transformers import CompileConfig
 
 from sparsemm_eval import compress
 from sparsemm_eval.errors import UnsupportedError
-from tests.compression.test_attach import config_of
+from tests.model.test_session import config_of
 from tests.tiny_models import generate, image_prompt, model_of, text_prompt
 
 

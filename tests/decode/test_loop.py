@@ -8,7 +8,7 @@ from sparsemm_eval import CompressionConfig, compress
 from sparsemm_eval.decode import loop
 from sparsemm_eval.decode.step import CHECK_EVERY
 from sparsemm_eval.errors import ConfigError, UnsupportedError
-from tests.compression.test_attach import BATCH, config_of
+from tests.model.test_session import BATCH, config_of
 from tests.tiny_models import FAMILIES, PAD, answer, generate, model_of, prompt_of, text_prompt
 
 

@@ -10,9 +10,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from sparsemm_eval.head_score_table import HeadScores
 from sparsemm_eval.heads.commands import app
-from sparsemm_eval.pages.families import build, save
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.pages.readers.families import build, save
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_show_compare_and_import(tmp_path):
     "arguments", [("show", "nothing-of-this-name"), ("compare", "one"), ("import", "none.json", "--out", "o")]
 )
 def test_wrong_tables_are_named(arguments, monkeypatch):
-    monkeypatch.setattr("sparsemm_eval.head_score_lookup._download", lambda url: pytest.fail(url))
+    monkeypatch.setattr("sparsemm_eval.heads.scores.lookup._download", lambda url: pytest.fail(url))
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert "sparsemm: " in result.output

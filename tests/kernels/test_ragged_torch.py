@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsemm_eval.compression import ragged_store
-from sparsemm_eval.compression.ragged_store import RaggedStore
+from sparsemm_eval.cache import ragged_store
+from sparsemm_eval.cache.ragged_store import RaggedStore
 from tests import reference
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}

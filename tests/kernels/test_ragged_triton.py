@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._inductor.utils import run_and_get_code
 
-from sparsemm_eval.compression.ragged_store import RaggedStore
+from sparsemm_eval.cache.ragged_store import RaggedStore
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.kernels.work_list import refill
 from tests.kernels.ragged_pool import TOLERANCE, Pool, relative_error

@@ -1,10 +1,10 @@
 import pytest
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model.families.llava import LLAVA
+from sparsemm_eval.model.families.qwen2vl import QWEN2VL
 from sparsemm_eval.model_wrappers import methods
 from sparsemm_eval.model_wrappers.arguments import KNOBS, Arguments
-from sparsemm_eval.model_wrappers.families.llava import LLAVA
-from sparsemm_eval.model_wrappers.families.qwen2vl import QWEN2VL
 
 
 def parse(of=methods.SNAPKV, family=LLAVA, **given):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsemm_eval.model_wrappers.run_record import read_runs
-from sparsemm_eval.pages.render import make_page
+from sparsemm_eval.model_wrappers.records.run_record import read_runs
+from sparsemm_eval.pages.drawing.render import make_page
 from tests.model_wrappers.task_folder import write_task
 
 COUNT = 13

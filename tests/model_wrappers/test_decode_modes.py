@@ -3,9 +3,9 @@
 import pytest
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model.families.llava import LLAVA
 from sparsemm_eval.model_wrappers import methods
 from sparsemm_eval.model_wrappers.arguments import Arguments
-from sparsemm_eval.model_wrappers.families.llava import LLAVA
 from tests.model_wrappers.helpers import answers_of
 
 

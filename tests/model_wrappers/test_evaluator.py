@@ -4,7 +4,7 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from sparsemm_eval.model_wrappers.samples import SampleError
+from sparsemm_eval.model_wrappers.answering.samples import SampleError
 from tests.model_wrappers.helpers import answers_of
 from tests.model_wrappers.task_folder import write_task
 

@@ -1,8 +1,8 @@
 import pytest
 
 from sparsemm_eval import HeadScores
-from sparsemm_eval.compression.masking import top_heads
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model.masking import top_heads
 
 
 def test_methods_without_scores_need_none(build_wrapper):

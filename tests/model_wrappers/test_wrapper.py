@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
+from sparsemm_eval.model_wrappers.answering.samples import SampleError
 from sparsemm_eval.model_wrappers.manifests import SUFFIXES
-from sparsemm_eval.model_wrappers.samples import SampleError
 from tests.model_wrappers.helpers import TASK, answers_of, make_requests, wrapper_class
 
 COMPRESSING = ("sparsemm", "snapkv", "pyramidkv", "adakv", "random")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsemm_eval.pages.layout import PAGE_SIZES
-from sparsemm_eval.pages.render import make_page
+from sparsemm_eval.pages.drawing.layout import PAGE_SIZES
+from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.pages.tasks_data import SEED, ocr_rows, qa_rows, write
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.cli import app
 from sparsemm_eval.errors import ConfigError, EvaluationError
-from sparsemm_eval.pages.checkpoints import NAMES
+from sparsemm_eval.model.shipped import NAMES
 from sparsemm_eval.study import claims, commands
 from sparsemm_eval.study.folder import StudyFolder
 from tests.study.running import how

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sparsemm_eval.errors import EvaluationError
-from sparsemm_eval.evaluate import evaluate
+from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.study import results
 from sparsemm_eval.study.bootstrap import mean_interval
 from sparsemm_eval.study.columns import SAMPLE_COLUMNS, crossed_knobs

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsemm_eval.evaluate import evaluate
-from sparsemm_eval.lmms_arguments import Run
-from sparsemm_eval.lmms_results import find
-from sparsemm_eval.pages import benchmarks
-from sparsemm_eval.task_needs import suite_members
+from sparsemm_eval.lmms.arguments import Run
+from sparsemm_eval.lmms.evaluate import evaluate
+from sparsemm_eval.lmms.results import find
+from sparsemm_eval.lmms.task_needs import suite_members
+from sparsemm_eval.pages.benchmarks import write as benchmarks
 from sparsemm_eval.tasks import FOLDER
 from tests.lmms_process import checkpoint, environment, is_shipped
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
 from sparsemm_eval.heads.anchors.stored import READ_REQUEST
-from sparsemm_eval.heads.regions import Box
+from sparsemm_eval.model.image_tokens import Box
 
 FONTS = (
     "DejaVuSans.ttf",

@@ -8,8 +8,8 @@ is the i-th character printed on the page, and a token counts where the answer a
 from __future__ import annotations
 
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
+from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
-from sparsemm_eval.pages.render import Page, make_page
 
 # Held-out pages belong to the evaluation tasks and training names pages by small seeds: score on others.
 SPLIT = "train"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
-from sparsemm_eval.heads.regions import Box
+from sparsemm_eval.model.image_tokens import Box
 
 RULES = ("unique", "aligned")
 

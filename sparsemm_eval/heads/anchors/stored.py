@@ -12,7 +12,7 @@ from PIL import Image
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox, check_boxes
-from sparsemm_eval.heads.regions import Box
+from sparsemm_eval.model.image_tokens import Box
 
 READ_REQUEST = "Read all the text in the image."
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")

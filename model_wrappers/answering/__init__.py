@@ -1,0 +1,1 @@
+"""The answer loop: requests in, prompts and images, answers out, failures accounted for."""

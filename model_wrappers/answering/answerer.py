@@ -1,0 +1,175 @@
+"""Answering a batch of samples: encode, generate under compression, decode."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from loguru import logger
+from transformers import StoppingCriteriaList
+
+from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
+from sparsemm_eval.model_wrappers.answering.samples import Sample, SampleError
+from sparsemm_eval.model_wrappers.answering.stopping import StopTexts, cut_text, cut_tokens
+
+
+class PromptTooLongError(SampleError):
+    """A prompt does not fit the model's context."""
+
+
+class Answerer:
+    """Answers batches with one model.
+
+    Parameters
+    ----------
+    model, processor
+        Of the checkpoint.
+    family : Family
+    session
+        The open compression session of the model.
+    device : torch.device
+        Where inputs go.
+    """
+
+    def __init__(self, model: Any, processor: Any, family: Family, session: Any, device: torch.device):
+        self.model, self.processor, self.family = model, processor, family
+        self.session, self.device = session, device
+        self.context = model.config.get_text_config().max_position_embeddings
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Answer samples of equal generation settings in one ``generate`` call.
+
+        Raises
+        ------
+        PromptTooLongError
+            If a prompt fills the model's context.
+        """
+        inputs = self.encode(samples)
+        settings = samples[0].request.settings
+        tokenizer = self.processor.tokenizer
+        generation = settings.for_model(self.model, tokenizer)
+        prompt_tokens = inputs["input_ids"].shape[1]
+        stops = [StopTexts(tokenizer, settings.until, prompt_tokens)] if settings.until else []
+        # Named, since without names torch warns of more than one.
+        devices = range(torch.cuda.device_count())
+        with torch.inference_mode(), torch.random.fork_rng(devices, enabled=settings.samples):
+            if settings.samples:
+                torch.manual_seed(_seed(samples))
+            output = self.model.generate(
+                **inputs, generation_config=generation, stopping_criteria=StoppingCriteriaList(stops)
+            )
+        rows = output[:, prompt_tokens:].tolist()
+        tokens = [cut_tokens(row, generation.eos_token_id, generation.pad_token_id) for row in rows]
+        return [
+            Answer(
+                task=sample.request.task,
+                doc_id=sample.request.doc_id,
+                repeat=sample.request.repeat,
+                text=self._decode(tokens[row], settings.until),
+                tokens=tuple(tokens[row]),
+                measured=Measurement.of_row(self.session.stats, row),
+            )
+            for row, sample in enumerate(samples)
+        ]
+
+    def encode(self, samples: Sequence[Sample]) -> Any:
+        """Model inputs of a batch, on the model's device.
+
+        Raises
+        ------
+        PromptTooLongError
+            If a prompt fills the model's context.
+        """
+        images = [image for sample in samples for image in sample.images]
+        inputs = self.family.encode(self.processor, [sample.prompt for sample in samples], images)
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        for sample, length in zip(samples, lengths, strict=True):
+            if length >= self.context:
+                raise PromptTooLongError(
+                    sample.request.name,
+                    f"its prompt has {length} tokens, the model's context ends at {self.context}: "
+                    "use smaller images (max_pixels) where the family allows it, or leave the sample out",
+                )
+        return inputs.to(self.device, dtype=self.model.dtype)
+
+    def _decode(self, tokens: list[int], until: tuple[str, ...]) -> str:
+        text = self.processor.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=self.family.clean_up_blanks
+        )
+        text = cut_text(text, until)
+        return text.strip() if self.family.strip_answers else text
+
+
+def _seed(samples: Sequence[Sample]) -> int:
+    """Seed of a batch, from all that its samples are: it draws the same tokens whatever ran before it."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.digest.encode())
+    return int.from_bytes(digest.digest()[:8], "little") >> 1
+
+
+def answer_in_parts(
+    samples: Sequence[Sample], answer: Callable[[Sequence[Sample]], list[Answer]]
+) -> Iterator[tuple[Sequence[Sample], list[Answer] | Exception]]:
+    """Answer a batch, halved as often as memory demands; a failure is traced to its sample.
+
+    Yields
+    ------
+    samples, answers or exception
+        Parts of the batch in order. An exception comes with the one sample that caused it.
+    """
+    outcome = _attempt(samples, answer)
+    if not isinstance(outcome, Exception):
+        yield samples, outcome
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(samples) == 1:
+        yield samples, outcome
+        return
+    if is_out_of_memory(outcome):
+        logger.warning(f"out of memory with {len(samples)} samples in a batch: going on with half as many")
+        middle = (len(samples) + 1) // 2
+        parts = [samples[:middle], samples[middle:]]
+    else:
+        logger.warning(
+            f"a batch of {len(samples)} samples failed ({_brief(outcome)}): trying them one by one"
+        )
+        parts = [[sample] for sample in samples]
+    for part in parts:
+        yield from answer_in_parts(part, answer)
+
+
+def _attempt(
+    samples: Sequence[Sample], answer: Callable[[Sequence[Sample]], list[Answer]]
+) -> list[Answer] | Exception:
+    try:
+        return answer(samples)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        # The traceback holds the failed attempt's tensors; where another attempt follows they must go.
+        return error if len(samples) == 1 else error.with_traceback(None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the host, has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def as_sample_error(sample: Sample, error: BaseException) -> SampleError:
+    """The error of one sample, with its task and document in front."""
+    if isinstance(error, SampleError):
+        return error
+    return SampleError(sample.request.name, f"no answer could be generated ({_brief(error)})")

@@ -1,0 +1,120 @@
+"""One run's loop: requests in, results out, each answer journaled, measured, or accounted for as skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, Instance
+from tqdm import tqdm
+
+from sparsemm_eval.model_wrappers.answering.answer import Answer
+from sparsemm_eval.model_wrappers.answering.answerer import Answerer, answer_in_parts, as_sample_error
+from sparsemm_eval.model_wrappers.answering.batching import batches, windows
+from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
+from sparsemm_eval.model_wrappers.answering.samples import Request, Sample, SampleError, SampleReader
+from sparsemm_eval.model_wrappers.records.journal import Journal
+from sparsemm_eval.model_wrappers.records.reporting import Report
+
+
+class Run:
+    """Answers requests.
+
+    Parameters
+    ----------
+    reader : SampleReader
+    journal : Journal or None
+    policy : FailurePolicy
+    report : Report
+    batch_size : int
+    rank, world_size : int
+    """
+
+    def __init__(
+        self,
+        reader: SampleReader,
+        journal: Journal | None,
+        policy: FailurePolicy,
+        report: Report,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+    ):
+        self.reader, self.journal, self.policy, self.report = reader, journal, policy, report
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        instances: Sequence[Instance],
+        datasets: Mapping[str, Any],
+        answerer: Answerer,
+    ) -> list[GenerationResult]:
+        """Answer requests in batches.
+
+        Parameters
+        ----------
+        requests : sequence of Request
+        instances : sequence of Instance
+            lmms-eval's own requests, which ``Request.index`` points into.
+        datasets : mapping
+            task -> split -> documents.
+        answerer : Answerer
+
+        Returns
+        -------
+        list of GenerationResult
+            One per instance; those of skipped samples and of padding are never scored.
+        """
+        results = [GenerationResult(text="") for _ in instances]
+        with tqdm(total=len(requests), disable=self.rank != 0, desc="Answering") as progress:
+            for window in windows(requests, self.batch_size):
+                samples = list(self._read(window, instances, datasets))
+                progress.update(len(window) - len(samples))
+                for batch in batches(samples, self.batch_size):
+                    for sample, answer in self._answer(batch, answerer, instances):
+                        results[sample.request.index] = answer.to_result()
+                    progress.update(len(batch))
+                # This process knows its own part only; all have about equally many.
+                self.policy.check(len(self.policy.skipped), len(requests) * self.world_size)
+        return results
+
+    def _read(
+        self, window: Sequence[Request], instances: Sequence[Instance], datasets: Mapping[str, Any]
+    ) -> Iterator[Sample]:
+        for request in window:
+            try:
+                yield self.reader.read(request, datasets)
+            except SampleError as error:
+                self.policy.fail(error, instances[request.index])
+
+    def _answer(
+        self, batch: Sequence[Sample], answerer: Answerer, instances: Sequence[Instance]
+    ) -> Iterator[tuple[Sample, Answer]]:
+        known = self._known(batch)
+        if all(sample.digest in known for sample in batch):
+            for sample in batch:
+                self.report.add(sample, known[sample.digest], restored=True)
+                yield sample, known[sample.digest]
+            return
+        # A partly written batch is answered as a whole: other neighbours could change last bits.
+        for part, outcome in answer_in_parts(batch, answerer.answer):
+            if isinstance(outcome, Exception):
+                error = as_sample_error(part[0], outcome)
+                if error is not outcome:
+                    error.__cause__ = outcome
+                self.policy.fail(error, instances[part[0].request.index])
+                continue
+            answers = [known.get(sample.digest, answer) for sample, answer in zip(part, outcome, strict=True)]
+            if self.journal is not None:
+                self.journal.append(part, answers)
+            for sample, answer in zip(part, answers, strict=True):
+                self.report.add(sample, answer, restored=sample.digest in known)
+                yield sample, answer
+
+    def _known(self, batch: Sequence[Sample]) -> dict[str, Answer]:
+        if self.journal is None:
+            return {}
+        self.journal.open_task(batch[0].request.task)
+        found = {sample.digest: self.journal.find(sample) for sample in batch}
+        return {digest: answer for digest, answer in found.items() if answer is not None}

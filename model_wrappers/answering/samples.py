@@ -1,0 +1,209 @@
+"""Samples: one request of lmms-eval with its prompt and images, and a digest of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageFile
+
+from sparsemm_eval.errors import SparseMMError, UnsupportedError
+from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
+
+
+class SampleError(SparseMMError):
+    """A sample could not be answered; the message begins with its task and document."""
+
+    def __init__(self, name: str, reason: str):
+        self.name = name
+        super().__init__(f"{name}: {reason}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What lmms-eval asks for, without its images.
+
+    Attributes
+    ----------
+    index : int
+        Position in the list that lmms-eval passed.
+    task : str
+    doc_id : int
+    split : str
+    repeat : int
+        0, 1 … for several answers to one document.
+    context : str
+        The question as the task words it.
+    visuals : callable
+        ``(document) -> images`` (simple protocol) or ``(document) -> messages`` (chat protocol).
+    settings : GenerationSettings
+    """
+
+    index: int
+    task: str
+    doc_id: int
+    split: str
+    repeat: int
+    context: str
+    visuals: Any
+    settings: GenerationSettings
+
+    @property
+    def name(self) -> str:
+        """Task and document, for messages."""
+        return f"{self.task}/{self.doc_id}" + (f"#{self.repeat}" if self.repeat else "")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request with everything the model is given.
+
+    Attributes
+    ----------
+    request : Request
+    prompt : str
+        With one placeholder per image.
+    images : tuple of PIL.Image.Image
+        As the processor gets them.
+    length : int
+        About how many prompt tokens; for sorting only.
+    digest : str
+        Hex SHA-256 of task, document, repeat, prompt, images and generation settings.
+    """
+
+    request: Request
+    prompt: str
+    images: tuple[Image.Image, ...]
+    length: int
+    digest: str
+
+
+class SampleReader:
+    """Reads documents and turns them into samples.
+
+    Parameters
+    ----------
+    family : Family
+    processor
+        Of the checkpoint.
+    chat : bool
+        Whether lmms-eval speaks the chat protocol.
+    system_prompt : str or None
+    pixel_limits : mapping
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        processor: Any,
+        chat: bool,
+        system_prompt: str | None,
+        pixel_limits: Mapping[str, int],
+    ):
+        self.family, self.processor, self.chat = family, processor, chat
+        self.system_prompt, self.pixel_limits = system_prompt, pixel_limits
+
+    def read(self, request: Request, datasets: Mapping[str, Any]) -> Sample:
+        """Load the document's images and word the prompt.
+
+        Parameters
+        ----------
+        request : Request
+        datasets : mapping
+            task -> split -> documents, as lmms-eval fills it.
+
+        Raises
+        ------
+        SampleError
+            If an image is missing or cannot be decoded, or the prompt cannot be made.
+        UnsupportedError
+            For videos and audio.
+        """
+        try:
+            with _whole_images_only():
+                document = datasets[request.task][request.split][request.doc_id]
+                prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
+                images = tuple(self._image(visual) for visual in visuals)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{request.name}: {error}") from error
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise SampleError(
+                request.name, f"its images or prompt could not be read ({type(error).__name__}: {reason})"
+            ) from error
+        length = len(self.processor.tokenizer(prompt)["input_ids"])
+        length += sum(self.family.image_tokens(image, self.processor) for image in images)
+        return Sample(request, prompt, images, length, _digest(request, prompt, images))
+
+    def _prompt_and_visuals(self, request: Request, visuals: Any) -> tuple[str, list[Any]]:
+        if self.chat:
+            messages = [_plain_message(message) for message in visuals]
+            found = [
+                part["url"] for message in messages for part in message["content"] if part["type"] == "image"
+            ]
+            return self.family.messages_prompt(self.processor, messages, self.system_prompt), found
+        found = _flat(visuals)
+        return self.family.context_prompt(
+            self.processor, request.context, len(found), self.system_prompt
+        ), found
+
+    def _image(self, visual: Any) -> Image.Image:
+        if isinstance(visual, (str, Path)) and Path(visual).suffix.lower() in Image.registered_extensions():
+            visual = Image.open(visual)
+        if visual is None:
+            raise ValueError("an image is missing")
+        if not isinstance(visual, Image.Image):
+            raise UnsupportedError(f"{type(visual).__name__} given as an image: only images can be read")
+        # Decode now: PIL reads lazily, and an error must name this sample.
+        visual.load()
+        return self.family.prepare_image(visual, self.processor, self.pixel_limits)
+
+
+@contextmanager
+def _whole_images_only() -> Iterator[None]:
+    """A truncated image is an error, although some tasks of lmms-eval let PIL fill the rest with grey."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _plain_message(message: Any) -> dict[str, Any]:
+    record = message.model_dump() if hasattr(message, "model_dump") else dict(message)
+    for part in record["content"]:
+        if part["type"] not in ("text", "image"):
+            raise UnsupportedError(f"a message with {part['type']}: only texts and images can be read")
+    return record
+
+
+def _flat(visuals: Any) -> list[Any]:
+    if visuals is None:
+        return []
+    if not isinstance(visuals, (list, tuple)):
+        return [visuals]
+    return [
+        visual for entry in visuals for visual in (entry if isinstance(entry, (list, tuple)) else [entry])
+    ]
+
+
+def _digest(request: Request, prompt: str, images: tuple[Image.Image, ...]) -> str:
+    record = [
+        request.task,
+        request.split,
+        request.doc_id,
+        request.repeat,
+        prompt,
+        request.settings.canonical(),
+    ]
+    digest = hashlib.sha256(json.dumps(record).encode())
+    for image in images:
+        digest.update(repr((image.mode, image.size)).encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()

@@ -1,1 +1,0 @@
-"""Model families: how prompts and images become model inputs."""

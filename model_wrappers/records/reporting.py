@@ -1,0 +1,146 @@
+"""The report of a run: totals over all processes into lmms-eval's results, the run record and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from loguru import logger
+
+from sparsemm_eval.model_wrappers.answering.answer import Answer
+from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
+from sparsemm_eval.model_wrappers.answering.samples import Sample
+from sparsemm_eval.model_wrappers.arguments import Arguments
+from sparsemm_eval.model_wrappers.records import identity as run_identity
+from sparsemm_eval.model_wrappers.records.agreement import Agreement, Reference
+from sparsemm_eval.model_wrappers.records.run_record import RunFiles
+from sparsemm_eval.model_wrappers.records.totals import Totals
+
+#: Knobs that stand beside the measured figures.
+_NOMINAL = ("budget", "window", "ratio", "kernel_size")
+
+
+class Report:
+    """Collects what a run measures and writes it down at the end.
+
+    Parameters
+    ----------
+    identity : mapping
+        Of the run.
+    run_digest : str
+    arguments : Arguments
+    context : int
+        Tokens of the model's context.
+    rank, world_size : int
+    """
+
+    def __init__(
+        self,
+        identity: Mapping[str, Any],
+        run_digest: str,
+        arguments: Arguments,
+        context: int,
+        rank: int,
+        world_size: int,
+    ):
+        self.identity, self.run_digest, self.arguments = identity, run_digest, arguments
+        self.rank, self.world_size = rank, world_size
+        self.totals = Totals(context)
+        self.agreement = Agreement()
+        self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
+        self._files = RunFiles(
+            arguments.stats_dir, identity["model_name"], run_digest, rank, _moment(world_size)
+        )
+
+    def add(self, sample: Sample, answer: Answer, *, restored: bool) -> None:
+        """Count one answer."""
+        self.totals.add(answer, restored=restored)
+        self._files.add(answer, sample.digest)
+        if self._reference is not None:
+            self._reference.compare(self.agreement, sample.digest, answer.text, answer.tokens)
+
+    def finish(self, policy: FailurePolicy) -> dict[str, Any]:
+        """Add up all processes and write; every process calls it, once, at the same point.
+
+        Returns
+        -------
+        dict
+            The run record, equal on all processes.
+
+        Raises
+        ------
+        TooManySkippedError
+            On all processes alike.
+        """
+        self.totals.skipped = dict(policy.skipped)
+        parts = _gathered((self.totals, self.agreement), self.world_size)
+        totals = Totals.merged(part for part, _ in parts)
+        agreement = Agreement.merged(part for _, part in parts)
+        record = self._record(totals, agreement)
+        path = self._files.finish(record)
+        if self.rank == 0:
+            self._log(totals, record["measured"], path)
+        policy.check(len(totals.skipped), totals.samples + len(totals.skipped))
+        return record
+
+    def _record(self, totals: Totals, agreement: Agreement) -> dict[str, Any]:
+        measured = totals.summary()
+        if self._reference is not None:
+            measured |= agreement.summary()
+        return {
+            "run": self.run_digest,
+            **self.identity,
+            "commit": run_identity.commit() if self.rank == 0 else None,
+            "batch_size": self.arguments.batch_size,
+            "processes": self.world_size,
+            "measured": measured,
+            "kept_mean": totals.kept_mean(),
+            "skipped": totals.skipped,
+            "empty": totals.empty_names,
+        }
+
+    def _log(self, totals: Totals, measured: dict[str, Any], path: Any) -> None:
+        for name, reason in totals.skipped.items():
+            logger.error(f"skipped, and not part of any score: {name}: {reason}")
+        if totals.empty:
+            some = ", ".join(totals.empty_names)
+            logger.warning(f"{totals.empty} of {totals.samples} answers are empty, among them {some}")
+        if totals.past_context:
+            logger.warning(
+                f"{totals.past_context} of {totals.samples} answers run past the model's context of "
+                f"{totals.context} tokens, where it was never trained: lower max_new_tokens"
+            )
+        if measured.get("agreement_missing"):
+            logger.warning(f"the reference has no answer to {measured['agreement_missing']} samples")
+        if path is not None:
+            logger.info(f"run record: {path}")
+        compression = self.identity["compression"]
+        nominal = {}
+        if compression["method"] != "fullkv":
+            nominal = {f"nominal_{name}": compression[name] for name in _NOMINAL}
+        # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
+        log_metrics(
+            total_elapsed_time=totals.seconds,
+            total_gen_tokens=totals.generated_tokens,
+            avg_speed=totals.generated_tokens / totals.seconds if totals.seconds else 0.0,
+            additional_metrics={**nominal, **measured},
+        )
+
+
+def _moment(world_size: int) -> str:
+    """Now, as rank 0 sees it."""
+    moment = [datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")]
+    if world_size > 1:
+        torch.distributed.broadcast_object_list(moment, src=0)
+    return moment[0]
+
+
+def _gathered(part: Any, world_size: int) -> list[Any]:
+    if world_size == 1:
+        return [part]
+    parts = [None] * world_size
+    torch.distributed.all_gather_object(parts, part)
+    return parts

@@ -1,0 +1,91 @@
+"""The run record: what was run and what was measured, as files beside lmms-eval's results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.model_wrappers.answering.answer import Answer
+
+RUN_SUFFIX = "_sparsemm_run.json"
+SAMPLES_SUFFIX = "_sparsemm_samples.rank{rank}.jsonl"
+
+
+class RunFiles:
+    """Writes one run's files to a folder; several runs may share it.
+
+    Parameters
+    ----------
+    folder : path-like or None
+        None: nothing is written.
+    model_name, digest : str
+        Name of the model and digest of the run identity; both enter the file names.
+    rank : int
+        Every process writes its own samples; rank 0 writes the record.
+    moment : str
+        When the run began, equal on all processes; it enters the file names too.
+    """
+
+    def __init__(self, folder: str | Path | None, model_name: str, digest: str, rank: int, moment: str):
+        self.folder = None if folder is None else Path(folder)
+        self.rank = rank
+        self.stem = f"{moment}_{model_name}_{digest[:12]}"
+        self._samples: TextIO | None = None
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    "stats_dir", str(folder), f"a folder to write to ({error.strerror})"
+                ) from error
+
+    def add(self, answer: Answer, prompt_digest: str) -> None:
+        """Append one sample's measurements."""
+        if self.folder is None:
+            return
+        if self._samples is None:
+            name = self.stem + SAMPLES_SUFFIX.format(rank=self.rank)
+            self._samples = (self.folder / name).open("w", encoding="utf-8")
+        record = {
+            "task": answer.task,
+            "doc_id": answer.doc_id,
+            "repeat": answer.repeat,
+            "sample": prompt_digest,
+            "answer": answer.text,
+            "tokens": len(answer.tokens),
+            **answer.measured.to_record(),
+        }
+        self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def finish(self, record: Mapping[str, Any]) -> Path | None:
+        """Close the samples; rank 0 writes the record and returns its path."""
+        if self._samples is not None:
+            self._samples.close()
+            self._samples = None
+        if self.folder is None or self.rank != 0:
+            return None
+        path = self.folder / (self.stem + RUN_SUFFIX)
+        write_json(path, record)
+        return path
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON file as a whole: a killed process leaves the old one or the new one."""
+    write_text_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_runs(folder: str | Path) -> list[dict[str, Any]]:
+    """All run records of a folder, oldest first, each with its ``path``."""
+    paths = sorted(Path(folder).glob("*" + RUN_SUFFIX), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(path.read_text(encoding="utf-8")) | {"path": str(path)} for path in paths]
+
+
+def complete_results(results: Path, run: Mapping[str, Any]) -> None:
+    """Put a run record into lmms-eval's results file, under the key ``sparsemm``."""
+    record = json.loads(results.read_text(encoding="utf-8"))
+    record["sparsemm"] = dict(run)
+    write_json(results, record)

@@ -1,0 +1,1 @@
+"""Where entries live: dense and ragged stores, the cache layers over them, and their statistics."""

@@ -1,0 +1,255 @@
+"""RaggedCache: a transformers cache whose KV heads keep different numbers of entries."""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sparsemm_eval.cache.dense_store import DenseStore
+from sparsemm_eval.cache.ragged_store import RESERVE, RaggedStore, block_size
+from sparsemm_eval.cache.static_store import StaticStore
+from sparsemm_eval.cache.statistics import CacheStats
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.kernels.dispatch import choose
+from sparsemm_eval.methods.selection import kept_mask
+
+DEFAULT_RESERVE = 64  # generated tokens to make room for when nobody says how many will come
+
+
+class RaggedLayer(CacheLayerMixin):
+    """One decoder layer's entries.
+
+    The first ``update`` is the prefill: it hands the dense keys and values back, and ``compress``, called
+    right after the layer's attention, stores what is kept and lets go of the rest. Every later ``update``
+    appends one token.
+
+    Parameters
+    ----------
+    config : CompressionConfig
+        With a resolved HeadScores table where the method needs one.
+    layer, num_layers : int
+        This layer's index and the number of layers.
+    reserve : int
+        Generated tokens to make room for.
+    kernel : str
+        ``auto``, ``torch`` or ``triton``.
+    """
+
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(
+        self, config: CompressionConfig, layer: int, num_layers: int, reserve: int, kernel: str = "auto"
+    ):
+        super().__init__()
+        self.config, self.layer, self.num_layers, self.reserve = config, layer, num_layers, reserve
+        self.kernel = kernel
+        self.seen = 0  # tokens this layer has been given, padding included
+        self.store: RaggedStore | DenseStore | StaticStore | None = None
+        self.prompt_lengths: torch.Tensor | None = None  # [B]
+        self.kept: torch.Tensor | None = None  # [B, K]
+        self.entry_bytes = 0  # bytes of one key and one value
+        self.prompt_width = 0  # prompt tokens, padding included
+        self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
+        self.stored_bytes = 0  # right after compression
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Part of the cache interface; nothing can be set up before the prompt is known."""
+        self.is_initialized = True
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether the prompt has been compressed."""
+        return self.store is not None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing was evicted, so that plain attention over dense keys applies."""
+        return isinstance(self.store, DenseStore)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take new keys and values [B, K, T, D].
+
+        Returns the dense keys and values during prefill and of a layer that evicted nothing; else the new
+        token's own, which ``attend`` adds to the store.
+
+        Raises
+        ------
+        UnsupportedError
+            For a second chunk of prompt, or when the model runs outside ``compress``.
+        """
+        self._check_tokens(key_states.shape[2])
+        self.is_initialized = True
+        self.seen += key_states.shape[2]
+        if self.is_dense:
+            return self.store.append(key_states, value_states)
+        if not self.is_prefilled:
+            self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+    def _check_tokens(self, tokens: int) -> None:
+        if self.is_prefilled and tokens != 1:
+            raise UnsupportedError(
+                f"{tokens} tokens at once after the prompt was compressed: chunked prefill, "
+                "continued chats and assisted decoding need evicted entries; give the whole prompt at once"
+            )
+        if not self.is_prefilled and self.seen:
+            raise UnsupportedError("a RaggedCache only works inside `with compress(model, config)`")
+
+    def compress(self, query: torch.Tensor, valid: torch.Tensor | None, scaling: float | None) -> None:
+        """Store what the method keeps of the prompt and let go of the dense keys and values.
+
+        Parameters
+        ----------
+        query : torch.Tensor
+            [B, H, N, D] after RoPE.
+        valid : torch.Tensor, optional
+            bool [B, N]; False marks left padding.
+        scaling : float, optional
+            Attention scale.
+        """
+        key, value = self.keys, self.values
+        self.keys = self.values = None
+        if self.layer == 0 and valid is not None and bool((valid[:, :-1] & ~valid[:, 1:]).any()):
+            raise UnsupportedError(
+                "padding inside or right of a prompt: pad on the left (padding_side='left')"
+            )
+        kept = kept_mask(self.config, self.layer, self.num_layers, query, key, valid, scaling)
+        self.kept = kept.sum(-1).cpu()
+        self.prompt_lengths = (
+            torch.full((key.shape[0],), key.shape[2]) if valid is None else valid.sum(-1).cpu()
+        )
+        self.entry_bytes = 2 * key.shape[3] * key.element_size()
+        self.prompt_width = key.shape[2]
+        self.dense_bytes = 2 * key.numel() * key.element_size()
+        self.store = self._stored(key, value, kept)
+        self.stored_bytes = self.store.nbytes
+
+    def _stored(
+        self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor
+    ) -> RaggedStore | DenseStore | StaticStore:
+        if bool((self.kept == self.prompt_lengths[:, None]).all()):
+            return DenseStore(key, value, self.reserve)
+        kernel = choose(self.kernel, key.device)
+        if kernel == "torch":
+            return RaggedStore(key, value, kept, self.reserve)
+        store = StaticStore(kernel, block_size(float(self.kept.double().mean())), bucketed=False)
+        store.fill(key, value, kept, self.kept, max(1, min(self.reserve, RESERVE)))
+        return store
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Add one token's [B, K, 1, D], then its attention [B, H, 1, D] over all entries -> [B, 1, H, D]."""
+        if isinstance(self.store, RaggedStore):
+            self.store.append(key, value)
+            return self.store.attend(query, scaling)
+        if self.seen - self.prompt_width > self.store.room:
+            self.store.make_room(self.store.room + RESERVE)
+        return self.store.attend(query, key, value, scaling)
+
+    @property
+    def generated(self) -> int:
+        """Tokens appended after the prompt."""
+        return self.seen - self.prompt_width
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, not entries kept: positions continue from here."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(length, offset) of the mask over all tokens seen."""
+        return self.seen + int(query_length), 0
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name before transformers 5.20
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.kernel)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Refused: beams of a row would need entries that were evicted for another beam."""
+        raise UnsupportedError("beam search is not supported with a compressed cache: use num_beams=1")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: assisted decoding takes tokens back."""
+        raise UnsupportedError("a compressed cache cannot be cropped: assisted decoding is not supported")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Refused."""
+        raise UnsupportedError("a compressed cache cannot be repeated: repeat the prompts instead")
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Refused."""
+        raise UnsupportedError("rows of a compressed cache cannot be selected: run the rows you need")
+
+    def offload(self) -> None:
+        """Refused."""
+        raise UnsupportedError("a compressed cache is not offloaded: it is small already")
+
+
+class RaggedCache(Cache):
+    """All layers of one batch.
+
+    Parameters
+    ----------
+    config : CompressionConfig
+        With a resolved HeadScores table where the method needs one.
+    num_layers : int
+        Decoder layers.
+    reserve : int
+        Generated tokens to make room for; more are taken as they come.
+    kernel : str
+        Of the attention over ragged entries: ``auto``, ``torch`` or ``triton``.
+    """
+
+    def __init__(
+        self,
+        config: CompressionConfig,
+        num_layers: int,
+        reserve: int = DEFAULT_RESERVE,
+        kernel: str = "auto",
+    ):
+        super().__init__(layers=self._new_layers(config, num_layers, reserve, kernel))
+        self.config = config
+
+    def _new_layers(
+        self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
+    ) -> list[RaggedLayer]:
+        return [RaggedLayer(config, i, num_layers, reserve, kernel) for i in range(num_layers)]
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether every layer has compressed its prompt."""
+        return all(layer.is_prefilled for layer in self.layers)
+
+    @property
+    def prompt_width(self) -> int:
+        """Prompt tokens, padding included."""
+        return self.layers[0].prompt_width
+
+    def stats(self) -> CacheStats:
+        """What is kept and how many bytes that takes, measured on the stores themselves."""
+        if not self.is_prefilled:
+            raise UnsupportedError("no statistics before the prompt has been through the model")
+        earlier, prefill_peak = 0, 0
+        for layer in self.layers:
+            prefill_peak = max(prefill_peak, earlier + layer.dense_bytes + layer.stored_bytes)
+            earlier += layer.stored_bytes
+        end = sum(layer.store.nbytes for layer in self.layers)
+        first = self.layers[0]
+        return CacheStats(
+            kept=torch.stack([layer.kept for layer in self.layers]),
+            prompt_lengths=first.prompt_lengths,
+            entry_bytes=torch.tensor([layer.entry_bytes for layer in self.layers]),
+            generated=first.generated,
+            kv_bytes_peak=max(prefill_peak, end),
+            kv_bytes_end=end,
+        )

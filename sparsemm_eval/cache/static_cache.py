@@ -1,0 +1,121 @@
+"""StaticCache: a RaggedCache whose decode step has fixed shapes and addresses, to be compiled or captured."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsemm_eval.cache.arena import Arena
+from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
+from sparsemm_eval.cache.static_store import StaticStore
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.errors import UnsupportedError
+
+
+class StaticLayer(RaggedLayer):
+    """One decoder layer's entries in the arena. A decode step changes tensors only, no Python state.
+
+    Parameters
+    ----------
+    config, layer, num_layers, reserve
+        As for RaggedLayer; ``reserve`` is a limit here.
+    arena : Arena
+        Shared with all samples of the session.
+    """
+
+    def __init__(self, config: CompressionConfig, layer: int, num_layers: int, reserve: int, arena: Arena):
+        super().__init__(config, layer, num_layers, reserve)
+        self.arena = arena
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take new keys and values [B, K, T, D] and hand them back; ``attend`` stores a generated token's."""
+        self._check_tokens(key_states.shape[2])
+        if not self.is_prefilled:
+            self.is_initialized = True
+            self.seen += key_states.shape[2]
+            self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> StaticStore:
+        if self.layer == 0:
+            self.arena.set_width(self.prompt_width, key.device)
+        store = self.arena.stores[self.layer]
+        store.fill(key, value, kept, self.kept, self.reserve)
+        return store
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Add one token's [B, K, 1, D], then its attention [B, H, 1, D] over all entries -> [B, 1, H, D]."""
+        if self.layer == 0:  # all layers have the same room
+            self.store.check_room()
+        return self.store.attend(query, key, value, scaling)
+
+    def get_seq_length(self) -> int | torch.Tensor:
+        """Tokens seen, not entries kept; int64 [] on the device once the prompt is compressed."""
+        if not self.is_prefilled:
+            return self.seen
+        return self.arena.width + self.store.generated_count()
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(length, offset) of the prompt's mask; decode steps have none."""
+        return int(query_length), 0
+
+    @property
+    def generated(self) -> int:
+        """Tokens appended after the prompt."""
+        return int(self.store.generated_count())
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.arena)
+
+
+class CompileableLayer(StaticLayer):
+    """A StaticLayer that ``generate`` is told to compile."""
+
+    is_compileable = True
+
+
+class StaticCache(RaggedCache):
+    """All layers of one batch, in a session's arena; a newer cache of the same arena puts an end to it.
+
+    Parameters
+    ----------
+    config, num_layers : CompressionConfig, int
+        As for RaggedCache.
+    reserve : int
+        Most tokens that can be generated.
+    arena : Arena
+        Where the entries lie.
+    compileable : bool
+        Whether ``generate`` shall compile its decode step.
+    """
+
+    def __init__(
+        self, config: CompressionConfig, num_layers: int, reserve: int, arena: Arena, *, compileable: bool
+    ):
+        self.arena = arena
+        self._kind = CompileableLayer if compileable else StaticLayer
+        super().__init__(config, num_layers, reserve)
+        arena.user = self
+
+    def _new_layers(
+        self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
+    ) -> list[RaggedLayer]:
+        return [self._kind(config, i, num_layers, reserve, self.arena) for i in range(num_layers)]
+
+    def check_current(self) -> None:
+        """Fail where the arena holds another cache's sample.
+
+        Raises
+        ------
+        UnsupportedError
+            If a newer cache of the same session was made.
+        """
+        if self.arena.user is not self:
+            raise UnsupportedError(
+                "this cache was replaced by a newer one of the same session: with decode=compile, graph or "
+                "fused all samples share one arena, so finish one before the next, or use decode=eager"
+            )

@@ -1,1 +1,0 @@
-"""The method: importance, allocation, selection, the ragged cache, and attaching them to a model."""

@@ -1,0 +1,1 @@
+"""The paper's experiments on a shipped reader, as one document with figures."""

@@ -1,0 +1,260 @@
+"""The paper's evidence on a shipped reader: a document with figures, by one command.
+
+Measurements are kept in a file beside the work folder, so that a second run with the same reader, scores and
+source only writes the text again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsemm_eval
+from sparsemm_eval import CompressionConfig
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.evidence import text as evidence_text
+from sparsemm_eval.evidence.sources import Source, sources
+from sparsemm_eval.evidence.tasks import Memo, PageTasks
+from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.heads.anchors.pages import SPLIT
+from sparsemm_eval.heads.figures import attention_sheet, plots
+from sparsemm_eval.heads.figures.word_attention import WordAttention, word_attention
+from sparsemm_eval.heads.masking import experiment as mask_experiment
+from sparsemm_eval.heads.masking import report as mask_report
+from sparsemm_eval.heads.masking.experiment import MaskPlan
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+from sparsemm_eval.heads.scoring.load_model import LoadedModel, load_model
+from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
+from sparsemm_eval.pages.drawing.render import Page, make_page
+from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
+
+WINDOW = 8  # the pages' questions are short
+BUDGETS = (16, 32)
+RATIOS = (0.0, 0.1, 0.3)
+QUESTIONS = (READ_QUESTION, VALUE_QUESTION)
+PAGE_FILES = (
+    "drawing/glyphs.py",
+    "readers/held_out.py",
+    "drawing/layout.py",
+    "readers/proof.py",
+    "drawing/render.py",
+)
+NO_MEASURING = ("attention_sheet.py", "commands.py", "text.py", "report.py", "plots.py")
+SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes
+    ----------
+    images : int
+        Per kind of images.
+    documents : mapping
+        Per task.
+    plan : MaskPlan
+    """
+
+    images: int
+    documents: Mapping[str, int]
+    plan: MaskPlan
+
+
+EFFORTS = {
+    "full": Effort(60, {"pages_qa": 48, "pages_ocr": 16}, MaskPlan((0.02, 0.05, 0.1), (0, 1, 2, 3))),
+    "half": Effort(24, {"pages_qa": 24, "pages_ocr": 8}, MaskPlan((0.02, 0.05, 0.1), (0, 1, 2))),
+    "trial": Effort(4, {"pages_qa": 4, "pages_ocr": 2}, MaskPlan((0.05,), (0, 1))),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was measured.
+
+    Attributes
+    ----------
+    reader : LoadedModel
+    effort : Effort
+    shipped : HeadScores
+    kinds : list of Source
+    stacks : mapping
+        Kind to float64 [images, L, H], scores of single images.
+    counted : mapping
+        Kind to how many answer tokens counted.
+    curves : list of Curve
+    accuracy : mapping
+        Row of a table and budget to task to every document's score.
+    word : WordAttention
+    on_word : float
+        Part of the best head's attention on the image that lies on the word's box.
+    """
+
+    reader: LoadedModel
+    effort: Effort
+    shipped: HeadScores
+    kinds: list[Source]
+    stacks: Mapping[str, torch.Tensor]
+    counted: Mapping[str, int]
+    curves: list[mask_experiment.Curve]
+    accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]
+    word: WordAttention
+    on_word: float
+
+
+def measure(reader: str, effort: Effort, work: Path, stored: Mapping[str, str], figures: Path) -> Evidence:
+    """Measure everything and draw the figures.
+
+    Parameters
+    ----------
+    reader : str
+        A shipped reader with shipped head scores.
+    effort : Effort
+    work : pathlib.Path
+        Folder of measurements.
+    stored : mapping
+        See ``sources``.
+    figures : pathlib.Path
+    """
+    loaded, shipped = load_model(reader, "cpu", "float32"), HeadScores.resolve(None, reader)
+    loaded.processor.tokenizer.padding_side = "left"
+    identity = {
+        "revision": loaded.revision,
+        "scores": shipped.digest(),
+        "effort": repr(effort),
+        "stored": dict(stored),
+        "source": _source_digest(),
+    }
+    memo = Memo(work / "measured.json", identity)
+    kinds = sources(work / "shapes", effort.images, stored)
+    stacks, counted = {}, {}
+    for kind in kinds:
+        print(f"scores from {kind.name}", flush=True)
+        found = memo.get(f"scores {kind.name}", lambda kind=kind: _score(loaded, kind, effort.images))
+        stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
+        counted[kind.name] = found["tokens"]
+    tasks = PageTasks(loaded.model, loaded.processor, effort.documents)
+    points = mask_experiment.run(
+        effort.plan, identity, lambda point: tasks.masked(shipped, effort.plan, point), work
+    )
+    curves = mask_experiment.curves(points)
+    accuracy = {}
+    for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
+        print(f"accuracy: {row[0]}, budget {row[1]}", flush=True)
+        accuracy[row] = memo.get(f"accuracy {row}", lambda config=config: tasks.compressed(config))
+    word, on_word = _draw_all(loaded, shipped, stacks, curves, figures)
+    return Evidence(loaded, effort, shipped, kinds, stacks, counted, curves, accuracy, word, on_word)
+
+
+def _score(loaded: LoadedModel, kind: Source, images: int) -> dict[str, Any]:
+    rule = ScoringRule(kind.mode, kind.anchor.rule)
+    found = score_heads(loaded.model, loaded.processor, kind.anchor, rule, Workload(images, 4, kind.seed))
+    return {
+        "scores": [image.scores.tolist() for image in found.values()],
+        "tokens": sum(image.tokens for image in found.values()),
+    }
+
+
+def _table(stack: torch.Tensor) -> HeadScores:
+    return HeadScores(stack.mean(0))
+
+
+def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, int], CompressionConfig]:
+    """Every row and budget of the accuracy tables."""
+    found: dict[tuple[str, int], CompressionConfig] = {}
+    full = CompressionConfig("fullkv", window=WINDOW)
+    found["full cache", 0] = full
+    # a budget has to be larger than its window
+    found["window only", WINDOW + 1] = CompressionConfig("snapkv", budget=WINDOW + 1, window=WINDOW)
+    for budget in BUDGETS:
+        visual = CompressionConfig("sparsemm", budget=budget, window=WINDOW, head_scores=shipped)
+        for ratio in RATIOS:
+            found[f"visual scores, ρ = {ratio:g}", budget] = replace(visual, ratio=ratio)
+        found["window + uniform (ρ = 1)", budget] = replace(visual, ratio=1.0)
+        found["scores from shapes, ρ = 0.1", budget] = replace(visual, head_scores=shapes)
+        for seed in CONTROL_SEEDS:
+            control = CompressionConfig("random", budget=budget, window=WINDOW, seed=seed)
+            found[f"random scores {seed}, ρ = 0.1", budget] = control
+    return found
+
+
+def _draw_all(
+    loaded: LoadedModel,
+    shipped: HeadScores,
+    stacks: Mapping[str, torch.Tensor],
+    curves: list[mask_experiment.Curve],
+    figures: Path,
+) -> tuple[WordAttention, float]:
+    plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
+    names = tuple(stacks)[:2]
+    plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
+    mask_report.save_mask_figure(curves, figures / "masking.png", f"{loaded.name}: masked heads")
+    page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
+    word = word_attention(
+        loaded.model, loaded.processor, page.image, READ_QUESTION, page.entries[number].value
+    )
+    boxes = page.value_boxes(page.entries[number])
+    heads = attention_sheet.chosen_heads(shipped, 3, 3)
+    around = _around(boxes)
+    attention_sheet.save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
+    return word, share_on(word, heads[0], page, number)
+
+
+def share_on(seen: WordAttention, head: tuple[int, int], page: Page, number: int) -> float:
+    """Part of a head's attention on the image that lies on cells of an entry's value."""
+    heat = seen.maps[head]
+    cells = page.entries[number].value_cells
+    return float(sum(heat[row, column] for row, column in cells) / heat.sum())
+
+
+def _around(boxes: Any) -> tuple[float, float, float, float]:
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return float(min(left)), float(min(top)), float(max(right)), float(max(bottom))
+
+
+def _source_digest() -> str:
+    """Of what measurements depend on: how heads are scored, masked and compressed, and what pages are."""
+    package, content = Path(sparsemm_eval.__file__).parent, hashlib.sha256(repr(QUESTIONS).encode())
+    files = [package / "pages" / name for name in PAGE_FILES]
+    for folder in ("cache", "methods", "model", "kernels", "heads", "evidence"):
+        files += sorted(path for path in (package / folder).rglob("*.py") if path.name not in NO_MEASURING)
+    for path in files:
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sparsemm_eval.evidence.evidence", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="Markdown file; figures go to figures/ beside it."
+    )
+    parser.add_argument("--reader", default="tiny-reader", help="A shipped reader with shipped head scores.")
+    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="Folder of measurements.")
+    parser.add_argument(
+        "--effort",
+        choices=sorted(EFFORTS),
+        default="full",
+        help="full: about five minutes of one core; half: two; trial: figures that mean nothing.",
+    )
+    parser.add_argument(
+        "--anchor", action="append", default=[], metavar="NAME=FOLDER", help="Published data that is here."
+    )
+    given = parser.parse_args(arguments)
+    if not all("=" in entry for entry in given.anchor):
+        raise ConfigError("--anchor", given.anchor, "NAME=FOLDER")
+    stored = dict(entry.split("=", 1) for entry in given.anchor)
+    evidence = measure(given.reader, EFFORTS[given.effort], given.work, stored, given.out.parent / "figures")
+    write_text_atomically(given.out, evidence_text.document(evidence))
+    print(f"written to {given.out}")
+
+
+if __name__ == "__main__":
+    main()

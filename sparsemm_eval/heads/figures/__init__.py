@@ -1,0 +1,1 @@
+"""Pictures of heads: the map of their scores, and where they look."""

@@ -1,0 +1,97 @@
+"""Pictures of head scores: the layer x head map, and two tables against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.scores.table import HeadScores
+
+FORMATS = (".png", ".svg")
+LINEAR_BELOW = 1e-3  # shares of the score
+NAMED_HEADS = 3
+
+
+def save_head_map(scores: HeadScores, path: str | Path, title: str = "") -> None:
+    """Draw the scores of all heads, layers down and heads across, as shares of the best one.
+
+    Colours follow the square root, so that weaker heads can be told from those without any score.
+
+    Parameters
+    ----------
+    scores : HeadScores
+    path : str or Path
+        Ends in .png or .svg.
+    title : str
+
+    Raises
+    ------
+    ConfigError
+        For another ending.
+    """
+    figure = new_figure(path, width=2 + 0.28 * scores.num_heads, height=1.3 + 0.28 * scores.num_layers)
+    axes = figure.subplots()
+    from matplotlib.colors import PowerNorm
+
+    shares = (scores.table / scores.table.max()).numpy()
+    picture = axes.imshow(shares, cmap="viridis", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+    axes.set(xlabel="query head", ylabel="layer", title=title)
+    axes.set_xticks(_ticks(scores.num_heads))
+    axes.set_yticks(_ticks(scores.num_layers))
+    figure.colorbar(picture, ax=axes, label="score / best score", ticks=(0, 0.01, 0.1, 0.25, 0.5, 1))
+    save_figure(figure, path)
+
+
+def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str], path: str | Path) -> None:
+    """Draw two tables against each other, one dot per head, both as shares of their sums.
+
+    Axes are logarithmic from a share of 0.001 on and linear below. The best heads are named: layer-head.
+
+    Parameters
+    ----------
+    first, second : HeadScores
+        Of the same shape.
+    names : (str, str)
+    path : str or Path
+        Ends in .png or .svg.
+
+    Raises
+    ------
+    ConfigError
+        For another ending.
+    """
+    figure = new_figure(path, width=4.5, height=4.5)
+    axes = figure.subplots()
+    a, b = ((scores.table / scores.table.sum()).flatten().numpy() for scores in (first, second))
+    axes.scatter(a, b, s=14, color="#0072b2", alpha=0.6, linewidths=0)
+    limit = 1.5 * max(a.max(), b.max())
+    axes.plot([0, limit], [0, limit], color="0.7", linewidth=1, zorder=0)
+    for scale, bounds in ((axes.set_xscale, axes.set_xlim), (axes.set_yscale, axes.set_ylim)):
+        scale("symlog", linthresh=LINEAR_BELOW)
+        bounds(-LINEAR_BELOW / 5, limit)
+    for index in (a + b).argsort()[::-1][:NAMED_HEADS]:
+        name = "-".join(map(str, divmod(int(index), first.num_heads)))
+        axes.annotate(name, (a[index], b[index]), (-5, 4), textcoords="offset points", ha="right", fontsize=8)
+    axes.set(xlabel=f"share of the score, {names[0]}", ylabel=f"share of the score, {names[1]}")
+    save_figure(figure, path)
+
+
+def new_figure(path: str | Path, width: float, height: float) -> Any:
+    """An empty figure, sizes in inches; a wrong file ending is refused before anything is computed."""
+    from matplotlib.figure import Figure
+
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ConfigError("plot", str(path), "a file name that ends in " + " or ".join(FORMATS))
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure; the same figure gives the same file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
+    figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def _ticks(count: int) -> range:
+    return range(0, count, max(1, count // 8))

@@ -1,0 +1,100 @@
+"""Where chosen heads look while a model writes one word: their attention over the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from transformers import PreTrainedModel
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.anchors.record import AnchorSample
+from sparsemm_eval.heads.scoring.answers import encode_prompts, generated_answers, join
+from sparsemm_eval.heads.scoring.probe import attention_rows
+from sparsemm_eval.model.families.positions import image_tokens, prompt_positions
+from sparsemm_eval.model.image_tokens import Box
+
+
+@dataclass(frozen=True, eq=False)
+class WordAttention:
+    """Attention over an image while a word is written.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+    answer, word : str
+    maps : torch.Tensor
+        float32 [L, H, rows, columns]: attention on the cells of the full-resolution grid, averaged over the
+        positions that predict the word's tokens.
+    area : tuple of 4 numbers
+        What the grid covers, in image pixels: (left, top, right, bottom); can reach over the image's edges.
+    """
+
+    image: Image
+    answer: str
+    word: str
+    maps: torch.Tensor
+    area: Box
+
+
+def word_attention(
+    model: PreTrainedModel,
+    processor: Any,
+    image: Image,
+    question: str,
+    word: str | None = None,
+    max_new_tokens: int = 512,
+) -> WordAttention:
+    """Let a model answer a question about an image and note where its heads look while it writes a word.
+
+    Parameters
+    ----------
+    model, processor
+        See ``score_batch``.
+    image : PIL.Image.Image
+    question : str
+    word : str, optional
+        A part of the answer, its first occurrence; None: the answer's first word.
+    max_new_tokens : int
+
+    Raises
+    ------
+    ConfigError
+        If the answer does not hold the word, or is empty.
+    """
+    sample = AnchorSample("figure", image.convert("RGB"), question, "", ())
+    inputs = encode_prompts(model, processor, [sample])
+    [tokens] = generated_answers(model, inputs, max_new_tokens)
+    answer = processor.tokenizer.decode(tokens)
+    word = word or next(iter(answer.split()), "")
+    if not word or word not in answer:
+        raise ConfigError("word", word, f"a part of the model's answer, which is {answer!r}")
+    sequences = join(inputs, [tokens], processor.tokenizer.pad_token_id or 0)
+    prompt = sequences.prompts[0]
+    places = [len(prompt) + index - 1 for index in _tokens_of(processor.tokenizer, tokens, answer, word)]
+    rows = attention_rows(model, sequences.inputs, torch.tensor([places], device=model.device))
+    grids = sequences.inputs.get("image_grid_thw")
+    layout = image_tokens(model.config, *image.size, None if grids is None else grids[0].tolist())
+    positions, grid = prompt_positions(model.config, prompt, layout), layout.grid
+    cells = [grid.first + row * grid.stride + c for row in range(grid.rows) for c in range(grid.columns)]
+    seen = rows[:, 0].mean(2).cpu()[..., positions[cells]]  # [L, H, cells]
+    (left, top), (right, bottom) = (
+        tuple(
+            float((cell - offset) / scale)
+            for cell, offset, scale in zip(corner, grid.offset, grid.scale, strict=True)
+        )
+        for corner in ((0, 0), (grid.columns, grid.rows))
+    )
+    maps = seen.view(*seen.shape[:2], grid.rows, grid.columns)
+    return WordAttention(sample.image, answer, word, maps, (left, top, right, bottom))
+
+
+def _tokens_of(tokenizer: Any, tokens: list[int], answer: str, word: str) -> list[int]:
+    """Indices of the tokens that write the first occurrence of a word."""
+    # what the first n tokens decode to says where the n-th ends, whatever the tokenizer does with blanks
+    ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
+    start = answer.index(word)
+    stop = start + len(word)
+    return [i for i, end in enumerate(ends) if end > start and (ends[i - 1] if i else 0) < stop]

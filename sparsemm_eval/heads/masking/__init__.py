@@ -1,0 +1,1 @@
+"""The masking experiment: what a model loses without its visual heads."""

@@ -1,0 +1,266 @@
+"""The masking experiment: accuracy without the best visual heads, against accuracy without as many others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsemm_eval.errors import ConfigError, HeadScoreError
+from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.model.masking import MODES, count_of
+
+FORMAT = "sparsemm-eval/mask-experiment"
+VERSION = 1
+FILE = "mask.json"
+NOTHING, VISUAL, RANDOM = "nothing", "visual", "random"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation.
+
+    Attributes
+    ----------
+    heads : str
+        What is masked: ``nothing``, ``visual`` (the best heads) or ``random`` (drawn from all others).
+    share : float
+        Of all query heads.
+    seed : int or None
+        Of the draw; None where nothing is drawn.
+    """
+
+    heads: str
+    share: float
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    scores, errors : mapping
+        Task to metric to value, and to its standard error where there is one.
+    samples : mapping
+        Task to number of documents.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+
+
+Measure = Callable[[Point], Measured]
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """Which heads are masked, and how.
+
+    Attributes
+    ----------
+    shares : tuple of float
+        Of all query heads, each in (0, 0.5]: random heads are drawn from those that are not among the best.
+    seeds : tuple of int
+        Of the random draws, the same for every share.
+    mode : str
+        See ``masked_heads``.
+
+    Raises
+    ------
+    ConfigError
+    """
+
+    shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    mode: str = "query"
+
+    def __post_init__(self) -> None:
+        # count_of refuses what is no share at all
+        if not self.shares or not all(count_of(share, 1000) and share <= 0.5 for share in self.shares):
+            raise ConfigError("shares", self.shares, "at least one number above 0 and up to 0.5")
+        if not all(isinstance(seed, int) and seed >= 0 for seed in self.seeds):
+            raise ConfigError("seeds", self.seeds, "integers >= 0")
+        for name, values in (("shares", self.shares), ("seeds", self.seeds)):
+            if len(set(values)) != len(values):
+                raise ConfigError(name, values, "every value once")
+        if self.mode not in MODES:
+            raise ConfigError("mode", self.mode, "one of " + ", ".join(MODES))
+
+    def points(self) -> Iterator[Point]:
+        """Every evaluation: without masking, then per share the best heads and each draw of others."""
+        yield Point(NOTHING, 0.0)
+        for share in sorted(self.shares):
+            yield Point(VISUAL, share)
+            yield from (Point(RANDOM, share, seed) for seed in self.seeds)
+
+
+def check_shares(plan: MaskPlan, scores: HeadScores) -> None:
+    """Refuse shares that the model has too few heads for, before anything is evaluated.
+
+    Raises
+    ------
+    ConfigError
+        If rounding leaves fewer other heads than are to be drawn, or two shares are the same number of heads.
+    """
+    total = scores.table.numel()
+    counts = [count_of(share, total) for share in plan.shares]
+    if 2 * max(counts) > total or len(set(counts)) != len(counts):
+        raise ConfigError(
+            "shares",
+            plan.shares,
+            f"different numbers of heads, at most half of all {total} (these are {counts} heads)",
+        )
+
+
+def run(
+    plan: MaskPlan,
+    identity: Mapping[str, Any],
+    measure: Measure,
+    folder: Path,
+    say: Callable[[str], None] = print,
+) -> dict[Point, Measured]:
+    """Evaluate every point and put each down as soon as it is known.
+
+    Parameters
+    ----------
+    plan : MaskPlan
+    identity : mapping
+        Everything besides plan and point that decides a result, in JSON types: model, weights, head scores,
+        tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
+    measure : callable
+        Evaluates one point.
+    folder : pathlib.Path
+        Where ``mask.json`` lies.
+    say : callable
+        Told what is done.
+
+    Raises
+    ------
+    HeadScoreError
+        If ``mask.json`` is of another format.
+    """
+    path = folder / FILE
+    known = _read(path)
+    found: dict[Point, Measured] = {}
+    for point in plan.points():
+        key = _key(plan, identity, point)
+        if key in known:
+            say(f"{_name(point)}: known")
+        else:
+            say(f"{_name(point)}: evaluating")
+            known[key] = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
+            _write(path, known)
+        record = known[key]
+        found[point] = Measured(record["scores"], record["errors"], record["samples"])
+    return found
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One task's metric against the share of masked heads.
+
+    Attributes
+    ----------
+    task, metric : str
+    samples : int or None
+    full, full_error : float
+        Without masking; nan where no standard error is known.
+    visual : mapping
+        Share to (score, standard error).
+    random : mapping
+        Share to the scores of every draw.
+    """
+
+    task: str
+    metric: str
+    samples: int | None
+    full: float
+    full_error: float
+    visual: Mapping[float, tuple[float, float]]
+    random: Mapping[float, tuple[float, ...]]
+
+
+def curves(found: Mapping[Point, Measured], metric: str | None = None) -> list[Curve]:
+    """Sort points into one curve per task.
+
+    Parameters
+    ----------
+    found : mapping
+        From ``run``.
+    metric : str, optional
+        Name of the metric; None: the first that each task has.
+
+    Raises
+    ------
+    ConfigError
+        If a task does not have the metric.
+    """
+    full = next(measured for point, measured in found.items() if point.heads == NOTHING)
+    result = []
+    for task, scores in full.scores.items():
+        chosen = metric or next(iter(scores))
+        if chosen not in scores:
+            raise ConfigError("metric", metric, f"one that {task} has: {', '.join(scores)}")
+        visual, random = {}, {}
+        for point, measured in found.items():
+            value, error = measured.scores[task][chosen], _error(measured, task, chosen)
+            if point.heads == VISUAL:
+                visual[point.share] = (value, error)
+            elif point.heads == RANDOM:
+                random[point.share] = (*random.get(point.share, ()), value)
+        whole = (scores[chosen], _error(full, task, chosen))
+        result.append(Curve(task, chosen, full.samples.get(task), *whole, visual, random))
+    return result
+
+
+def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
+    """Mean, and standard deviation between draws; nan for a single one."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _error(measured: Measured, task: str, metric: str) -> float:
+    return measured.errors.get(task, {}).get(metric, math.nan)
+
+
+def _key(plan: MaskPlan, identity: Mapping[str, Any], point: Point) -> str:
+    # without masking the way of masking plays no part
+    mode = None if point.heads == NOTHING else plan.mode
+    content = {"point": asdict(point), "mode": mode, "identity": dict(identity)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _name(point: Point) -> str:
+    if point.heads == NOTHING:
+        return "no head masked"
+    seed = "" if point.seed is None else f", draw {point.seed}"
+    return f"{point.share:.1%} {point.heads} heads masked{seed}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if (record["format"], record["version"]) != (FORMAT, VERSION):
+            raise KeyError("format")
+        return dict(record["points"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise HeadScoreError(
+            f"{path} is no mask experiment of version {VERSION} ({error!r}): choose another folder"
+        ) from error
+
+
+def _write(path: Path, points: Mapping[str, Any]) -> None:
+    record = {"format": FORMAT, "version": VERSION, "points": points}
+    write_text_atomically(path, json.dumps(record, indent=1) + "\n")

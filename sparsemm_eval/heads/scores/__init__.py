@@ -1,0 +1,1 @@
+"""Tables of head scores: the record, how one is found, imported, described and compared."""

@@ -1,0 +1,68 @@
+"""What a table of head scores says, in numbers and in lines of text."""
+
+from __future__ import annotations
+
+import textwrap
+
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.model.masking import Head, top_heads
+
+SHARES = (0.01, 0.05, 0.1)
+# a head below this part of the best one hardly takes part
+NOTEWORTHY = 0.01
+
+
+def share_of_top(scores: HeadScores, share: float) -> float:
+    """Part of the whole score that the best ``share`` of all query heads holds (at least one head)."""
+    return sum(float(scores.table[head]) for head in top_heads(scores, share)) / float(scores.table.sum())
+
+
+def layer_shares(scores: HeadScores) -> list[float]:
+    """Part of the whole score that each layer holds; sums to one."""
+    return (scores.table.sum(1) / scores.table.sum()).tolist()
+
+
+def noteworthy_heads(scores: HeadScores) -> int:
+    """Number of query heads with more than 1 % of the best one's score."""
+    return int((scores.table > NOTEWORTHY * scores.table.max()).sum())
+
+
+def best_heads(scores: HeadScores, count: int) -> list[Head]:
+    """The best heads as (layer, query head), best first."""
+    return top_heads(scores, 1.0)[:count]
+
+
+def hit_rate(scores: HeadScores, head: Head) -> float | None:
+    """How often the head looked at what it was about to say, where the table knows; per token and key."""
+    facts = scores.provenance
+    if "hits" not in facts or not facts.get("tokens"):
+        return None
+    return facts["hits"][head[0]][head[1]] / (facts["tokens"] * facts.get("topk", 1))
+
+
+def lines(scores: HeadScores, top: int = 10) -> list[str]:
+    """The facts as text: origin, concentration, layers, best heads."""
+    total = scores.num_layers * scores.num_heads
+    text = [f"{scores.num_layers} layers x {scores.num_heads} query heads"]
+    plain = {
+        name: value
+        for name, value in scores.provenance.items()
+        if value is not None and not isinstance(value, (list, dict))
+    }
+    text += textwrap.wrap(", ".join(f"{name} {value}" for name, value in plain.items()), width=100)
+    for share in SHARES:
+        count = len(top_heads(scores, share))
+        text.append(f"top {share:.0%} of heads ({count}): {share_of_top(scores, share):.1%} of the score")
+    text.append(f"{noteworthy_heads(scores)} of {total} heads have more than 1 % of the best one's score")
+    text += [f"layer {layer}: {share:.1%}" for layer, share in enumerate(layer_shares(scores))]
+    if scores.provenance.get("bad_boxes"):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in scores.provenance["bad_boxes"].items())
+        text.append(f"boxes left out: {reasons}")
+    errors = scores.provenance.get("standard_error")
+    for layer, head in best_heads(scores, top):
+        line = f"layer {layer} head {head}: {float(scores.table[layer, head]):.5g}"
+        if errors:
+            line += f" ± {errors[layer][head]:.2g}"
+        rate = hit_rate(scores, (layer, head))
+        text.append(line if rate is None else f"{line}, looked at its token {rate:.1%} of the time")
+    return text

@@ -1,0 +1,1 @@
+"""Finding visual heads: which keys every head looks at hardest while a model writes text it reads."""

@@ -1,0 +1,122 @@
+"""Prompts and answers of a batch of samples, and the whole sequences the probe runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.heads.anchors.record import AnchorSample
+from sparsemm_eval.model.families.positions import image_token_id
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Prompts and answers of B samples, one after the other.
+
+    Attributes
+    ----------
+    inputs : dict
+        Model inputs, padded on the right, without attention mask.
+    prompts : tuple of torch.Tensor
+        [B] of int64 [N]: prompt token ids without padding.
+    answers : tuple of list of int
+        [B] of answer token ids, end of sequence left out.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    prompts: tuple[torch.Tensor, ...]
+    answers: tuple[list[int], ...]
+
+
+def encode_prompts(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> dict[str, Any]:
+    """Model inputs of the questions, padded on the left, on the model's device and in its dtype.
+
+    Raises
+    ------
+    UnsupportedError
+        If the processor has no chat template.
+    """
+    if not getattr(processor, "chat_template", None):
+        raise UnsupportedError("the model's processor has no chat template, so questions cannot be put to it")
+    texts = [
+        processor.apply_chat_template(
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image"}, {"type": "text", "text": sample.question}],
+                }
+            ],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for sample in samples
+    ]
+    inputs = processor(
+        images=[sample.image for sample in samples],
+        text=texts,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    return dict(inputs.to(model.device, model.dtype))
+
+
+def ground_truth_answers(processor: Any, samples: Sequence[AnchorSample]) -> list[list[int]]:
+    """The ground truth as tokens, for teacher forcing."""
+    return [processor.tokenizer(sample.answer, add_special_tokens=False).input_ids for sample in samples]
+
+
+@torch.inference_mode()
+def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int) -> list[list[int]]:
+    """What the model answers, greedily, with its own fast attention; the end of sequence is left out.
+
+    An image placeholder ends an answer too: it could not be told from the prompt's own afterwards.
+    """
+    output = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
+    )
+    ends = end_tokens(model) | {image_token_id(model.config)}
+    answers = []
+    for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+        length = next((i for i, token in enumerate(row) if token in ends), len(row))
+        answers.append(row[:length])
+    return answers
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """Ids that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def join(inputs: dict[str, Any], answers: Sequence[list[int]], pad: int) -> Sequences:
+    """Put each answer behind its prompt and move the padding to the right.
+
+    Parameters
+    ----------
+    inputs : dict
+        From ``encode_prompts``.
+    answers : sequence of list of int
+    pad : int
+        Any token id that is no image token; nothing ever looks at it.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    prompts = tuple(row[keep] for row, keep in zip(ids, mask, strict=True))
+    length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+    joined = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
+    joined["input_ids"] = ids.new_full((len(ids), length), pad)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        joined["input_ids"][row, : len(prompt) + len(answer)] = torch.cat([prompt, prompt.new_tensor(answer)])
+    if "mm_token_type_ids" in inputs:
+        kinds = inputs["mm_token_type_ids"]
+        joined["mm_token_type_ids"] = kinds.new_zeros((len(ids), length))
+        for row, keep in enumerate(mask):
+            joined["mm_token_type_ids"][row, : int(keep.sum())] = kinds[row][keep]
+    return Sequences(joined, prompts, tuple(answers))

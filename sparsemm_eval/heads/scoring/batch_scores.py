@@ -1,0 +1,198 @@
+"""Visual scores of a batch of samples: answer, look where each head looked, compare with the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
+from sparsemm_eval.heads.scoring.answers import (
+    Sequences,
+    encode_prompts,
+    generated_answers,
+    ground_truth_answers,
+    join,
+)
+from sparsemm_eval.heads.scoring.drafts import beginnings, confirmed, decoded_instead, positions_to_confirm
+from sparsemm_eval.heads.scoring.probe import look_and_listen
+from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
+from sparsemm_eval.model.families.positions import image_tokens, prompt_positions
+
+MODES = ("generate", "teacher")
+
+
+@dataclass(frozen=True)
+class ScoringRule:
+    """What decides an image's scores, besides model and data.
+
+    Attributes
+    ----------
+    mode : str
+        ``generate``: the model answers; ``teacher``: the ground truth is put into its mouth.
+    rule : str
+        How tokens find their box: ``unique`` (the paper's) or ``aligned``, see ``target_tokens``.
+    topk : int
+        Each of the k strongest keys that lies in the region counts; the paper has 1.
+    include_base : bool
+        Whether LLaVA's thumbnail tokens belong to a region.
+    max_new_tokens : int
+        Length limit of generated answers; answers under the rule ``aligned`` also end soon after the length
+        of the ground truth.
+
+    Raises
+    ------
+    ConfigError
+    """
+
+    mode: str = "generate"
+    rule: str = "unique"
+    topk: int = 1
+    include_base: bool = False
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for argument, value, choices in (("mode", self.mode, MODES), ("rule", self.rule, RULES)):
+            if value not in choices:
+                raise ConfigError(argument, value, "one of " + ", ".join(choices))
+        for argument, value in (("topk", self.topk), ("max_new_tokens", self.max_new_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(argument, value, "an integer >= 1")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScore:
+    """What one image says about every head.
+
+    Attributes
+    ----------
+    tokens : int
+        Answer tokens that counted.
+    answer_tokens : int
+        All answer tokens.
+    scores : torch.Tensor
+        float64 [L, H]: sum over the counted tokens of 1/|region| for each strongest key in the region.
+    hits : torch.Tensor
+        int64 [L, H]: number of strongest keys in their token's region.
+    bad_boxes : mapping
+        Boxes of the image that could not be used, by reason.
+    """
+
+    tokens: int
+    answer_tokens: int
+    scores: torch.Tensor
+    hits: torch.Tensor
+    bad_boxes: Mapping[str, int] = field(default_factory=dict)
+
+
+def score_batch(
+    model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample], rule: ScoringRule
+) -> list[ImageScore]:
+    """Visual scores of some samples (paper, section "visual head identification").
+
+    A head is looked at where it *predicts* the token, one position before the token's own.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        LLaVA-NeXT or Qwen2-VL.
+    processor
+        The model's.
+    samples : sequence of AnchorSample
+    rule : ScoringRule
+
+    Returns
+    -------
+    list of ImageScore
+        One per sample, independent of the others in the batch.
+    """
+    inputs = encode_prompts(model, processor, samples)
+    pad = processor.tokenizer.pad_token_id or 0
+    if rule.mode == "generate" and rule.rule != "aligned":
+        answers = generated_answers(model, inputs, rule.max_new_tokens)
+        return _score(model, processor, samples, join(inputs, answers, pad), rule, 0)[0]
+    drafts = join(inputs, ground_truth_answers(processor, samples), pad)
+    if rule.mode == "teacher":
+        return _score(model, processor, samples, drafts, rule, 0)[0]
+    scores, said = _score(model, processor, samples, drafts, rule, positions_to_confirm(drafts))
+    right = confirmed(model, drafts, said, rule.max_new_tokens)
+    rest = [row for row, whole in enumerate(right) if not whole]
+    if rest:
+        wrong = [samples[row] for row in rest]
+        known = beginnings(drafts, said)
+        decoded = decoded_instead(model, processor, wrong, [known[row] for row in rest], rule.max_new_tokens)
+        for row, score in zip(rest, _score(model, processor, wrong, decoded, rule, 0)[0], strict=True):
+            scores[row] = score
+    return scores
+
+
+def _score(
+    model: PreTrainedModel,
+    processor: Any,
+    samples: Sequence[AnchorSample],
+    sequences: Sequences,
+    rule: ScoringRule,
+    last: int,
+) -> tuple[list[ImageScore], torch.Tensor]:
+    """Scores of given answers, and what the model would say at the last positions."""
+    queries, regions = _regions(model, processor, samples, sequences, rule)
+    found, said = look_and_listen(model, sequences.inputs, queries.to(model.device), rule.topk, last)
+    hits, scores = _compare(found.cpu(), regions)
+    images = [
+        ImageScore(len(regions[i]), len(sequences.answers[i]), scores[i], hits[i], sample.bad_boxes)
+        for i, sample in enumerate(samples)
+    ]
+    return images, said
+
+
+def _regions(
+    model: PreTrainedModel,
+    processor: Any,
+    samples: Sequence[AnchorSample],
+    sequences: Sequences,
+    rule: ScoringRule,
+) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+    """Positions that predict counted tokens [B, Q], filled up with 0, and the tokens' regions."""
+    grids = sequences.inputs.get("image_grid_thw")
+    places, regions = [], []
+    for row, sample in enumerate(samples):
+        prompt, answer = sequences.prompts[row], sequences.answers[row]
+        grid = None if grids is None else grids[row].tolist()
+        tokens = image_tokens(model.config, *sample.image.size, grid)
+        positions = prompt_positions(model.config, prompt, tokens)
+        targets = [
+            (target, sorted({i for box in target.boxes for i in tokens.region(box, rule.include_base)}))
+            for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer)
+        ]
+        targets = [(target, region) for target, region in targets if region]
+        places.append([len(prompt) + target.index - 1 for target, _ in targets])
+        regions.append([positions[region] for _, region in targets])
+    queries = torch.zeros(len(samples), max(1, *map(len, places)), dtype=torch.long)
+    for row, found in enumerate(places):
+        queries[row, : len(found)] = torch.tensor(found, dtype=torch.long)
+    return queries, regions
+
+
+def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hits int64 [B, L, H] and scores float64 [B, L, H] of strongest keys [L, B, H, Q, topk]."""
+    layers, rows, heads, count, topk = found.shape
+    inside = torch.zeros(rows, count, int(found.max()) + 2 + _max_position(regions), dtype=torch.bool)
+    weight = torch.zeros(rows, count, dtype=torch.float64)
+    for row, targets in enumerate(regions):
+        for place, region in enumerate(targets):
+            inside[row, place, region] = True
+            weight[row, place] = 1 / len(region)
+    # a missing key is -1, the last column, which no region holds
+    index = found.permute(1, 3, 0, 2, 4).reshape(rows, count, -1)  # [B, Q, L*H*topk]
+    hit = inside.gather(2, index % inside.shape[2]).view(rows, count, layers, heads, topk)
+    each = hit.sum(-1)  # [B, Q, L, H]
+    return each.sum(1), torch.einsum("bqlh,bq->blh", each.double(), weight)
+
+
+def _max_position(regions: list[list[torch.Tensor]]) -> int:
+    """The largest position in any region, 0 where there is none."""
+    return max((int(region.max()) for targets in regions for region in targets), default=0)

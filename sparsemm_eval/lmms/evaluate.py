@@ -1,0 +1,135 @@
+"""`sparsemm eval`: the lmms-eval command with our tasks on its path, failing when the evaluation failed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsemm_eval.errors import EvaluationError, SparseMMError
+from sparsemm_eval.lmms import arguments as lmms_arguments
+from sparsemm_eval.lmms import provenance as result_provenance
+from sparsemm_eval.lmms import results as lmms_results
+from sparsemm_eval.lmms import task_needs
+
+
+def evaluate(
+    arguments: Sequence[str], processes: int = 1, environment: Mapping[str, str] | None = None
+) -> list[lmms_results.ResultsFile]:
+    """Run lmms-eval in a process of its own and make sure that it did what it was asked for.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        lmms-eval's own, passed on unchanged; an output path and the include path are added.
+    processes : int
+        More than one: data parallel, under torch.distributed.
+    environment : mapping, optional
+        Additions to the environment.
+
+    Returns
+    -------
+    list of ResultsFile
+        One for every evaluation of the command line; with ``stats_dir`` among the model_args, the run record
+        is added to the file under the key ``sparsemm``.
+
+    Raises
+    ------
+    ConfigError
+        For arguments that cannot work.
+    UnsupportedError
+        If a task needs a program that is not there.
+    EvaluationError
+        If lmms-eval failed, whatever its exit status, or left a task without scores.
+    """
+    runs = lmms_arguments.read(arguments)
+    for warning in task_needs.check(task for run in runs for task in run.tasks):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    start = result_provenance.now()
+    before = {run.output_path: lmms_results.snapshot(run.output_path) for run in runs}
+    with tempfile.TemporaryDirectory(prefix="sparsemm-eval-") as scratch:
+        completed = lmms_arguments.complete(arguments, Path(scratch))
+        surroundings = {**os.environ, **_device_environment(arguments, processes), **(environment or {})}
+        status = _run([*_launcher(processes), *completed], surroundings)
+    if status:
+        raise EvaluationError(f"lmms-eval ended with {_status_text(status)}; see the messages above")
+    files = [lmms_results.find(run, before[run.output_path]) for run in runs]
+    return [result_provenance.complete(file, run, start) for file, run in zip(files, runs, strict=True)]
+
+
+def command(
+    context: typer.Context,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, data parallel.")] = 1,
+) -> None:
+    """Run lmms-eval with this package's tasks on its path; exit non-zero when the evaluation failed.
+
+    All other arguments are lmms-eval's own and passed on unchanged, for instance: sparsemm eval --model
+    llava_sparsemm --model_args pretrained=tiny-reader,budget=64,window=8 --tasks pages_qa. Results go to
+    --output_path, by default ./runs.
+    """
+    try:
+        files = evaluate(context.args, nproc)
+    except SparseMMError as error:
+        print(f"sparsemm eval: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    for file in files:
+        print(f"results: {file.path}")
+
+
+def _launcher(processes: int) -> list[str]:
+    script = Path(sys.executable).with_name("lmms-eval")
+    program = [str(script)] if script.is_file() else ["-m", "lmms_eval"]
+    if processes == 1:
+        return [sys.executable, *program]
+    distributed = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *distributed, *program]
+
+
+def _device_environment(arguments: Sequence[str], processes: int) -> dict[str, str]:
+    """Accelerate must be told to start several processes on a CPU; it is no matter with one."""
+    if processes == 1:
+        return {}
+    import torch
+
+    line = " ".join(arguments).replace("--device ", "device=")
+    on_cpu = "device=cpu" in line or not torch.cuda.is_available()
+    return {"ACCELERATE_USE_CPU": "true"} if on_cpu else {}
+
+
+def _run(line: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command with our standard streams; what would end us ends it first."""
+    print(f"$ {shlex.join(line)}", flush=True)
+    child = subprocess.Popen(line, env=dict(environment))
+    try:
+        with _termination_passed_to(child):
+            return child.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent the interrupt to the child too; it may still be writing.
+        child.wait()
+        raise
+
+
+@contextlib.contextmanager
+def _termination_passed_to(child: subprocess.Popen) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _status_text(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

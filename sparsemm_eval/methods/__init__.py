@@ -1,0 +1,1 @@
+"""KV-compression methods: which entries of a prompt every KV head keeps."""

@@ -1,0 +1,252 @@
+"""compress(model, config): the one place that touches a transformers model."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from sparsemm_eval.cache.arena import Arena
+from sparsemm_eval.cache.ragged_cache import DEFAULT_RESERVE, RaggedCache
+from sparsemm_eval.cache.static_cache import StaticCache
+from sparsemm_eval.cache.statistics import CacheStats
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.decode import modes
+from sparsemm_eval.decode.loop import DecodeLoop
+from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.kernels import dispatch
+from sparsemm_eval.model import generation_rules
+from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
+from sparsemm_eval.model.encoded_images import with_encoded_images
+from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
+
+
+def compress(
+    model: PreTrainedModel, config: CompressionConfig, *, decode: str = "eager", kernel: str = "auto"
+) -> CompressionSession:
+    """Compress the KV cache of everything the model generates inside a ``with`` block.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        LLaVA-NeXT, Qwen2-VL, or a plain Llama, Mistral or Qwen2 model, loaded with
+        ``attn_implementation="sdpa"``.
+    config : CompressionConfig
+        What to keep.
+    decode : str
+        ``eager``: ``generate`` as it is. ``compile``: it compiles the decode step (on a GPU; on a CPU the
+        step runs as it is). ``graph``: an own loop, whose step is captured in a CUDA graph on a GPU.
+        ``fused``: as graph, with the step compiled first, on a CPU too.
+    kernel : str
+        Of the attention over ragged entries: ``auto`` (Triton on CUDA, else torch), ``torch`` or ``triton``.
+
+    Returns
+    -------
+    CompressionSession
+        A context manager. When it exits, also after an exception, the model is as before.
+
+    Raises
+    ------
+    ConfigError, HeadScoreError
+        If the method needs head scores and there are none, or they do not fit the model; for an unknown mode
+        or kernel.
+    UnsupportedError
+        If the model is of a kind that cannot be compressed, or cannot decode in that mode.
+
+    Examples
+    --------
+    >>> with compress(model, CompressionConfig("snapkv", budget=128)) as session:  # doctest: +SKIP
+    ...     tokens = model.generate(**inputs, max_new_tokens=64)
+    ...     print(session.stats.effective_budget)
+    """
+    decoder = find_text_decoder(model)
+    modes.check(decode, model)
+    dispatch.choose(kernel, model.device)
+    return CompressionSession(model, decoder, _with_scores(config, model, decoder), decode, kernel)
+
+
+def _with_scores(
+    config: CompressionConfig, model: PreTrainedModel, decoder: TextDecoder
+) -> CompressionConfig:
+    if config.method != "sparsemm":
+        return config
+    name = getattr(model.config, "_name_or_path", None) or None
+    if config.head_scores is None and name is None:
+        raise ConfigError("head_scores", None, "a table, a file or a name: method 'sparsemm' needs one")
+    scores = HeadScores.resolve(config.head_scores, name)
+    scores.check_fits(decoder.num_layers, decoder.num_heads)
+    return config.replace(head_scores=scores)
+
+
+class CompressionSession:
+    """A model under compression; made by ``compress``.
+
+    Attributes
+    ----------
+    config : CompressionConfig
+        With its head scores resolved to a table.
+    stats : CacheStats or None
+        Of the last ``generate`` call.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        decoder: TextDecoder,
+        config: CompressionConfig,
+        decode: str = "eager",
+        kernel: str = "auto",
+    ):
+        self.model, self.decoder, self.config = model, decoder, config
+        self.decode, self.kernel = decode, kernel
+        self.stats: CacheStats | None = None
+        self._arena: Arena | None = None
+        self._loop = (
+            DecodeLoop(model, decoder, compiled=decode == "fused") if modes.captures(decode) else None
+        )
+        self._undo = ExitStack()
+        self._prefilled_at: float | None = None
+
+    def new_cache(self, max_new_tokens: int = DEFAULT_RESERVE) -> RaggedCache:
+        """A fresh cache for a manual decode loop.
+
+        ``max_new_tokens`` is a hint for how much room to make; with ``decode`` other than ``eager`` it is a
+        limit, and a new cache puts an end to the one before.
+        """
+        if self.decode == "eager":
+            return RaggedCache(self.config, self.decoder.num_layers, max_new_tokens, self.kernel)
+        return StaticCache(
+            self.config,
+            self.decoder.num_layers,
+            max_new_tokens,
+            self.arena,
+            compileable=self.decode == "compile",
+        )
+
+    @property
+    def arena(self) -> Arena:
+        """Memory of all samples in modes other than ``eager``."""
+        if self._arena is None:
+            kernel = dispatch.choose(self.kernel, self.model.device)
+            self._arena = Arena(self.config, self.decoder.num_layers, kernel)
+        return self._arena
+
+    def __enter__(self) -> CompressionSession:
+        text_config = self.decoder.config
+        before = text_config._attn_implementation
+        if before in (ATTENTION, STATIC_ATTENTION):
+            raise UnsupportedError("the model is already inside a `with compress(...)` block")
+        if before != "sdpa":
+            raise UnsupportedError(
+                f"attn_implementation={before!r}: prefill runs on SDPA, load the model with "
+                "attn_implementation='sdpa' so that all methods are compared on the same kernel"
+            )
+        register()
+        try:
+            self._attach(text_config, before)
+        except BaseException:
+            self._undo.close()
+            raise
+        return self
+
+    def _attach(self, text_config: PreTrainedConfig, before: str) -> None:
+        text_config._attn_implementation = ATTENTION if self.decode == "eager" else STATIC_ATTENTION
+        self._undo.callback(setattr, text_config, "_attn_implementation", before)
+        for attention in self.decoder.attentions:
+            hook = attention.register_forward_pre_hook(_hand_over_cache_layer, with_kwargs=True)
+            self._undo.callback(hook.remove)
+        for hook in (
+            self.model.register_forward_pre_hook(self._ensure_cache, with_kwargs=True),
+            self.model.register_forward_hook(self._note_prefill),
+        ):
+            self._undo.callback(hook.remove)
+        self._wrap_generate()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def _wrap_generate(self) -> None:
+        """Shadow ``model.generate`` on this one object, so that each call gets a cache of its own."""
+        original, own = self.model.generate, vars(self.model).get("generate")
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return self._generate(original, args, kwargs)
+
+        self.model.generate = generate
+        if own is None:
+            self._undo.callback(delattr, self.model, "generate")
+        else:  # somebody had shadowed it before
+            self._undo.callback(setattr, self.model, "generate", own)
+
+    def _generate(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.stats = None
+        settings = kwargs.get("generation_config") or self.model.generation_config
+        generation_rules.check(settings, kwargs)
+        self._prefilled_at = None
+        started = self._now()
+        kwargs = with_encoded_images(self.model, kwargs)
+        if self._loop is not None:
+            output, cache = self._loop.generate(original, self.new_cache, args, kwargs)
+            stats = cache.stats()
+            # tokens behind the end of an answer cost time, but are no part of it
+            stats = replace(stats, generated=output.shape[1] - cache.prompt_width - 1)
+        else:
+            cache = self.new_cache(self._room(settings, kwargs))
+            output = original(*args, past_key_values=cache, **kwargs)
+            stats = cache.stats()
+        ended = self._now()
+        decode = (ended - self._prefilled_at) / stats.generated if stats.generated else None
+        self.stats = replace(stats, prefill_seconds=self._prefilled_at - started, decode_seconds=decode)
+        return output
+
+    def _room(self, settings: GenerationConfig, kwargs: dict[str, Any]) -> int:
+        tokens = generation_rules.expected_tokens(settings, kwargs, None)
+        if tokens is None and self.decode != "eager":
+            raise UnsupportedError(
+                "max_new_tokens=None: decode=compile makes room for all tokens beforehand, give a number"
+            )
+        return DEFAULT_RESERVE if tokens is None else tokens
+
+    def _ensure_cache(
+        self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A forward call that would make itself a DynamicCache gets a RaggedCache."""
+        if torch.compiler.is_compiling():  # only decode steps are, and those have a cache
+            return args, kwargs
+        cache = kwargs.get("past_key_values")
+        if cache is None and kwargs.get("use_cache", model.config.get_text_config().use_cache):
+            kwargs["past_key_values"] = self.new_cache()
+        elif cache is not None and not isinstance(cache, RaggedCache):
+            raise UnsupportedError(
+                f"past_key_values is a {type(cache).__name__}: leave it out, or pass session.new_cache()"
+            )
+        elif isinstance(cache, StaticCache):
+            cache.check_current()
+        return args, kwargs
+
+    def _note_prefill(self, model: PreTrainedModel, args: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling() and self._prefilled_at is None:
+            self._prefilled_at = self._now()
+
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+def _hand_over_cache_layer(
+    attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Attention functions do not get the cache: pass this layer's part along."""
+    cache = kwargs.get("past_key_values")
+    if isinstance(cache, RaggedCache):
+        kwargs["kv_layer"] = cache.layers[attention.layer_idx]
+    return args, kwargs

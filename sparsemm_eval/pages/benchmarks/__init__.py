@@ -1,0 +1,1 @@
+"""Small local data sets in the schemas of the seven benchmarks."""

@@ -1,0 +1,1 @@
+"""Pages of text drawn from a seed, the box of every character known."""

@@ -1,0 +1,150 @@
+"""Where the text of a page goes: entries of key and value in rows, decided by a random generator."""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsemm_eval.pages.drawing.glyphs import CAPITALS, CELL, DIGITS, LOWERCASE
+
+# Multiples of 8 cells (128 pixels), one LLaVA tile, so that no reader sees a page rescaled.
+PAGE_SIZES = ((8, 16), (8, 24), (16, 16), (16, 24))
+# Pages to read whole: on the largest, with 16 lines of two entries, readers lose their place now and then.
+READING_SIZES = PAGE_SIZES[:3]
+VALUE_LENGTHS = (6, 10)
+KEY_LENGTH = 2
+SPLITS = ("train", "heldout")
+_HELDOUT_SHARE = 8
+_KEYS = tuple(first + second for first in CAPITALS for second in CAPITALS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One KEY VALUE pair on a page.
+
+    Attributes
+    ----------
+    key, value : str
+    row, column : int
+        Cell of the key's first character.
+    """
+
+    key: str
+    value: str
+    row: int
+    column: int
+
+    @property
+    def text(self):
+        """The entry as printed: key, blank, value."""
+        return f"{self.key} {self.value}"
+
+    @property
+    def value_cells(self):
+        """Cells (row, column) of the value's characters, in order."""
+        start = self.column + KEY_LENGTH + 1
+        return tuple((self.row, start + i) for i in range(len(self.value)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The text of a page without its looks.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Page size in cells of `CELL` pixels.
+    entries : tuple of Entry
+        In reading order; keys are unique.
+    """
+
+    rows: int
+    columns: int
+    entries: tuple
+
+    def grid(self):
+        """Rows of the page as strings of equal length, blanks where nothing is printed."""
+        lines = [[" "] * self.columns for _ in range(self.rows)]
+        for entry in self.entries:
+            lines[entry.row][entry.column : entry.column + len(entry.text)] = entry.text
+        return tuple("".join(line) for line in lines)
+
+    def text(self):
+        """Canonical transcription: printed rows only, one blank between the entries of a row."""
+        return "\n".join(" ".join(line.split()) for line in self.grid() if line.strip())
+
+
+def _value(rng, length, alphabet):
+    return "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
+
+
+def draw_layout(rng, rows, columns):
+    """Draw the text of a page.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    rows, columns : int
+        Page size in cells; `columns` must hold the longest entry.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    ValueError
+        If the page is too small for an entry.
+    """
+    shortest, longest = VALUE_LENGTHS
+    width = KEY_LENGTH + 1 + longest
+    if rows < 1 or columns < width:
+        raise ValueError(f"page size rows={rows}, columns={columns} is too small; use at least 1 x {width}")
+    share = rng.uniform(0.35, 1.0)
+    printed = np.flatnonzero(rng.random(rows) < share)
+    if not len(printed):
+        printed = rng.integers(rows, size=1)
+    two_columns = 2 * (KEY_LENGTH + 1 + shortest) + 1 <= columns and rng.random() < 0.5
+    alphabet = DIGITS if rng.random() < 0.6 else DIGITS + LOWERCASE
+    keys = iter([_KEYS[i] for i in rng.permutation(len(_KEYS))[: 2 * len(printed)]])
+    entries = []
+    for row in printed.tolist():
+        count = 2 if two_columns and rng.random() < 0.8 else 1
+        room = (columns - (count - 1)) // count - KEY_LENGTH - 1
+        lengths = rng.integers(shortest, min(longest, room) + 1, size=count)
+        free = columns - (count - 1) - int(lengths.sum()) - count * (KEY_LENGTH + 1)
+        # Free cells are dealt out before each entry; what is left stays at the end of the row.
+        column = 0
+        for length in lengths.tolist():
+            indent = int(rng.integers(free + 1))
+            free -= indent
+            column += indent
+            entries.append(Entry(next(keys), _value(rng, length, alphabet), row, column))
+            column += KEY_LENGTH + 1 + length + 1
+    return Layout(rows, columns, tuple(entries))
+
+
+def split_of(layout):
+    """Split a layout belongs to, decided by its text alone, so that no page can be in two splits.
+
+    Returns
+    -------
+    str
+        "heldout" for one in eight texts, else "train".
+    """
+    return "heldout" if zlib.crc32(layout.text().encode()) % _HELDOUT_SHARE == 0 else "train"
+
+
+def draw_split_layout(rng, rows, columns, split):
+    """Like `draw_layout`, repeated until the page falls into `split` ("train" or "heldout")."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown; use one of {SPLITS}")
+    while True:
+        layout = draw_layout(rng, rows, columns)
+        if split_of(layout) == split:
+            return layout
+
+
+def pixel_size(rows, columns):
+    """Height and width in pixels of a page of `rows` x `columns` cells."""
+    return rows * CELL, columns * CELL

@@ -1,0 +1,1 @@
+"""Tiny readers: transformers models that read pages, and how well they do."""

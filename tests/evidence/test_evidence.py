@@ -1,0 +1,152 @@
+"""The evidence document: a trial of a few samples, its parts, and where the heat of the figure lies."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sparsemm_eval.errors import ConfigError, EvaluationError
+from sparsemm_eval.evidence import evidence
+from sparsemm_eval.evidence.sources import SHAPES, resampled_tables, write_shapes
+from sparsemm_eval.evidence.tasks import Memo, bootstrap
+from sparsemm_eval.heads.anchors.registry import anchor_named
+from sparsemm_eval.heads.figures.word_attention import word_attention
+from sparsemm_eval.heads.scores.facts import best_heads
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scoring.load_model import load_model
+from sparsemm_eval.pages.drawing.render import make_page
+from sparsemm_eval.pages.prompts import READ_QUESTION
+from tests.lmms_process import is_shipped
+
+needs_reader = pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")
+
+
+def test_shapes_are_where_their_boxes_are(tmp_path):
+    write_shapes(tmp_path, 12)
+    anchor = anchor_named("coco", str(tmp_path))
+    assert anchor.size == 12
+    seen = set()
+    for index in range(12):
+        sample = anchor.sample(0, index)
+        assert not sample.bad_boxes
+        pixels = np.asarray(sample.image.convert("L")).astype(int)
+        dark = pixels < 130
+        for item in sample.boxes:
+            seen.add(item.text)
+            left, top, right, bottom = item.box
+            rows, columns = np.nonzero(dark[top:bottom, left:right])
+            assert columns.min() == 0
+            assert columns.max() == right - left - 1
+            assert len(rows) > 50
+            dark[top:bottom, left:right] = False
+        assert not dark.any()
+    assert seen == set(SHAPES)
+
+
+def test_bootstrap_against_a_plain_one():
+    values = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0]
+    found = bootstrap(values, draws=4000)
+    generator = np.random.default_rng(5)
+    means = [np.mean(generator.choice(values, len(values))) for _ in range(4000)]
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.05)
+    assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.05)
+    assert found.count == 6
+    assert (bootstrap([1.0, 1.0]).low, bootstrap([1.0, 1.0]).high) == (1.0, 1.0)
+
+
+def test_resampled_tables_are_means_of_whole_images():
+    stack = torch.zeros(3, 1, 3, dtype=torch.float64)
+    stack[range(3), 0, range(3)] = 1.0
+    tables = resampled_tables(stack, 200)
+    assert torch.allclose(tables.sum((1, 2)), torch.ones(200, dtype=torch.float64))
+    counts = tables * 3
+    assert torch.allclose(counts, counts.round())
+    assert math.isclose(float(tables.mean()), 1 / 3, abs_tol=1e-9)
+    assert float(tables.std()) > 0.2
+
+
+def test_memo_measures_once_per_identity(tmp_path):
+    calls = []
+
+    def measure():
+        calls.append(1)
+        return len(calls)
+
+    first, other = Memo(tmp_path / "m.json", {"a": 1}), Memo(tmp_path / "m.json", {"a": 2})
+    assert [first.get("x", measure), first.get("x", measure), first.get("y", measure)] == [1, 1, 2]
+    assert [other.get("x", measure), Memo(tmp_path / "m.json", {"a": 1}).get("y", measure)] == [3, 2]
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(EvaluationError, match="damaged"):
+        first.get("x", measure)
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(ConfigError, match="NAME=FOLDER"):
+        evidence.main(["--out", str(tmp_path / "e.md"), "--anchor", "mlt"])
+
+
+@needs_reader
+def test_the_heat_of_the_best_head_lies_on_the_word():
+    """The figure's promise in numbers, on several pages and words."""
+    loaded = load_model("tiny-reader", "cpu", "float32")
+    head = best_heads(HeadScores.resolve("tiny-reader"), 1)[0]
+    shares, exact = [], []
+    for index, size in enumerate(((8, 16), (8, 24), (16, 16))):
+        page = make_page("heldout", 77, index, size)
+        seen = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION)
+        for number in (0, len(page.entries) // 2):
+            value = page.entries[number].value
+            if value not in seen.answer:  # the reader may misread one
+                continue
+            seen = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, value)
+            shares.append(evidence.share_on(seen, head, page, number))
+            place = divmod(int(seen.maps[head].argmax()), seen.maps.shape[-1])
+            exact.append(place in page.entries[number].value_cells)
+    assert len(shares) >= 4
+    assert sum(exact) / len(exact) >= 0.75
+    assert sum(shares) / len(shares) > 0.6
+
+
+@pytest.mark.slow
+@needs_reader
+def test_the_whole_document_in_small(tmp_path, monkeypatch):
+    write_shapes(tmp_path / "data", 4, seed=3)
+    out, work = tmp_path / "docs" / "evidence.md", tmp_path / "work"
+    line = [
+        "--out",
+        str(out),
+        "--work",
+        str(work),
+        "--effort",
+        "trial",
+        "--anchor",
+        f"coco={tmp_path / 'data'}",
+    ]
+    evidence.main(line)
+    text = out.read_text()
+    for heading in (
+        "Few heads",
+        "Are they the same heads",
+        "Without its visual heads",
+        "Which scores",
+        "Where the heads",
+    ):
+        assert f"## {heading}" in text
+    assert "published data, coco" in text
+    assert "nan" not in text
+    assert str(tmp_path) not in text
+    assert max(len(row) for row in text.splitlines() if not row.startswith("|")) <= 110
+    for name in ("head-map", "two-sets-of-pages", "masking", "word"):
+        assert f"(figures/{name}.png)" in text
+        assert min(Image.open(out.parent / "figures" / f"{name}.png").size) > 200
+    measured = json.loads((work / "measured.json").read_text())
+    monkeypatch.setattr(evidence, "_score", lambda *_: pytest.fail("measured again"))
+    evidence.main(line)
+    assert out.read_text() == text
+    assert json.loads((work / "measured.json").read_text()) == measured

@@ -1,0 +1,279 @@
+"""The masking experiment: with a stand-in for lmms-eval, and once with the real command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sparsemm_eval.errors import ConfigError, EvaluationError, HeadScoreError
+from sparsemm_eval.heads.commands import app
+from sparsemm_eval.heads.masking import report as mask_report
+from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
+from sparsemm_eval.heads.masking.experiment import (
+    MaskPlan,
+    Measured,
+    Point,
+    check_shares,
+    curves,
+    mean_and_spread,
+    run,
+)
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.lmms.results import ResultsFile
+from tests.lmms_process import checkpoint, environment, is_shipped
+
+PLAN = MaskPlan(shares=(0.1, 0.05), seeds=(3, 7))
+
+
+def score_of(point):
+    return 0.9 - (8 if point.heads == "visual" else 1) * point.share - 0.01 * (point.seed or 0)
+
+
+def measured(point):
+    scores = {"qa": {"exact": score_of(point), "other": 0.5}, "ocr": {"accuracy": score_of(point) / 2}}
+    return Measured(scores, {"qa": {"exact": 0.02}}, {"qa": 40})
+
+
+def test_points_are_full_then_each_share_with_its_draws():
+    assert list(PLAN.points()) == [
+        Point("nothing", 0.0),
+        *(Point("visual", 0.05), Point("random", 0.05, 3), Point("random", 0.05, 7)),
+        *(Point("visual", 0.1), Point("random", 0.1, 3), Point("random", 0.1, 7)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"shares": ()}, "shares"),
+        ({"shares": (0.0,)}, "shares"),
+        ({"shares": (0.6,)}, "shares"),
+        ({"shares": (0.1, 0.1)}, "shares"),
+        ({"seeds": (-1,)}, "seeds"),
+        ({"seeds": (1, 1)}, "seeds"),
+        ({"mode": "zero"}, "mode"),
+    ],
+)
+def test_plans_that_cannot_be_run_are_refused(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        MaskPlan(**changes)
+
+
+def test_shares_must_be_different_numbers_of_heads_and_leave_enough_others():
+    check_shares(MaskPlan((0.25, 0.5)), HeadScores.from_array([[1.0, 0.0], [0.0, 0.0]]))
+    for shares, heads in (((0.01, 0.02), 10), ((0.5,), 3)):
+        with pytest.raises(ConfigError, match="numbers of heads"):
+            check_shares(MaskPlan(shares), HeadScores.from_array([[1.0] * heads]))
+
+
+def test_a_broken_experiment_goes_on_and_forgets_nothing(tmp_path):
+    calls = []
+
+    def breaking(point):
+        calls.append(point)
+        if len(calls) == 4:
+            raise EvaluationError("killed")
+        return measured(point)
+
+    with pytest.raises(EvaluationError):
+        run(PLAN, {"model": "m"}, breaking, tmp_path)
+    found = run(PLAN, {"model": "m"}, breaking, tmp_path)
+    assert calls == [*list(PLAN.points())[:4], *list(PLAN.points())[3:]]
+    assert found == {point: measured(point) for point in PLAN.points()}
+    run(PLAN, {"model": "m"}, breaking, tmp_path)
+    assert len(calls) == 8
+
+
+@pytest.mark.parametrize(
+    ("plan", "identity", "evaluated"),
+    [
+        (PLAN, {"model": "other"}, 7),
+        (MaskPlan((0.1, 0.05), (3, 7), "output"), {"model": "m"}, 6),
+        (MaskPlan((0.1, 0.2), (3, 7, 8)), {"model": "m"}, 5),
+    ],
+)
+def test_only_points_of_the_same_run_are_known(tmp_path, plan, identity, evaluated):
+    run(PLAN, {"model": "m"}, measured, tmp_path)
+    calls = []
+    run(plan, identity, lambda point: calls.append(point) or measured(point), tmp_path)
+    assert len(calls) == evaluated
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": "x", "version": 1, "points": {}}'])
+def test_another_file_of_that_name_is_refused(tmp_path, text):
+    (tmp_path / "mask.json").write_text(text)
+    with pytest.raises(HeadScoreError, match="choose another folder"):
+        run(PLAN, {}, measured, tmp_path)
+
+
+def found_curves(metric=None):
+    return curves({point: measured(point) for point in PLAN.points()}, metric)
+
+
+def test_curves():
+    qa, ocr = found_curves()
+    assert (qa.task, qa.metric, qa.samples, qa.full, qa.full_error) == ("qa", "exact", 40, 0.9, 0.02)
+    assert qa.visual == {0.05: (pytest.approx(0.5), 0.02), 0.1: (pytest.approx(0.1), 0.02)}
+    assert qa.random == {share: tuple(0.9 - share - 0.01 * seed for seed in (3, 7)) for share in (0.05, 0.1)}
+    assert (ocr.metric, ocr.samples) == ("accuracy", None)
+    assert math.isnan(ocr.full_error)
+    with pytest.raises(ConfigError, match="qa has: exact, other"):
+        found_curves("accuracy")
+
+
+def test_mean_and_spread():
+    assert mean_and_spread((1.0, 2.0, 6.0)) == (3.0, pytest.approx(math.sqrt(7)))
+    assert math.isnan(mean_and_spread((1.0,))[1])
+
+
+def test_files(tmp_path):
+    mask_report.save_all(found_curves(), 40, tmp_path, "a title")
+    table = list(csv.DictReader(io.StringIO((tmp_path / "mask.csv").read_text())))
+    assert len(table) == 10
+    rows = {(row["task"], row["heads"], row["share"]): row for row in table}
+    drawn = rows["qa", "random", "0.1"]
+    assert (drawn["count"], drawn["draws"], drawn["standard_error"]) == ("4", "2", "")
+    assert float(drawn["score"]) == pytest.approx(0.75)
+    assert float(drawn["spread"]) == pytest.approx(0.04 / math.sqrt(2))
+    assert (float(drawn["lowest"]), float(drawn["highest"])) == (pytest.approx(0.73), pytest.approx(0.77))
+    assert rows["ocr", "nothing", "0.0"]["standard_error"] == ""
+    text = (tmp_path / "mask.md").read_text()
+    assert "| 10.0% | 4 | 0.100 ± 0.020 | 0.750 ± 0.028 | 0.730 … 0.770 |" in text
+    assert "| 5.0% | 2 | 0.250 | 0.400" in text
+    assert Image.open(tmp_path / "mask.png").width > Image.open(tmp_path / "mask.png").height
+
+
+def work(**changes):
+    values = {"family": "llava", "pretrained": "tiny-reader", "tasks": ("pages_qa",), "folder": Path("out")}
+    return MaskEvaluation(**{**values, **changes})
+
+
+def test_command_lines():
+    job = work(head_scores="s.json", limit=5, model_args="device=cpu", batch_size=2)
+    lines = {
+        point: dict(zip(line[::2], line[1::2], strict=True))
+        for point in PLAN.points()
+        if (line := job.arguments(PLAN, point))
+    }
+    start = "pretrained=tiny-reader,journal=out/journal"
+    full, best, drawn = (
+        lines[p] for p in (Point("nothing", 0.0), Point("visual", 0.1), Point("random", 0.1, 7))
+    )
+    assert (full["--model"], full["--model_args"]) == ("llava_fullkv", f"{start},device=cpu")
+    assert best["--model"] == "llava_mask"
+    masked = "mask_ratio=0.1,mask_mode=query,head_scores=s.json"
+    assert best["--model_args"] == f"{start},{masked},device=cpu"
+    assert drawn["--model"] == "llava_mask_random"
+    assert drawn["--model_args"] == f"{start},{masked},mask_seed=7,device=cpu"
+    assert (full["--limit"], full["--batch_size"], full["--tasks"]) == ("5", "2", "pages_qa")
+    assert "--limit" not in work(family="qwen2vl").arguments(PLAN, Point("nothing", 0.0))
+
+
+def test_identity_names_what_matters():
+    scores = HeadScores.from_array([[1.0, 2.0]])
+    first = work().identity(scores)
+    assert first["weights"].startswith("sha256:")
+    assert json.loads(json.dumps(first)) == first
+    others = (
+        work(tasks=("pages_ocr",)).identity(scores),
+        work(limit=3).identity(scores),
+        work(model_args="dtype=float32").identity(scores),
+        work(pretrained="org/model").identity(scores),
+        work().identity(HeadScores.from_array([[2.0, 1.0]])),
+    )
+    assert all(other != first for other in others)
+    assert work(batch_size=8).identity(scores) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"family": "blip"}, "family"), ({"tasks": ()}, "tasks"), ({"model_args": "mask_seed=1"}, "model_args")],
+)
+def test_evaluations_that_cannot_be_run_are_refused(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        work(**changes)
+
+
+def fake_evaluate(arguments, processes=1):
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    share = float(given["--model_args"].partition("mask_ratio=")[2].partition(",")[0] or 0)
+    score = 1 - (9 if given["--model"] == "llava_mask" else 1) * share
+    contents = {
+        "results": {"pages_qa": {"alias": "x", "exact_match,none": score, "exact_match_stderr,none": 0.1}},
+        "n-samples": {"pages_qa": {"original": 200, "effective": 6}},
+    }
+    return [ResultsFile(Path("r.json"), contents)]
+
+
+def test_measured_from_results():
+    found = work().measure(PLAN, Point("visual", 0.1), fake_evaluate)
+    assert found.scores == {"pages_qa": {"exact_match": pytest.approx(0.1)}}
+    assert found.errors == {"pages_qa": {"exact_match": 0.1}}
+    assert found.samples == {"pages_qa": 6}
+
+
+def invoke(out, *more):
+    line = ["mask", "--model", "tiny-reader", "--tasks", "pages_qa", "--out", str(out), *more]
+    return CliRunner().invoke(app, line)
+
+
+def test_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        MaskEvaluation,
+        "measure",
+        lambda self, plan, point, real=MaskEvaluation.measure: real(self, plan, point, fake_evaluate),
+    )
+    outcome = invoke(tmp_path, "--shares", "0.05,0.1", "--seeds", "0,1")
+    assert outcome.exit_code == 0, outcome.output
+    assert "| 10.0% | 5 | 0.100 ± 0.100 | 0.900 ± 0.000 | 0.900 … 0.900 |" in outcome.output
+    assert invoke(tmp_path, "--shares", "0.05,0.1", "--seeds", "0,1").output.count("known") == 7
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (("--shares", "a"), "shares='a'"),
+        (("--shares", "0.6"), "shares"),
+        (("--seeds", "-1"), "seeds"),
+        (("--mode", "zero"), "mode='zero'"),
+        (("--family", "blip"), "family='blip'"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, more, named):
+    outcome = invoke(tmp_path, *more)
+    assert outcome.exit_code == 2
+    assert named in outcome.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")
+def test_masking_the_visual_heads_of_the_shipped_reader(tmp_path, monkeypatch):
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setitem(os.environ, name, value)
+    reader = checkpoint("tiny-reader", tmp_path)
+    out = tmp_path / "out"
+    # a source that changes while it is tested is another identity
+    identity = MaskEvaluation.identity(work(pretrained=reader), HeadScores.resolve(None, reader))
+    monkeypatch.setattr(MaskEvaluation, "identity", lambda self, scores: identity)
+    line = ["mask", "--model", reader, "--tasks", "pages_qa,pages_ocr", "--limit", "8", "--out", str(out)]
+    line += ["--shares", "0.05", "--seeds", "0", "--batch-size", "4", "--model-args", "device=cpu"]
+    outcome = CliRunner().invoke(app, line)
+    assert outcome.exit_code == 0, outcome.output
+    table = list(csv.DictReader((out / "mask.csv").read_text().splitlines()))
+    score = {(row["task"], row["heads"]): float(row["score"]) for row in table}
+    assert score["pages_qa", "nothing"] > 0.8
+    assert score["pages_qa", "visual"] < score["pages_qa", "random"]
+    assert score["pages_ocr", "visual"] < score["pages_ocr", "nothing"] - 0.3
+    assert {row["samples"] for row in table} == {"8"}
+    assert str(tmp_path) not in (out / "mask.json").read_text()
+    # all points are known now: nothing is started
+    monkeypatch.setattr(MaskEvaluation, "measure", lambda *_: pytest.fail("evaluated again"))
+    assert CliRunner().invoke(app, line).exit_code == 0

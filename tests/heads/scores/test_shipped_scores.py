@@ -1,0 +1,30 @@
+"""The head scores that come with the package belong to the readers that come with it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from sparsemm_eval.heads.scores.facts import best_heads, hit_rate, share_of_top
+from sparsemm_eval.heads.scores.lookup import shipped_names
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scoring.load_model import load_model
+
+NAMES = shipped_names()
+
+
+@pytest.mark.skipif(not NAMES, reason="no head scores are shipped")
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_scores_fit_their_reader(name):
+    scores, loaded = HeadScores.resolve(name), load_model(name)
+    facts = scores.provenance
+    assert (facts["model"], facts["revision"]) == (name, loaded.revision), "score the new checkpoint again"
+    config = loaded.model.config.get_text_config()
+    scores.check_fits(config.num_hidden_layers, config.num_attention_heads)
+    assert facts["images"] >= 100
+    assert not re.search(r"(?<![\w:])/\w+/", json.dumps(facts)), "no path of the machine it was made on"
+    # readers read with few heads, and those look where they read
+    assert share_of_top(scores, 0.1) > 0.5
+    assert hit_rate(scores, best_heads(scores, 1)[0]) > 0.5

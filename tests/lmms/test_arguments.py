@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.lmms.arguments import DEFAULT_OUTPUT, Run, complete, read
+from sparsemm_eval.tasks import FOLDER
+
+BASIC = ["--model", "m", "--model_args", "pretrained=p,budget=8", "--tasks", "a,b"]
+
+
+def write_config(folder, contents):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(contents))
+    return path
+
+
+def test_reads_the_command_line():
+    assert read([*BASIC, "--output_path=out", "--limit", "3"]) == [
+        Run("m", "pretrained=p,budget=8", ("a", "b"), Path("out"))
+    ]
+
+
+def test_output_path_has_a_default():
+    assert read(BASIC)[0].output_path == Path(DEFAULT_OUTPUT)
+
+
+def test_reads_every_entry_of_a_file_below_the_command_line(tmp_path):
+    entries = [{"model": "x", "tasks": "a", "output_path": "o1"}, {"tasks": "b,c", "output_path": "o2"}]
+    config = write_config(tmp_path, entries)
+    assert read(["--config", str(config), "--model", "y"]) == [
+        Run("y", "", ("a",), Path("o1")),
+        Run("y", "", ("b", "c"), Path("o2")),
+    ]
+
+
+def test_missing_tasks_are_refused():
+    with pytest.raises(ConfigError, match="--tasks"):
+        read(["--model", "m"])
+
+
+def test_a_file_without_output_path_is_refused(tmp_path):
+    config = write_config(tmp_path, {"model": "x", "tasks": "a"})
+    with pytest.raises(ConfigError, match="--output_path"):
+        read(["--config", str(config)])
+
+
+@pytest.mark.parametrize("contents", ["- 3", "[", ""])
+def test_an_unusable_file_is_refused(tmp_path, contents):
+    config = tmp_path / "config.yaml"
+    config.write_text(contents)
+    with pytest.raises(ConfigError, match="--config"):
+        read(["--config", str(config), "--tasks", "a"])
+
+
+def test_completes_without_touching_the_rest(tmp_path):
+    assert complete([*BASIC, "-b", "4", "--gen_kwargs=a=1"], tmp_path) == [
+        *BASIC,
+        *("-b", "4", "--gen_kwargs=a=1", "--output_path", DEFAULT_OUTPUT, "--include_path", str(FOLDER)),
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_our_own_folder_as_include_path_stays(tmp_path):
+    given = [*BASIC, "--output_path", "o", "--include_path", str(FOLDER)]
+    assert complete(given, tmp_path) == given
+
+
+def test_other_include_paths_join_ours(tmp_path):
+    line = complete([*BASIC, "--output_path", "o", "--include_path", "mine", "--limit", "2"], tmp_path)
+    assert line[:-2] == [*BASIC, "--output_path", "o", "--limit", "2"]
+    assert line[-2] == "--config"
+    assert yaml.safe_load(Path(line[-1]).read_text()) == [{"include_path": [str(FOLDER), "mine"]}]
+
+
+def test_include_paths_of_a_file_join_ours(tmp_path):
+    entries = [
+        {"tasks": "a", "output_path": "o", "include_path": "mine", "limit": 2},
+        {"tasks": "b", "output_path": "o", "include_path": ["x", "y"]},
+    ]
+    config = write_config(tmp_path, entries)
+    line = complete(["--model", "m", "--config", str(config)], tmp_path)
+    assert line[:-1] == ["--model", "m", "--config"]
+    entries[0]["include_path"] = [str(FOLDER), "mine"]
+    entries[1]["include_path"] = [str(FOLDER), "x", "y"]
+    assert yaml.safe_load(Path(line[-1]).read_text()) == entries

@@ -1,0 +1,75 @@
+"""The demo without its runs: arguments in, figures out."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sparsemm_eval.cli import app
+from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.lmms import demo
+from sparsemm_eval.lmms.results import ResultsFile
+
+SETTINGS = demo.Settings(budget=32, kernel_size=5, limit=3, output=Path("runs/demo"))
+
+
+def results(**changes):
+    measured = {
+        "avg_nominal_budget": 32.0,
+        "avg_effective_budget": 31.5,
+        "avg_kv_bytes": 2048.0,
+        "avg_prefill_seconds": 0.05,
+        "avg_decode_seconds": 0.004,
+    }
+    scores = {"pages_qa": {"exact_match,none": 0.75}, "pages_ocr": {"character_accuracy,none": 0.5}}
+    contents = {"results": scores, "throughput": {**measured, **changes}}
+    return ResultsFile(Path("r.json"), contents)
+
+
+def test_arguments():
+    line = demo.arguments_of("llava_snapkv", SETTINGS)
+    given = dict(zip(line[:-1:2], line[1::2], strict=True))
+    expected = "pretrained=tiny-reader,journal=off,budget=32,window=8,kernel_size=5"
+    assert given["--model_args"] == expected
+    assert given["--tasks"] == "pages_qa,pages_ocr"
+    full = demo.arguments_of("llava_fullkv", SETTINGS)
+    assert "pretrained=tiny-reader,journal=off" in full
+
+
+def test_table_shows_what_was_recorded(monkeypatch):
+    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
+    console = Console(width=80, record=True)
+    console.print(demo.table_of(demo.run(SETTINGS), SETTINGS))
+    text = console.export_text()
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "llava_" in line}
+    measured = ["0.750", "0.500", "32", "31.5", "2", "50.0", "4.00"]
+    assert lines["llava_sparsemm"] == lines["llava_snapkv"] == measured
+    assert lines["llava_fullkv"] == [*measured[:2], "all", *measured[3:]]
+    assert "window=8, kernel_size=5" in text
+    assert "…" not in text
+
+
+def test_a_missing_figure_is_an_error():
+    file = results()
+    del file.contents["throughput"]["avg_kv_bytes"]
+    with pytest.raises(EvaluationError, match="avg_kv_bytes"):
+        demo.row_of("llava_snapkv", file)
+
+
+def test_a_failed_run_fails_the_demo(monkeypatch):
+    def fail(arguments, environment):
+        raise EvaluationError("no results")
+
+    monkeypatch.setattr(demo, "evaluate", fail)
+    outcome = CliRunner().invoke(app, ["demo"])
+    assert outcome.exit_code == 1
+    assert "no results" in outcome.output
+
+
+def test_the_command_says_where_results_are_and_names_kernel_size(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
+    outcome = CliRunner().invoke(app, ["demo", "--output", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    assert str(tmp_path) in outcome.output
+    assert "kernel_size moves the picture" in outcome.output

@@ -1,0 +1,147 @@
+"""The front around lmms-eval: with a stand-in for its process, and once with the real one that fails."""
+
+import json
+import os
+import sys
+import textwrap
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sparsemm_eval.errors import ConfigError, EvaluationError, UnsupportedError
+from sparsemm_eval.lmms import evaluate as front
+from tests.lmms_process import environment
+
+RESULTS = {
+    "config": {"model": "m", "model_args": ""},
+    "results": {"pages_qa": {"alias": "pages_qa", "samples": 1, "exact_match,none": 1.0}},
+}
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Put a script in lmms-eval's place; the fixture takes its code and returns the working directory."""
+
+    def install(code):
+        script = tmp_path / "lmms.py"
+        script.write_text(textwrap.dedent(code))
+        monkeypatch.setattr(front, "_launcher", lambda processes: [sys.executable, str(script)])
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return install
+
+
+def writing(record):
+    return f"""
+        import json, pathlib, sys
+        target = pathlib.Path("runs/p/20260102_030405_results.json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text({json.dumps(record)!r})
+        pathlib.Path("seen.json").write_text(json.dumps(sys.argv[1:]))
+    """
+
+
+def runner():
+    app = typer.Typer()
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command("eval", context_settings=settings)(front.command)
+    # With a second command, typer keeps the first one's name.
+    app.command("other")(lambda: None)
+    return lambda *arguments: CliRunner().invoke(app, ["eval", *arguments])
+
+
+ARGUMENTS = ("--model", "m", "--tasks", "pages_qa", "-b", "2", "--gen_kwargs=a=1")
+
+
+def test_results_are_named_and_arguments_passed_on(stand_in):
+    folder = stand_in(writing(RESULTS))
+    outcome = runner()(*ARGUMENTS)
+    assert outcome.exit_code == 0, outcome.output
+    assert "results: runs/p/20260102_030405_results.json" in outcome.output
+    assert json.loads((folder / "seen.json").read_text())[: len(ARGUMENTS)] == list(ARGUMENTS)
+
+
+def test_exit_status_zero_without_results_is_a_failure(stand_in):
+    stand_in("print('nothing done')")
+    outcome = runner()(*ARGUMENTS)
+    assert outcome.exit_code == 1
+    assert "wrote no results" in outcome.output
+
+
+def test_results_without_a_requested_task_are_a_failure(stand_in):
+    stand_in(writing(RESULTS))
+    with pytest.raises(EvaluationError, match="no score for pages_ocr"):
+        front.evaluate(["--model", "m", "--tasks", "pages_qa,pages_ocr"])
+
+
+def test_results_from_before_are_a_failure(stand_in):
+    folder = stand_in("pass")
+    exec(textwrap.dedent(writing(RESULTS)))
+    assert (folder / "runs/p").is_dir()
+    with pytest.raises(EvaluationError, match="wrote no results"):
+        front.evaluate(["--model", "m", "--tasks", "pages_qa"])
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("raise SystemExit(3)", "exit status 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal SIGKILL"),
+    ],
+)
+def test_a_failing_process_is_a_failure_even_with_results(stand_in, code, text):
+    stand_in(textwrap.dedent(writing(RESULTS)) + code)
+    with pytest.raises(EvaluationError, match=text):
+        front.evaluate(["--model", "m", "--tasks", "pages_qa"])
+
+
+def test_additions_to_the_environment(stand_in):
+    folder = stand_in("import os; open('seen', 'w').write(os.environ['ADDED'])")
+    with pytest.raises(EvaluationError):
+        front.evaluate(["--model", "m", "--tasks", "pages_qa"], environment={"ADDED": "yes"})
+    assert (folder / "seen").read_text() == "yes"
+
+
+def test_captions_need_java(stand_in, monkeypatch):
+    stand_in("raise SystemExit('never started')")
+    monkeypatch.setenv("PATH", "")
+    for task in ("textcaps_val", "sparsemm_suite"):
+        with pytest.raises(UnsupportedError, match="java"):
+            front.evaluate(["--model", "m", "--tasks", task])
+
+
+def test_the_judge_needs_a_key(stand_in, monkeypatch, capsys):
+    stand_in("pass")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(EvaluationError):
+        front.evaluate(["--model", "m", "--tasks", "mmbench_en_dev"])
+    assert "mmbench_en_dev_static needs no key" in capsys.readouterr().err
+
+
+def test_missing_tasks(stand_in):
+    stand_in("raise SystemExit('never started')")
+    with pytest.raises(ConfigError, match="--tasks"):
+        front.evaluate(["--model", "m"])
+
+
+def test_several_processes_start_under_torch_distributed(monkeypatch):
+    line = front._launcher(3)
+    assert line[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+    cpu = {"ACCELERATE_USE_CPU": "true"}
+    assert front._device_environment(["--model_args", "device=cpu"], 2) == cpu
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert front._device_environment(["--model_args", "pretrained=x"], 2) == {}
+    assert front._device_environment(["--device", "cpu"], 2) == cpu
+    assert front._device_environment(["--device", "cpu"], 1) == {}
+
+
+def test_the_real_command_fails_loudly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setitem(os.environ, name, value)
+    arguments = ("--model", "oracle", "--model_args", "fail=true", "--tasks", "pages_qa", "--limit", "1")
+    outcome = runner()(*arguments)
+    assert outcome.exit_code == 1
+    assert "wrote no results" in outcome.output

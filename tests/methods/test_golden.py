@@ -1,0 +1,68 @@
+"""Parity with what the official code keeps on seeded inputs, where its record is at hand."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsemm_eval import CompressionConfig, HeadScores
+from sparsemm_eval.methods.selection import kept_positions
+
+SHARED = Path(__file__).parents[3] / "shared" / "golden"
+RECORD = SHARED / "compressors.json"
+POOLING = {"avgpool": "avg", "maxpool": "max"}
+
+pytestmark = pytest.mark.skipif(not RECORD.is_file(), reason="the official code's record is not at hand")
+
+
+def cases():
+    return json.loads(RECORD.read_text()) if RECORD.is_file() else []
+
+
+def inputs_of(case):
+    """Queries, keys and the values the record's hash covers, for every layer."""
+    shape = (1, case["heads"] // case["groups"], case["n"], case["d"])
+    for layer in range(case["layers"]):
+        generator = torch.Generator().manual_seed(case["seed"] + 1000 * layer)
+        query = torch.randn(1, case["heads"], case["n"], case["d"], generator=generator) * case["scale"]
+        key = torch.randn(shape, generator=generator) * case["scale"]
+        value = torch.zeros(shape)
+        value[..., 0] = torch.arange(case["n"])
+        yield query, key, value
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda c: f"{c['method']}-{c['seed']}")
+def test_keeps_what_the_official_code_keeps(case):
+    config = CompressionConfig(
+        method=case["method"],
+        budget=case["budget"],
+        window=case["window"],
+        ratio=case["ratio"],
+        kernel_size=case["kernel"],
+        pooling=POOLING[case["pooling"]],
+        gqa=case["gqa"],
+    )
+    scores = HeadScores.from_array(case["scores"]) if case["method"] == "sparsemm" else None
+    content, kept = hashlib.sha256(), []
+    for layer, (query, key, value) in enumerate(inputs_of(case)):
+        for tensor in (query, key, value):
+            content.update(tensor.numpy().tobytes())
+        kept.append(kept_positions(config, layer, case["layers"], query, key, scores)[0])
+    assert content.hexdigest() == case["inputs_sha256"]
+    assert [[len(head) for head in layer] for layer in kept] == case["lengths"]
+    if "kept" in case and case["kept"] is not None:
+        assert [[head.tolist() for head in layer] for layer in kept] == case["kept"]
+
+
+def test_record_is_complete():
+    assert len(cases()) == 76
+
+
+def test_reads_the_published_head_scores():
+    scores = HeadScores.load(SHARED / "official_llava-v1.6.json")
+    assert (scores.num_layers, scores.num_heads) == (32, 32)
+    shares = (scores.table / scores.table.sum()).flatten().sort(descending=True).values
+    assert shares[: round(0.05 * 1024)].sum() == pytest.approx(0.56, abs=0.01)
+    assert shares[: round(0.10 * 1024)].sum() == pytest.approx(0.77, abs=0.01)

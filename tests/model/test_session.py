@@ -1,0 +1,383 @@
+"""The method x model matrix on tiny random models of every family."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from sparsemm_eval import CompressionConfig, HeadScores, RaggedCache, compress
+from sparsemm_eval.config import METHODS
+from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
+from sparsemm_eval.methods.selection import kept_positions
+from tests.model.naive_attention import NaiveAttention, naive_attention
+from tests.tiny_models import FAMILIES, IMAGE_FAMILIES, answer, generate, model_of, prompt_of, text_prompt
+
+EVICTING = [method for method in METHODS if method != "fullkv"]
+BATCH = (150, 90, 40)
+
+
+def scores_of(model, seed=0):
+    config = model.config.get_text_config()
+    shape = config.num_hidden_layers, config.num_attention_heads
+    return HeadScores(torch.rand(shape, generator=torch.Generator().manual_seed(seed)) ** 6)
+
+
+def config_of(method, model, budget=24, **knobs):
+    scores = scores_of(model) if method == "sparsemm" else None
+    return CompressionConfig(method=method, budget=budget, window=8, head_scores=scores, **knobs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_lossless_when_nothing_is_evicted(family, method):
+    model, prompt = model_of(family), prompt_of(family, BATCH)
+    for inputs in (prompt.inputs, prompt.rows[0]):
+        truth, truth_logits = answer(model, inputs)
+        with compress(model, config_of(method, model, budget=4096)) as session:
+            ours, logits = answer(model, inputs)
+            assert session.stats.kv_bytes.tolist() == session.stats.kv_bytes_full.tolist()
+        assert torch.equal(ours, truth)
+        assert all(torch.equal(a, b) for a, b in zip(logits, truth_logits, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", EVICTING)
+def test_rows_of_a_batch_answer_as_alone(family, method):
+    model, prompt = model_of(family), prompt_of(family, BATCH)
+    full = generate(model, prompt.inputs)
+    with compress(model, config_of(method, model)) as session:
+        together = generate(model, prompt.inputs)
+        kept = session.stats.kept
+        for row, inputs in enumerate(prompt.rows):
+            assert torch.equal(generate(model, inputs)[0], together[row])
+            assert torch.equal(session.stats.kept[:, 0], kept[:, row])
+    assert not torch.equal(together, full)  # so much is evicted that it shows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", EVICTING)
+def test_bytes_shrink_as_kept_positions_says(family, method):
+    model, prompt = model_of(family), prompt_of(family)
+    config, recorder = config_of(method, model), NaiveAttention()
+    with naive_attention(model, recorder), torch.inference_mode():
+        model(**prompt.rows[0])
+    layers = len(recorder.queries)
+    expected = torch.stack(
+        [
+            torch.tensor(
+                [
+                    len(head)
+                    for head in kept_positions(config, i, layers, recorder.queries[i], recorder.keys[i])[0]
+                ]
+            )
+            for i in range(layers)
+        ]
+    )
+    with compress(model, config) as session:
+        generate(model, prompt.rows[0], tokens=3)
+    dim = recorder.keys[0].shape[-1]
+    assert torch.equal(session.stats.kept[:, 0], expected)
+    assert session.stats.kv_bytes.tolist() == [int(expected.sum()) * dim * 2 * 4]
+    assert session.stats.effective_budget == pytest.approx(float(expected.double().mean()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", EVICTING)
+def test_decoding_attends_to_what_loops_say(family, method):
+    model, prompt = model_of(family), prompt_of(family)
+    config = config_of(method, model)
+    table = config.head_scores.table if method == "sparsemm" else None
+    if method == "random":
+        text = model.config.get_text_config()
+        shape = text.num_hidden_layers, text.num_attention_heads
+        table = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    naive = NaiveAttention(
+        config, model.config.get_text_config().num_hidden_layers, None if table is None else table.tolist()
+    )
+    with naive_attention(model, naive):
+        _, truth = answer(model, prompt.rows[0], tokens=4)
+    with compress(model, config):
+        _, ours = answer(model, prompt.rows[0], tokens=4)
+    for a, b in zip(ours, truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["fullkv", "sparsemm"])
+def test_a_manual_decode_loop_equals_generate(family, method):
+    model, prompt = model_of(family), prompt_of(family)
+    inputs = prompt.rows[0]
+    with compress(model, config_of(method, model)) as session, torch.inference_mode():
+        expected = generate(model, inputs, tokens=6)
+        output = model(**inputs)
+        cache, tokens = output.past_key_values, []
+        assert isinstance(cache, RaggedCache)
+        for _ in range(6):
+            tokens.append(output.logits[:, -1].argmax(-1, keepdim=True))
+            assert cache.get_seq_length() == inputs["input_ids"].shape[1] + len(tokens) - 1
+            output = model(input_ids=tokens[-1], past_key_values=cache)
+        assert torch.equal(torch.cat(tokens, 1), expected)
+        assert cache.stats().kept.tolist() == session.stats.kept.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_dense_keys_or_values_live_after_prefill(family, monkeypatch):
+    from sparsemm_eval.cache import ragged_cache as cache_module
+
+    model, prompt = model_of(family), prompt_of(family, BATCH)
+    alive, most = [], 0
+    original = cache_module.RaggedLayer.update
+
+    def update(layer, key, value, *args, **kwargs):
+        nonlocal most
+        if not layer.is_prefilled:
+            alive.append(weakref.ref(key.untyped_storage()))
+            most = max(most, sum(ref() is not None for ref in alive))
+        return original(layer, key, value, *args, **kwargs)
+
+    monkeypatch.setattr(cache_module.RaggedLayer, "update", update)
+    with compress(model, config_of("sparsemm", model)), torch.inference_mode():
+        output = model(**prompt.inputs)
+        gc.collect()
+        assert output.past_key_values.is_prefilled
+        assert all(layer.keys is None and layer.values is None for layer in output.past_key_values.layers)
+        stored = sum(layer.store.nbytes for layer in output.past_key_values.layers)
+    dense = sum(layer.dense_bytes for layer in output.past_key_values.layers)
+    assert len(alive) == len(output.past_key_values.layers)
+    assert most <= 2  # this layer's, and the one before until its local names go
+    assert sum(ref() is not None for ref in alive) == 0
+    assert stored < dense
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+@pytest.mark.parametrize("method", EVICTING)
+def test_text_only_prompts(family, method):
+    model, prompt = model_of(family), text_prompt((60, 35))
+    with compress(model, config_of(method, model)) as session:
+        together = generate(model, prompt.inputs)
+        assert session.stats.prompt_lengths.tolist() == [60, 35]
+        alone = torch.cat([generate(model, row) for row in prompt.rows])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prompt_shorter_than_the_window(method):
+    model, prompt = model_of("mistral"), text_prompt((5, 3))
+    truth = generate(model, prompt.inputs)
+    with compress(model, config_of(method, model)) as session:
+        assert torch.equal(generate(model, prompt.inputs), truth)
+        assert session.stats.effective_budgets.tolist() == [5.0, 3.0]
+
+
+def test_a_one_token_prompt_and_a_one_token_answer():
+    model = model_of("llama")
+    for prompt, tokens in ((text_prompt((1,)), 5), (text_prompt((90,)), 1)):
+        truth = generate(model, prompt.inputs, tokens=tokens)
+        with compress(model, config_of("snapkv", model, budget=100)) as session:
+            assert torch.equal(generate(model, prompt.inputs, tokens=tokens), truth)
+        assert session.stats.generated == tokens - 1
+        assert (session.stats.decode_seconds is None) == (tokens == 1)
+
+
+def test_answers_longer_than_the_reserve():
+    model, prompt = model_of("llama"), text_prompt((60, 40))
+    with compress(model, config_of("fullkv", model)):
+        long = generate(model, prompt.inputs, tokens=300)
+    assert torch.equal(long, generate(model, prompt.inputs, tokens=300))
+    with compress(model, config_of("adakv", model)):
+        together = generate(model, prompt.inputs, tokens=300)
+        alone = torch.cat([generate(model, row, tokens=300) for row in prompt.rows])
+    assert torch.equal(together, alone)
+
+
+def test_sampling_with_a_seed_equals_fullkv_when_nothing_is_evicted():
+    model, prompt = model_of("qwen2"), text_prompt((60, 40))
+    sample = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "max_new_tokens": 10}
+    torch.manual_seed(5)
+    truth = model.generate(**prompt.inputs, **sample)
+    torch.manual_seed(5)
+    with compress(model, config_of("snapkv", model, budget=300)):
+        assert torch.equal(model.generate(**prompt.inputs, **sample), truth)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_beams": 3}, "num_beams=3"),
+        ({"prompt_lookup_num_tokens": 4}, "prompt_lookup_num_tokens=4"),
+        ({"use_cache": False}, "use_cache=False"),
+        ({"prefill_chunk_size": 16}, "prefill_chunk_size=16"),
+        ({"cache_implementation": "static"}, "cache_implementation='static'"),
+        ({"past_key_values": DynamicCache()}, "past_key_values"),
+    ],
+)
+def test_generation_that_needs_evicted_entries_is_refused(arguments, message):
+    model, prompt = model_of("llama"), text_prompt((60,))
+    with compress(model, config_of("snapkv", model)), pytest.raises(UnsupportedError, match=message):
+        generate(model, prompt.inputs, **arguments)
+
+
+def test_assisted_decoding_is_refused():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    with (
+        compress(model, config_of("snapkv", model)),
+        pytest.raises(UnsupportedError, match="assistant_model"),
+    ):
+        generate(model, prompt.inputs, assistant_model=model_of("mistral"))
+
+
+def test_beam_search_that_goes_around_the_session_is_refused_too():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    with compress(model, config_of("snapkv", model)) as session:
+        bypass = type(model).generate
+        with pytest.raises(UnsupportedError, match="beam search"), torch.inference_mode():
+            bypass(
+                model,
+                **prompt.inputs,
+                num_beams=2,
+                past_key_values=session.new_cache(),
+                max_new_tokens=6,
+            )
+
+
+def test_a_second_chunk_of_prompt_is_refused():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    with compress(model, config_of("snapkv", model)), torch.inference_mode():
+        cache = model(**prompt.inputs).past_key_values
+        with pytest.raises(UnsupportedError, match="chunked prefill"):
+            model(input_ids=prompt.inputs["input_ids"][:, :4], past_key_values=cache)
+
+
+def test_right_padding_is_refused():
+    model, prompt = model_of("llama"), text_prompt((60, 40))
+    flipped = {name: tensor.flip(1) for name, tensor in prompt.inputs.items()}
+    with (
+        compress(model, config_of("snapkv", model)),
+        torch.inference_mode(),
+        pytest.raises(UnsupportedError, match="padding_side='left'"),
+    ):
+        model(**flipped)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_is_as_before_after_an_exception(family):
+    model, prompt = model_of(family), prompt_of(family)
+    truth = generate(model, prompt.inputs)
+    text = model.config.get_text_config()
+
+    def state():
+        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+        return text._attn_implementation, model.config._attn_implementation, hooks, "generate" in vars(model)
+
+    before = state()
+
+    def fail_inside():
+        with compress(model, config_of("snapkv", model)):
+            assert state() != before
+            generate(model, prompt.inputs, tokens=2)
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail_inside()
+    assert state() == before
+    assert torch.equal(generate(model, prompt.inputs), truth)
+
+
+def test_a_generate_shadowed_by_somebody_else_is_put_back():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    calls, original = [], model.generate
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    model.generate = counted
+    try:
+        with compress(model, config_of("snapkv", model)):
+            generate(model, prompt.inputs, tokens=2)
+        assert model.generate is counted
+        assert calls == [1]
+    finally:
+        del model.generate
+
+
+def test_sessions_do_not_nest():
+    model = model_of("llama")
+    config = config_of("snapkv", model)
+    with compress(model, config), pytest.raises(UnsupportedError, match="already"):
+        compress(model, config).__enter__()
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_foreign_cache_is_refused():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    with compress(model, config_of("snapkv", model)), pytest.raises(UnsupportedError, match="DynamicCache"):
+        model(**prompt.inputs, past_key_values=DynamicCache(config=model.config))
+
+
+def test_a_forward_without_cache_is_left_alone():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    truth = model(**prompt.inputs, use_cache=False)
+    with compress(model, config_of("snapkv", model)):
+        ours = model(**prompt.inputs, use_cache=False)
+    assert ours.past_key_values is None
+    assert torch.equal(ours.logits, truth.logits)
+
+
+def test_a_ragged_cache_outside_a_session_is_refused():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    cache = RaggedCache(config_of("snapkv", model), 3)
+    with torch.inference_mode():
+        model(**prompt.inputs, past_key_values=cache)
+        with pytest.raises(UnsupportedError, match="with compress"):
+            model(input_ids=prompt.inputs["input_ids"][:, :1], past_key_values=cache)
+    with pytest.raises(UnsupportedError, match="no statistics"):
+        cache.stats()
+
+
+def test_missing_and_misshapen_head_scores():
+    model = model_of("llama")
+    with pytest.raises(ConfigError, match="head_scores=None"):
+        compress(model, CompressionConfig(budget=40, window=8))
+    with pytest.raises(HeadScoreError, match="the model has"):
+        compress(model, CompressionConfig(budget=40, window=8, head_scores=HeadScores(torch.ones(9, 9))))
+
+
+def test_other_attention_implementations_are_refused():
+    model = model_of("llama")
+    model.config._attn_implementation = "eager"
+    try:
+        with pytest.raises(UnsupportedError, match="eager"):
+            compress(model, config_of("snapkv", model)).__enter__()
+    finally:
+        model.config._attn_implementation = "sdpa"
+
+
+def test_peak_and_end_bytes_are_what_is_alive():
+    model, prompt = model_of("llama"), text_prompt((200,))
+    with compress(model, config_of("snapkv", model)) as session:
+        generate(model, prompt.inputs, tokens=3)
+    stats = session.stats
+    layers, kv_heads, entry = 3, 4, 2 * 16 * 4
+    stored = layers * kv_heads * (32 + 32) * entry  # 24 kept in one block, one block for what is generated
+    dense = kv_heads * 200 * entry
+    assert stats.kv_bytes_end == stored
+    assert stats.kv_bytes_peak == dense + stored
+    assert stats.prefill_seconds > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision(dtype, method):
+    model, prompt = model_of("mistral"), text_prompt((150, 90))
+    model = type(model)(model.config).to(dtype).eval()
+    model.load_state_dict(model_of("mistral").state_dict())
+    model.generation_config = model_of("mistral").generation_config
+    truth = generate(model, prompt.inputs)
+    with compress(model, config_of(method, model, budget=200)):
+        assert torch.equal(generate(model, prompt.inputs), truth)
+    with compress(model, config_of(method, model)) as session:
+        assert bool(torch.isfinite(generate(model, prompt.inputs).float()).all())
+        assert session.stats.entry_bytes.unique().tolist() == [2 * 8 * 2]

@@ -1,0 +1,49 @@
+import json
+
+import numpy as np
+import torch
+from lmms_eval.api.instance import unwrap_generation_output
+
+from sparsemm_eval.cache.statistics import CacheStats
+from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
+
+STATS = CacheStats(
+    kept=torch.tensor([[[4, 2], [6, 6]], [[8, 2], [6, 6]]]),  # [L, B, K]
+    prompt_lengths=torch.tensor([9, 6]),
+    entry_bytes=torch.tensor([16, 16]),
+    generated=3,
+    kv_bytes_peak=900,
+    kv_bytes_end=700,
+    prefill_seconds=0.5,
+    decode_seconds=0.1,
+)
+
+
+def test_rows_get_their_own_figures_and_share_the_calls():
+    first, second = (Measurement.of_row(STATS, row) for row in (0, 1))
+    assert (first.prompt_tokens, second.prompt_tokens) == (9, 6)
+    assert (first.effective_budget, second.effective_budget) == (4.0, 6.0)
+    assert first.kept.tolist() == [[4, 2], [8, 2]]
+    assert (first.kv_bytes, first.kv_bytes_full) == (16 * 16, 9 * 2 * 32)
+    assert first.batch == second.batch == 2
+    assert first.seconds == (0.5 + 3 * 0.1) / 2
+
+
+def test_compact_records_come_back_equal():
+    measured = Measurement.of_row(STATS, 0)
+    back = Measurement.from_compact_record(json.loads(json.dumps(measured.to_compact_record())))
+    np.testing.assert_array_equal(back.kept, measured.kept)
+    assert back.to_record() == measured.to_record()
+
+
+def test_lmms_eval_reads_text_and_counts():
+    result = Answer("task", 3, 0, "yes", (5, 6, 2), Measurement.of_row(STATS, 0)).to_result()
+    text, counts = unwrap_generation_output(result)
+    assert text == "yes"
+    assert counts.to_dict() == {
+        "input_tokens": 9,
+        "output_tokens": 3,
+        "effective_budget": 4.0,
+        "kv_bytes": 256,
+        "kv_bytes_full": 576,
+    }

@@ -1,0 +1,72 @@
+import pytest
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model_wrappers.records.agreement import (
+    Agreement,
+    Reference,
+    compare_journals,
+    edit_similarity,
+)
+from tests.model_wrappers.helpers import answers_of
+
+
+def loops_distance(left, right):
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [([], []), ([1], []), ([1, 2, 3], [1, 3]), ([1, 2, 3, 4], [4, 3, 2, 1]), ([500, 7], [500, 7])],
+)
+def test_edit_similarity_of_tokens(left, right):
+    longest = max(len(left), len(right))
+    expected = 1.0 if longest == 0 else 1 - loops_distance(left, right) / longest
+    assert edit_similarity(left, right) == pytest.approx(expected)
+
+
+def test_counts_and_shares():
+    reference = Reference({"a": ("yes", [1, 2]), "b": ("no", [3, 4])})
+    agreement = Agreement()
+    assert "agreement_identical" not in agreement.summary()
+    reference.compare(agreement, "a", "yes", [1, 2])
+    reference.compare(agreement, "b", "not", [3, 5])
+    reference.compare(agreement, "c", "what", [1])
+    assert agreement.summary() == {
+        "agreement_compared": 2,
+        "agreement_missing": 1,
+        "agreement_identical": 0.5,
+        "agreement_edit_similarity": 0.75,
+    }
+    assert Agreement.merged([agreement, agreement]).summary()["agreement_edit_similarity"] == 0.75
+
+
+def run(build_wrapper, documents, name, **given):
+    wrapper = build_wrapper(name, **given)
+    answers_of(wrapper, documents)
+    wrapper.clean()
+    return wrapper.run_record
+
+
+def test_agreement_with_a_fullkv_journal(build_wrapper, documents, tmp_path):
+    full, cut = str(tmp_path / "full"), str(tmp_path / "cut")
+    run(build_wrapper, documents, "llava_fullkv", journal=full)
+    lossless = run(build_wrapper, documents, "llava_snapkv", reference=full, budget=1000, window=8)
+    assert lossless["measured"]["agreement_identical"] == 1.0
+    assert lossless["measured"]["agreement_edit_similarity"] == 1.0
+    record = run(build_wrapper, documents, "llava_snapkv", reference=full, budget=9, window=8, journal=cut)
+    assert record["measured"]["agreement_compared"] == len(documents)
+    assert record["measured"]["agreement_identical"] < 1.0
+    after = compare_journals(cut, full)[record["run"]]
+    assert after == {key: value for key, value in record["measured"].items() if key.startswith("agreement")}
+    with pytest.raises(ConfigError, match="llava_snapkv"):
+        build_wrapper("llava_adakv", reference=cut)
+
+
+def test_a_reference_without_answers_is_refused(build_wrapper, tmp_path):
+    with pytest.raises(ConfigError, match="reference"):
+        build_wrapper("llava_snapkv", reference=str(tmp_path))

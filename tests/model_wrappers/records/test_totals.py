@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
+from sparsemm_eval.model_wrappers.records.totals import Totals
+
+
+def answer(doc_id, text="yes", budget=10.0, batch=1, decode=0.1):
+    measured = Measurement(
+        prompt_tokens=100,
+        effective_budget=budget,
+        kept=np.full((2, 3), int(budget), dtype=np.int32),
+        kv_bytes=int(budget) * 8,
+        kv_bytes_full=800,
+        batch=batch,
+        kv_bytes_peak=1000 + doc_id,
+        kv_bytes_end=600,
+        prefill_seconds=1.0,
+        decode_seconds=decode,
+        seconds=2.0,
+    )
+    return Answer("task", doc_id, 0, text, (1, 2, 3), measured)
+
+
+def test_summary():
+    totals = Totals()
+    totals.add(answer(0, budget=10.0), restored=False)
+    totals.add(answer(1, " ", budget=20.0, batch=2, decode=None), restored=True)
+    totals.skipped = {"task/2": "torn"}
+    assert totals.summary() == {
+        "samples": 2,
+        "samples_skipped": 1,
+        "samples_restored": 1,
+        "empty_answers": 1,
+        "answers_past_context": 0,
+        "prompt_tokens": 100,
+        "effective_budget": 15.0,
+        "effective_budget_min": 10.0,
+        "effective_budget_max": 20.0,
+        "kv_bytes": 120.0,
+        "kv_bytes_full": 800.0,
+        "kv_bytes_end": 450.0,
+        "kv_bytes_peak": 1001,
+        "kv_share": pytest.approx(0.15),
+        "prefill_seconds": 1.0,
+        "decode_seconds": 0.1,
+    }
+    assert totals.kept_mean() == [[15.0] * 3] * 2
+    assert totals.empty_names == ["task/1"]
+    assert (totals.generated_tokens, totals.seconds) == (6, 4.0)
+
+
+def test_parts_add_up_to_the_whole():
+    answers = [answer(i, budget=10.0 + i) for i in range(7)]
+    whole, left, right = Totals(), Totals(), Totals()
+    for i, one in enumerate(answers):
+        whole.add(one, restored=False)
+        (left if i % 2 else right).add(one, restored=False)
+    merged = Totals.merged([left, right, Totals()])
+    assert merged.summary() == pytest.approx(whole.summary())
+    assert merged.kept_mean() == whole.kept_mean()
+    assert left.samples == 3
+
+
+def test_nothing_measured_says_nothing():
+    assert Totals.merged([Totals()]).summary() == {
+        "samples": 0,
+        "samples_skipped": 0,
+        "samples_restored": 0,
+        "empty_answers": 0,
+        "answers_past_context": 0,
+    }
+    assert Totals().kept_mean() is None
+
+
+def test_answers_that_end_beyond_the_context_are_counted():
+    exact, beyond = Totals(103), Totals(102)  # 100 tokens of prompt, 3 of answer
+    for totals in (exact, beyond):
+        totals.add(answer(0), restored=False)
+    assert exact.summary()["answers_past_context"] == 0
+    assert Totals.merged([Totals(102), beyond]).summary()["answers_past_context"] == 1

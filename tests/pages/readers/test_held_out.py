@@ -1,0 +1,57 @@
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from sparsemm_eval import CompressionConfig, HeadScores, compress
+from sparsemm_eval.model import shipped as checkpoints
+from sparsemm_eval.pages.readers.held_out import documents, mean_and_error, score_of, scores
+
+
+@pytest.fixture(scope="module", params=checkpoints.NAMES)
+def reader(request):
+    folder = checkpoints.resolve(request.param)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.padding_side = "left"
+    return request.param, model, processor
+
+
+@pytest.mark.parametrize(("task", "count", "target"), [("pages_qa", 200, 0.97), ("pages_ocr", 64, 0.97)])
+def test_shipped_readers_read_the_tasks_documents(reader, task, count, target):
+    _, model, processor = reader
+    found = scores(model, processor, task, documents(task))
+    assert len(found) == count
+    assert sum(found) / count >= target
+
+
+def test_visual_heads_carry_the_answer(reader):
+    """The mechanism of the paper: the same entries spread evenly lose what the visual heads keep."""
+    name, model, processor = reader
+    rows = documents("pages_qa", 60)
+    share = {}
+    for method in ("sparsemm", "random"):
+        table = HeadScores.resolve(None, name) if method == "sparsemm" else None
+        config = CompressionConfig(method, budget=32, window=8, head_scores=table)
+        with compress(model, config) as session:
+            found = scores(model, processor, "pages_qa", rows, batch_size=60)
+            assert session.stats.effective_budget < 33
+        share[method] = sum(found) / len(found)
+    assert share["sparsemm"] > 0.5
+    assert share["random"] < share["sparsemm"] - 0.3
+
+
+def test_documents_are_the_tasks_first():
+    rows = documents("pages_ocr", 3)
+    assert [row["answer"] for row in rows] == [row["answer"] for row in documents("pages_ocr")][:3]
+
+
+def test_value_questions_count_the_first_line_only():
+    row = {"answer": "123"}
+    assert score_of("pages_qa", "123\n456", row) == 1
+    assert score_of("pages_qa", "1234", row) == 0
+    assert score_of("pages_ocr", "123\n4", {"answer": "123\n4"}) == 1
+
+
+def test_mean_and_error():
+    assert mean_and_error([1.0]) == (1.0, 0.0)
+    assert mean_and_error([0.0, 1.0]) == (0.5, pytest.approx(0.5))
