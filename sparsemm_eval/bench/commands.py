@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsemm_eval.bench import head_scoring_command, model_commands
-from sparsemm_eval.checks import whole_numbers
+from sparsemm_eval.checks import Count, listed
 from sparsemm_eval.errors import ConfigError
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
@@ -52,8 +52,8 @@ def attention(
         raise ConfigError("dtype", dtype, "one of " + ", ".join(DTYPES))
     where = torch.device(device)
     grid = shapes(
-        tuple(whole_numbers("budgets", budgets)),
-        tuple(whole_numbers("groups", groups)),
+        tuple(listed(Count, "budgets", budgets)),
+        tuple(listed(Count, "groups", groups)),
         kv_heads,
         head_dim,
         getattr(torch, dtype),

@@ -40,7 +40,7 @@ def command(
     import torch
 
     from sparsemm_eval.bench import head_scoring, random_model
-    from sparsemm_eval.checks import whole_numbers
+    from sparsemm_eval.checks import Count, listed
     from sparsemm_eval.errors import ConfigError
     from sparsemm_eval.heads.anchors.registry import anchor_named
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
@@ -48,7 +48,7 @@ def command(
 
     if literal_images > images:
         raise ConfigError("literal_images", literal_images, f"at most images={images}")
-    source, sizes = anchor_named(anchor), whole_numbers("batch_sizes", batch_sizes)
+    source, sizes = anchor_named(anchor), listed(Count, "batch_sizes", batch_sizes)
     rules = [
         ScoringRule(mode.strip(), source.rule, max_new_tokens=max_new_tokens) for mode in modes.split(",")
     ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsemm_eval.checks import whole_numbers
+from sparsemm_eval.checks import Count, listed
 from sparsemm_eval.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -153,8 +153,8 @@ def _grid(given: dict[str, Any]) -> Any:
     return Grid(
         methods=_names("methods", given["methods"], METHODS),
         modes=_names("modes", given["modes"], MODES),
-        lengths=whole_numbers("lengths", given["lengths"]),
-        batches=whole_numbers("batches", given["batches"]),
+        lengths=listed(Count, "lengths", given["lengths"]),
+        batches=listed(Count, "batches", given["batches"]),
         budget=given["budget"],
         steps=given["steps"],
         kernel=given["kernel"],

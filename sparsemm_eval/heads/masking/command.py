@@ -46,7 +46,7 @@ def command(
     from sparsemm_eval.heads.command_errors import errors_as_text
 
     with errors_as_text():
-        from sparsemm_eval.checks import fractions, natural_numbers
+        from sparsemm_eval.checks import Natural, Share, listed
         from sparsemm_eval.heads.masking import experiment as mask_experiment
         from sparsemm_eval.heads.masking import report as mask_report
         from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
@@ -54,7 +54,7 @@ def command(
 
         names = tuple(name.strip() for name in tasks.split(",") if name.strip())
         plan = mask_experiment.MaskPlan(
-            tuple(fractions("shares", shares)), tuple(natural_numbers("seeds", seeds)), mode
+            tuple(listed(Share, "shares", shares)), tuple(listed(Natural, "seeds", seeds)), mode
         )
         table = HeadScores.resolve(scores, model)
         mask_experiment.check_shares(plan, table)
