@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
-from sparsemm_eval import CompressionConfig
+from pydantic import BeforeValidator
+
+from sparsemm_eval.checks import Count, Share, one_of, record
+from sparsemm_eval.config import COMMON, CompressionConfig
 from sparsemm_eval.decode.modes import MODES
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, nearest
 from sparsemm_eval.kernels.dispatch import KERNELS
-from sparsemm_eval.model.families.family import Family
-from sparsemm_eval.model_wrappers.methods import Method
+from sparsemm_eval.methods.base import Method
+from sparsemm_eval.methods.registry import all_knobs
+from sparsemm_eval.model.families.base import Family
 
-#: Knobs of CompressionConfig that are model_args; the method is fixed by the model's name.
-KNOBS = tuple(entry.name for entry in dataclasses.fields(CompressionConfig) if entry.name != "method")
-_MASK_ARGUMENTS = ("mask_ratio", "mask_mode", "mask_seed")
-_PIXEL_ARGUMENTS = ("min_pixels", "max_pixels")
-_DTYPES = {
-    "auto": "auto",
-    "float32": "float32",
-    "fp32": "float32",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "float16": "float16",
-    "fp16": "float16",
-    "half": "float16",
-}
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 
 
-@dataclass(frozen=True)
+def knob_names() -> tuple[str, ...]:
+    """Names of the model_args that make up the CompressionConfig; the method is fixed by the model's name."""
+    return tuple(dict.fromkeys((*COMMON, "score", "head_scores", *all_knobs())))
+
+
+def _text(value: Any) -> Any:
+    """lmms-eval parses digits to numbers, so a revision may arrive as one."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _number(value: Any) -> Any:
+    """Numbers that arrive as text, or as ``-5.0``, since lmms-eval parses ``-5`` to a float."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _on_off(value: Any) -> Any:
+    """lmms-eval turns ``journal=true`` and ``journal=false`` into booleans."""
+    return {True: "auto", False: "off"}[value] if isinstance(value, bool) else _text(value)
+
+
+def _dtype(value: Any) -> Any:
+    name = str(value).removeprefix("torch.")
+    return _DTYPES.get(name, name)
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+WholeNumber = Annotated[Count, BeforeValidator(_number)]
+
+
+@record
 class Arguments:
     """Checked model_args.
 
@@ -72,46 +94,37 @@ class Arguments:
         Folder for the run record and the per-sample measurements.
     reference : str or None
         Folder of a FullKV journal to compare the answers with.
-    mask_ratio : float
-        Share of all query heads that is masked, in (0, 1).
-    mask_mode : str
-        ``query`` (uniform attention) or ``output`` (zeroed output).
-    mask_seed : int
-        Draw of the random heads.
-    knobs : mapping
-        The given knobs of CompressionConfig.
+    knobs : dict
+        The given settings of CompressionConfig.
     """
 
-    pretrained: str
-    revision: str = "main"
-    device: str = "auto"
-    device_map: str | None = None
-    dtype: str | None = None
-    batch_size: int = 1
-    attn_implementation: str = "sdpa"
-    decode: str = "eager"
-    kernel: str = "auto"
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    system_prompt: str | None = None
-    on_error: str = "raise"
-    max_skipped: float = 0.05
-    journal: str = "auto"
-    stats_dir: str | None = None
-    reference: str | None = None
-    mask_ratio: float = 0.05
-    mask_mode: str = "query"
-    mask_seed: int = 0
-    knobs: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Text
+    revision: Text = "main"
+    device: Text = "auto"
+    device_map: Text | None = None
+    dtype: Annotated[one_of("auto", "float32", "bfloat16", "float16"), BeforeValidator(_dtype)] | None = None
+    batch_size: WholeNumber = 1
+    attn_implementation: one_of("sdpa") = "sdpa"
+    decode: one_of(*MODES) = "eager"
+    kernel: one_of(*KERNELS) = "auto"
+    min_pixels: WholeNumber | None = None
+    max_pixels: WholeNumber | None = None
+    system_prompt: Text | None = None
+    on_error: one_of("raise", "skip") = "raise"
+    max_skipped: Annotated[Share, BeforeValidator(_number)] = 0.05
+    journal: Annotated[str, BeforeValidator(_on_off)] = "auto"
+    stats_dir: Text | None = None
+    reference: Text | None = None
+    knobs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Every valid argument name."""
         own = (entry.name for entry in dataclasses.fields(cls) if entry.name != "knobs")
-        return (*own, *KNOBS)
+        return (*own, *knob_names())
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any], model_name: str, method: Method, family: Family) -> Arguments:
+    def parse(cls, given: Mapping[str, Any], model_name: str, family: Family | None) -> Arguments:
         """Check raw model_args.
 
         Parameters
@@ -120,127 +133,58 @@ class Arguments:
             As lmms-eval parsed them; ``None``, ``"None"``, ``"null"`` and ``""`` mean "not given".
         model_name : str
             For messages.
-        method, family
-            What the model name stands for.
+        family : Family or None
+            What the model name stands for; None: the checkpoint decides.
 
         Raises
         ------
         ConfigError
             For an unknown name, a wrong type or a value out of range.
         """
-        _refuse_unknown(given, model_name)
+        _refuse_unknown(given, model_name, cls.names())
         values = {name: value for name, value in given.items() if not _is_none(value)}
         values.pop("max_batch_size", None)
-        for name in _MASK_ARGUMENTS:
-            if name in values and method.masked is None:
-                raise ConfigError(name, values[name], f"no value: {model_name} masks no heads")
-        for name in _PIXEL_ARGUMENTS:
-            if name in values and not family.pixel_limits:
-                raise ConfigError(name, values[name], f"no value: {family.title} has fixed image sizes")
-        checked = {name: check(name, values[name]) for name, check in _CHECKS.items() if name in values}
-        checked.setdefault("pretrained", family.default_checkpoint)
-        if checked.get("decode", "eager") != "eager" and "device_map" in checked:
-            raise ConfigError(
-                "decode",
-                checked["decode"],
-                f"eager beside device_map={checked['device_map']}: one step, one device",
-            )
-        knobs = {name: _number(values[name]) for name in KNOBS if name in values}
-        return cls(**checked, knobs=knobs)
+        if family is not None:
+            values.setdefault("pretrained", family.default_checkpoint)
+        elif "pretrained" not in values:
+            raise ConfigError("pretrained", None, f"a checkpoint, from which {model_name} takes its family")
+        knobs = {name: _number(values.pop(name)) for name in knob_names() if name in values}
+        arguments = cls(**values, knobs=knobs)
+        if family is not None:
+            arguments.check_family(family)
+        if arguments.decode != "eager" and arguments.device_map is not None:
+            remedy = f"eager beside device_map={arguments.device_map}: one step, one device"
+            raise ConfigError("decode", arguments.decode, remedy)
+        return arguments
+
+    def check_family(self, family: Family) -> None:
+        """Refuse what the model family has no use for.
+
+        Raises
+        ------
+        ConfigError
+            For pixel limits of a family with fixed image sizes.
+        """
+        for name in ("min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and not family.pixel_limits:
+                raise ConfigError(name, value, f"no value: {family.title} has fixed image sizes")
 
     def compression(self, method: Method) -> CompressionConfig:
         """The compression these arguments describe; head scores stay as they were given."""
-        return CompressionConfig(method=method.compression, **self.knobs)
+        return CompressionConfig(method.name, **self.knobs)
 
 
-def _refuse_unknown(given: Mapping[str, Any], model_name: str) -> None:
+def _refuse_unknown(given: Mapping[str, Any], model_name: str, valid: tuple[str, ...]) -> None:
     if not _is_none(given.get("method")):
         raise ConfigError("method", given["method"], f"no value: the model name {model_name!r} fixes it")
     if not _is_none(given.get("max_batch_size")):
         raise ConfigError("max_batch_size", given["max_batch_size"], "no value: give batch_size a number")
-    valid = Arguments.names()
     for name in given:
-        if name in valid or name in ("method", "max_batch_size"):
-            continue
-        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ConfigError(name, given[name], f"one of the model_args {', '.join(sorted(valid))}{hint}")
+        if name not in (*valid, "method", "max_batch_size"):
+            remedy = f"one of the model_args {', '.join(sorted(valid))}{nearest(name, valid)}"
+            raise ConfigError(name, given[name], remedy)
 
 
 def _is_none(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null"))
-
-
-def _number(value: Any) -> Any:
-    """Numbers that arrive as text or as ``-5.0``, since lmms-eval parses ``-5`` to a float."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        raise ConfigError(name, value, "text")
-    return str(value)
-
-
-def _on_off(name: str, value: Any) -> str:
-    # lmms-eval turns journal=true and journal=false into booleans
-    return {True: "auto", False: "off"}[value] if isinstance(value, bool) else str(value)
-
-
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ConfigError(name, value, "one of " + ", ".join(choices))
-    return value
-
-
-def _dtype(name: str, value: Any) -> str:
-    key = str(value).removeprefix("torch.")
-    if key not in _DTYPES:
-        raise ConfigError(name, value, "one of " + ", ".join(_DTYPES))
-    return _DTYPES[key]
-
-
-def _integer(name: str, value: Any, minimum: int) -> int:
-    number = _number(value)
-    if isinstance(number, bool) or not isinstance(number, int) or number < minimum:
-        raise ConfigError(name, value, f"an integer >= {minimum}")
-    return number
-
-
-def _share(name: str, value: Any, *, open_ends: bool = False) -> float:
-    number = _number(value)
-    valid = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
-    if not valid or not 0 <= number <= 1 or (open_ends and number in (0, 1)):
-        raise ConfigError(name, value, "a number in (0, 1)" if open_ends else "a number in [0, 1]")
-    return float(number)
-
-
-_CHECKS = {
-    "pretrained": _text,
-    "revision": _text,
-    "device": _text,
-    "device_map": _text,
-    "dtype": _dtype,
-    "batch_size": lambda name, value: _integer(name, value, 1),
-    "attn_implementation": lambda name, value: _choice(name, value, ("sdpa",)),
-    "decode": lambda name, value: _choice(name, value, MODES),
-    "kernel": lambda name, value: _choice(name, value, KERNELS),
-    "min_pixels": lambda name, value: _integer(name, value, 1),
-    "max_pixels": lambda name, value: _integer(name, value, 1),
-    "system_prompt": lambda name, value: str(value),
-    "on_error": lambda name, value: _choice(name, value, ("raise", "skip")),
-    "max_skipped": _share,
-    "journal": _on_off,
-    "stats_dir": _text,
-    "reference": _text,
-    "mask_ratio": lambda name, value: _share(name, value, open_ends=True),
-    "mask_mode": lambda name, value: _choice(name, value, ("query", "output")),
-    "mask_seed": lambda name, value: _integer(name, value, 0),
-}

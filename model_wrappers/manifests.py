@@ -1,46 +1,54 @@
-"""The sixteen model names that lmms-eval learns from this package; imported at every start of lmms-eval."""
+"""The model names that lmms-eval learns from this package: ``<family>_<method>``, and ``vlm_<method>``."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.methods.base import Method
+from sparsemm_eval.methods.registry import methods
+from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.families.registry import families
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
-#: Model name suffix -> class name suffix.
-SUFFIXES = {
-    "sparsemm": "SparseMM",
-    "fullkv": "FullKV",
-    "snapkv": "SnapKV",
-    "pyramidkv": "PyramidKV",
-    "adakv": "AdaKV",
-    "random": "Random",
-    "mask": "Mask",
-    "mask_random": "MaskRandom",
-}
+#: Family part of the names that take the family from the checkpoint.
+ANY_FAMILY = "vlm"
+CHAT, SIMPLE = "__chat", "__simple"
+
+
+def model_names() -> dict[str, tuple[Family | None, Method]]:
+    """Every model name, and what it stands for; family None: the checkpoint's own."""
+    prefixes = {**families(), ANY_FAMILY: None}
+    return {
+        f"{prefix}_{method.name}": (family, method)
+        for prefix, family in prefixes.items()
+        for method in methods().values()
+    }
 
 
 def manifests() -> list[ModelManifest]:
-    """Manifests of all sixteen names, for the entry-point group ``lmms_eval.models``.
+    """Manifests of all names, for the entry-point group ``lmms_eval.models``; called at every start.
 
-    The LLaVA names have a chat class and a simple one (``--force_simple``), as upstream's ``llava_hf``
-    has; the Qwen2-VL names have the simple one only, as upstream's ``qwen2_vl``.
+    A name has a simple class (``--force_simple``) and, where upstream speaks the chat protocol with the
+    family, a chat class. Both are made by ``classes`` when lmms-eval asks for them.
     """
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    package = __name__.rpartition(".")[0]
-    llava = [
+    try:
+        names = model_names()
+    except SparseMMError as error:
+        # lmms-eval would go on without these names and only say that the model is unknown
+        print(f"sparsemm: {error}", file=sys.stderr)
+        raise
+    path = f"{__name__.rpartition('.')[0]}.classes."
+    return [
         ModelManifest(
-            model_id=f"llava_{suffix}",
-            simple_class_path=f"{package}.llava_simple.Llava{name}",
-            chat_class_path=f"{package}.llava_chat.Llava{name}",
+            model_id=name,
+            simple_class_path=path + name + SIMPLE,
+            chat_class_path=path + name + CHAT if family is None or family.messages_prompt else None,
         )
-        for suffix, name in SUFFIXES.items()
+        for name, (family, _) in names.items()
     ]
-    qwen2vl = [
-        ModelManifest(
-            model_id=f"qwen2vl_{suffix}", simple_class_path=f"{package}.qwen2vl_simple.Qwen2VL{name}"
-        )
-        for suffix, name in SUFFIXES.items()
-    ]
-    return llava + qwen2vl

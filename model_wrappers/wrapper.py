@@ -1,4 +1,4 @@
-"""The lmms-eval model that all sixteen names share: one generate loop, loud failures, measured results."""
+"""The lmms-eval model that all names share: one generate loop, loud failures, measured results."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
-from sparsemm_eval import compress
 from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.methods.base import Method
 from sparsemm_eval.model import checkpoint, placement
-from sparsemm_eval.model.families.family import Family
-from sparsemm_eval.model.masking import masked_heads
+from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.session import compress, with_head_scores
+from sparsemm_eval.model.text_decoder import find_text_decoder
 from sparsemm_eval.model_wrappers.answering.answerer import Answerer
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy, ending_all_ranks
 from sparsemm_eval.model_wrappers.answering.requests import read_requests
 from sparsemm_eval.model_wrappers.answering.run import Run
 from sparsemm_eval.model_wrappers.answering.samples import SampleReader
 from sparsemm_eval.model_wrappers.arguments import Arguments
-from sparsemm_eval.model_wrappers.heads import heads_of
-from sparsemm_eval.model_wrappers.methods import Method
 from sparsemm_eval.model_wrappers.records import identity
 from sparsemm_eval.model_wrappers.records.journal import Journal, journal_folder
 from sparsemm_eval.model_wrappers.records.reporting import Report
@@ -32,8 +31,8 @@ from sparsemm_eval.model_wrappers.records.reporting import Report
 class Wrapper(lmms):
     """A model under KV-cache compression, as lmms-eval sees it.
 
-    Subclasses name the family, the method and the protocol (``is_simple``). The model_args are those of
-    `Arguments`.
+    Subclasses, which ``classes`` makes, name the method, the protocol (``is_simple``) and the family, or None
+    where the checkpoint decides. The model_args are those of `Arguments`.
 
     Raises
     ------
@@ -42,13 +41,13 @@ class Wrapper(lmms):
     """
 
     model_name: ClassVar[str]
-    family: ClassVar[Family]
+    family: ClassVar[Family | None]
     method: ClassVar[Method]
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
         with ending_all_ranks():
-            self.arguments = Arguments.parse(model_args, self.model_name, self.method, self.family)
+            self.arguments = Arguments.parse(model_args, self.model_name, self.family)
             self.compression = self.arguments.compression(self.method)
             self.placement = placement.place(
                 self.arguments.device, self.arguments.device_map, self.arguments.dtype
@@ -61,16 +60,16 @@ class Wrapper(lmms):
     def _load(self) -> None:
         arguments = self.arguments
         loaded = checkpoint.load(arguments, self.family, self.placement)
-        self._model, self.processor = loaded.model, loaded.processor
-        heads = heads_of(self._model, arguments, self.method)
-        self.masked_heads = heads.masked
-        self.compression = self.compression.replace(head_scores=heads.scores)
+        self._model, self.processor, self.family = loaded.model, loaded.processor, loaded.family
+        decoder = find_text_decoder(self._model)
+        self.compression = with_head_scores(self.compression, self._model, decoder, arguments.pretrained)
         self.identity = identity.describe(
-            self.model_name, not self.is_simple, arguments, self.compression, heads, loaded, self.device
+            self.model_name, not self.is_simple, arguments, self.compression, loaded, self.device
         )
         digest = identity.digest(self.identity)
         reader = SampleReader(
             self.family,
+            self._model.config,
             self.processor,
             chat=not self.is_simple,
             system_prompt=self._resolve_system_prompt(arguments.system_prompt),
@@ -157,15 +156,9 @@ class Wrapper(lmms):
                 logger.warning(
                     f"{self.model_name} makes no use of the gen_kwargs {', '.join(sorted(unused))}"
                 )
-            with (
-                masked_heads(self._model, self.masked_heads, self.arguments.mask_mode),
-                compress(
-                    self._model,
-                    self.compression,
-                    decode=self.arguments.decode,
-                    kernel=self.arguments.kernel,
-                ) as session,
-            ):
+            with compress(
+                self._model, self.compression, decode=self.arguments.decode, kernel=self.arguments.kernel
+            ) as session:
                 answerer = Answerer(self._model, self.processor, self.family, session, self.device)
                 results = self._run.answer(todo, requests, self.task_dict, answerer)
             # The journal stays open for further requests; clean() closes it.

@@ -32,9 +32,14 @@ def _number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
 
+def _whole_number(value: Any) -> Any:
+    number = _number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def whole(low: int, high: int = LARGEST) -> Any:
     """The type of whole numbers in [low, high]."""
-    return Annotated[int, BeforeValidator(_number), Ge(low), Le(high)]
+    return Annotated[int, BeforeValidator(_whole_number), Ge(low), Le(high)]
 
 
 def _odd(value: int) -> int:
@@ -151,10 +156,11 @@ def describe(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(part) for part in typing.get_args(kind))
+        parts = (part for part in typing.get_args(kind) if part is not type(None))
+        return " or ".join(map(describe, parts))
     if origin in (list, tuple):
         return f"a list, each {describe(typing.get_args(kind)[0])}"
-    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
     return names.get(kind) or getattr(kind, "__name__", str(kind))
 
 

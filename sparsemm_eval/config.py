@@ -1,111 +1,169 @@
-"""CompressionConfig: one frozen, validated record with every knob of the compression."""
+"""CompressionConfig: one frozen, checked record of a method and every number that changes what it keeps."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.errors import ConfigError
+from pydantic import InstanceOf
+
+from sparsemm_eval.checks import Count, checked
+from sparsemm_eval.errors import ConfigError, nearest, one_of
 from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.methods.base import Knob, Method, Score
+from sparsemm_eval.methods.registry import all_knobs, method_named, score_named
+from sparsemm_eval.methods.window_attention import WINDOW
 
-METHODS = ("fullkv", "snapkv", "pyramidkv", "adakv", "sparsemm", "random")
-POOLINGS = ("avg", "max")
-GQA_REDUCTIONS = ("mean", "max")
-SURPLUS_RULES = ("drop", "redistribute")
+#: Given to any method, so that one loop serves all; where they play no part they change nothing.
+COMMON = ("budget", "window")
+DEFAULT_BUDGET = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class CompressionConfig:
     """How a prompt's KV cache is cut after prefill.
 
-    Attributes
+    Parameters
     ----------
     method : str
-        ``fullkv``, ``snapkv``, ``pyramidkv``, ``adakv``, ``sparsemm`` or ``random``.
+        A name of ``sparsemm_eval.methods.methods()``.
     budget : int
-        Mean number of KV entries per KV head over all layers, observation window included. Larger than
-        ``window``, except for ``fullkv``, which ignores it.
+        Mean number of KV entries per KV head over all layers, protected ones included. Larger than ``window``
+        where the observation window plays a part. Ignored by methods that evict nothing.
     window : int
-        Observation window w: the last w prompt tokens score the others and are always kept.
-    ratio : float
-        rho in [0, 1]: the uniform share of what is left after the window (``sparsemm`` and ``random``).
-    kernel_size : int
-        Odd width of the pooling that smooths importance over positions.
-    pooling : str
-        ``avg`` or ``max``.
-    gqa : str
-        Importance of a KV head from the query heads of its group: ``mean`` or ``max``.
-    surplus : str
-        A head's budget beyond the prompt: ``drop`` (as the paper's code does; the effective budget is then
-        below the nominal one) or ``redistribute`` to heads that can use it.
-    head_scores : str, Path, HeadScores or None
-        Needed by ``sparsemm``: a name, the path of a file, or a table.
-    adakv_floor : float
-        Share of a head's budget that AdaKV guarantees, in [0, 1].
-    pyramid_beta : int
-        PyramidKV's beta: the last layer's budget is 1/beta of the mean.
-    seed : int
-        Seed of the ``random`` head scores.
+        Observation window w: the last w prompt tokens, whose attention scores the others.
+    score : str, optional
+        Score other entries than the method itself does: a name of ``sparsemm_eval.methods.scores()``.
+    head_scores : str, Path or HeadScores, optional
+        For methods that need them: a name, the path of a file, or a table.
+    **knobs
+        The method's own and its score's, which are attributes of the record: ``config.kernel_size``. Their
+        defaults and ranges stand in the method's file.
 
     Raises
     ------
     ConfigError
-        If a value is out of range; the message names the argument, the value and the valid range.
+        If a value is out of range or plays no part in the method; the message names the argument, the value
+        and what would be right.
     """
 
-    method: str = "sparsemm"
-    budget: int = 256
-    window: int = 32
-    ratio: float = 0.1
-    kernel_size: int = 5
-    pooling: str = "avg"
-    gqa: str = "mean"
-    surplus: str = "drop"
-    head_scores: str | Path | HeadScores | None = None
-    adakv_floor: float = 0.2
-    pyramid_beta: int = 20
-    seed: int = 0
+    method: str
+    budget: int
+    window: int
+    score: str | None
+    head_scores: str | Path | HeadScores | None
+    knobs: Mapping[str, Any] = field(hash=False)
 
-    def __post_init__(self) -> None:
-        _choice("method", self.method, METHODS)
-        _choice("pooling", self.pooling, POOLINGS)
-        _choice("gqa", self.gqa, GQA_REDUCTIONS)
-        _choice("surplus", self.surplus, SURPLUS_RULES)
-        _integer("window", self.window, 1)
-        _integer("budget", self.budget, 1)
-        _integer("kernel_size", self.kernel_size, 1)
-        _integer("pyramid_beta", self.pyramid_beta, 1)
-        _integer("seed", self.seed, 0)
-        _share("ratio", self.ratio)
-        _share("adakv_floor", self.adakv_floor)
-        if self.kernel_size % 2 == 0:
-            raise ConfigError("kernel_size", self.kernel_size, "an odd integer >= 1")
-        if self.compresses and self.budget <= self.window:
-            raise ConfigError(
-                "budget",
-                self.budget,
-                f"an integer > window ({self.window}): the window is part of the budget and is always kept",
+    def __init__(
+        self,
+        method: str = "sparsemm",
+        budget: int = DEFAULT_BUDGET,
+        window: int = WINDOW.default,
+        *,
+        score: str | None = None,
+        head_scores: str | Path | HeadScores | None = None,
+        **knobs: Any,
+    ):
+        rule = method_named(method)
+        self._set("method", rule.name)
+        self._set("score", None if score is None else _score(rule, score).name)
+        self._set("budget", checked(Count, "budget", budget))
+        self._set("window", checked(WINDOW.kind, "window", window))
+        self._set("head_scores", _head_scores(head_scores, "head_scores" in self.needs, method))
+        own = self._own_knobs()
+        for name, value in knobs.items():
+            if name not in own:
+                raise ConfigError(name, value, _refusal(name, method, own))
+        values = {name: checked(knob.kind, name, knobs.get(name, knob.default)) for name, knob in own.items()}
+        self._set("knobs", values)
+        if self.uses_window and self.budget <= self.window:
+            remedy = (
+                f"an integer > window ({self.window}): the window is part of the budget and is always kept"
             )
-        if not isinstance(self.head_scores, (str, Path, HeadScores, type(None))):
-            raise ConfigError("head_scores", self.head_scores, "a name, a path, a HeadScores table or None")
+            raise ConfigError("budget", self.budget, remedy)
+        if rule.check is not None:
+            rule.check(self)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        knobs = self.__dict__.get("knobs", {})
+        if name in knobs:
+            return knobs[name]
+        raise AttributeError(f"{name!r} is no knob of method {self.__dict__.get('method')!r}")
+
+    def __repr__(self) -> str:
+        return "CompressionConfig(" + ", ".join(f"{k}={v!r}" for k, v in self._given().items()) + ")"
 
     @property
-    def compresses(self) -> bool:
+    def rule(self) -> Method:
+        """The method's record."""
+        return method_named(self.method)
+
+    @property
+    def score_in_use(self) -> Score | None:
+        """The score that decides: the one that was asked for, else the method's own."""
+        return self.rule.score if self.score is None else score_named(self.score)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What method and score need, of ``methods.base.NEEDS``."""
+        return frozenset(self.rule.needs) | frozenset(self.score_in_use.needs if self.score_in_use else ())
+
+    @property
+    def evicts(self) -> bool:
         """Whether the method may evict anything at all."""
-        return self.method != "fullkv"
+        return self.rule.evicts
+
+    @property
+    def uses_window(self) -> bool:
+        """Whether the observation window plays a part."""
+        return WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
+
+    def _own_knobs(self) -> dict[str, Knob]:
+        every = knobs_in_use(self.rule, self.score_in_use)
+        return {name: knob for name, knob in every.items() if name not in COMMON}
+
+    def _given(self) -> dict[str, Any]:
+        score = {} if self.score is None else {"score": self.score}
+        scores = {} if self.head_scores is None else {"head_scores": self.head_scores}
+        common = {"budget": self.budget} if self.evicts else {}
+        common |= {"window": self.window} if self.uses_window else {}
+        return {"method": self.method, **common, **score, **scores, **self.knobs}
+
+    @classmethod
+    def fitting(cls, method: str, **settings: Any) -> CompressionConfig:
+        """A config from settings that several methods share: what plays no part in this one is left out.
+
+        Raises
+        ------
+        ConfigError
+            For a name that no method knows, and for values out of range.
+        """
+        rule = method_named(method)
+        score = settings.get("score") if rule.score is not None else None
+        used = knobs_in_use(rule, None if score is None else score_named(score))
+        needs = {*rule.needs, *(score_named(score) if score else rule.score or rule).needs}
+        known = {*COMMON, "score", "head_scores", *all_knobs()}
+        for name in settings:
+            if name not in known:
+                raise ConfigError(name, settings[name], one_of(name, sorted(known)))
+        takes = {*COMMON, *used, *({"score"} if score else ()), *({"head_scores"} & needs)}
+        return cls(method, **{name: value for name, value in settings.items() if name in takes})
 
     def replace(self, **changes: Any) -> CompressionConfig:
-        """A copy with some knobs changed, validated again."""
-        return dataclasses.replace(self, **changes)
+        """A copy with some settings changed, checked again."""
+        before = {"budget": self.budget, "window": self.window, **self._given()}
+        return CompressionConfig(**{**before, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """All knobs as JSON types; a table of head scores becomes ``"sha256:…"`` of its content."""
-        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Everything that plays a part, as JSON types; a table of head scores as ``"sha256:…"``."""
+        record = self._given()
         if isinstance(self.head_scores, HeadScores):
             record["head_scores"] = f"sha256:{self.head_scores.digest()}"
         elif self.head_scores is not None:
@@ -113,22 +171,30 @@ class CompressionConfig:
         return record
 
     def digest(self) -> str:
-        """Hex SHA-256 over all knobs; it names a run. Equal configs have equal digests."""
+        """Hex SHA-256 over ``to_dict``: equal for configs that keep the same entries by the same rule."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(argument, value, "one of " + ", ".join(choices))
+def knobs_in_use(method: Method, score: Score | None = None) -> Mapping[str, Knob]:
+    """The knobs that play a part in a method, under its own score or another; without the budget."""
+    owners = (score or method.score, method)
+    return {knob.name: knob for owner in owners if owner is not None for knob in owner.knobs}
 
 
-def _integer(argument: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(argument, value, f"an integer >= {minimum}")
+def _score(rule: Method, name: Any) -> Score:
+    if rule.score is None:
+        raise ConfigError("score", name, f"no value: {rule.name} evicts nothing")
+    return score_named(name)
 
 
-def _share(argument: str, value: object) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= 1:
-        raise ConfigError(argument, value, "a number in [0, 1]")
+def _head_scores(given: Any, needed: bool, method: str) -> Any:
+    if given is not None and not needed:
+        raise ConfigError("head_scores", given, f"no value: they play no part in {method}")
+    return checked(str | Path | InstanceOf[HeadScores] | None, "head_scores", given)
+
+
+def _refusal(name: str, method: str, own: Mapping[str, Knob]) -> str:
+    if name in all_knobs():
+        return f"no value: it plays no part in {method}"
+    return "a knob of " + method + ": " + (", ".join(sorted(own)) or "it has none") + nearest(name, own)

@@ -1,5 +1,10 @@
 """The package's errors: each names the argument, its value and what would be right."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class SparseMMError(Exception):
     """Base of every error this package raises on purpose."""
@@ -33,3 +38,14 @@ class UnsupportedError(SparseMMError, RuntimeError):
 
 class EvaluationError(SparseMMError, RuntimeError):
     """A run of lmms-eval left no results, or fewer than it was asked for."""
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where a valid name is near, else nothing."""
+    near = get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def one_of(name: object, valid: Iterable[str]) -> str:
+    """A remedy that lists what is valid, with the nearest name."""
+    return "one of " + ", ".join(valid) + nearest(name, valid)

@@ -54,13 +54,13 @@ def round_half_even(number):
 
 def capacities(method, *, budget, window, prompt, layers, kv_heads, layer, importances=None, **knobs):
     """Entries every KV head of ``layer`` keeps (surplus dropped), window included, clipped to the prompt."""
-    if method == "fullkv" or prompt <= budget or prompt <= window:
+    if prompt <= budget or prompt <= window:
         return [prompt] * kv_heads
     base = budget - window
     if method == "snapkv":
         wanted = [budget] * kv_heads
     elif method == "pyramidkv":
-        low = base // knobs.get("beta", 20)
+        low = base // knobs["beta"]
         high = 2 * base - low
         if high >= prompt - window:
             high = prompt - window
@@ -68,8 +68,9 @@ def capacities(method, *, budget, window, prompt, layers, kv_heads, layer, impor
         step = (high - low) // (layers - 1)
         wanted = [high - layer * step + window] * kv_heads
     elif method == "adakv":
-        wanted = adakv(importances, base, window, knobs.get("floor", 0.2))
-    else:  # by score
+        wanted = adakv(importances, base, window, knobs["floor"])
+    else:
+        assert method in ("sparsemm", "random"), f"method {method} has no reference in loops"
         scores = knobs["scores"]  # [layers][query heads]
         group = len(scores[0]) // kv_heads
         total = sum(sum(row) for row in scores)
@@ -105,10 +106,16 @@ def kept(importances, counts, window, prompt):
 
 
 def kept_positions(config, layer, layers, query, key, scores=None):
-    """What every KV head keeps of one prompt: query [H, N, D], key [K, N, D]."""
+    """What every KV head keeps of one prompt: query [H, N, D], key [K, N, D]; scores [L][H]."""
     kv_heads, prompt = key.shape[0], key.shape[1]
     if config.method == "fullkv" or prompt <= config.budget:
         return [list(range(prompt)) for _ in range(kv_heads)]
+    if config.method == "streamingllm":
+        recent = config.budget - config.sinks
+        return [[*range(config.sinks), *range(prompt - recent, prompt)] for _ in range(kv_heads)]
+    if config.method == "random":
+        generator = torch.Generator().manual_seed(config.seed)
+        scores = torch.rand(layers, query.shape[0], generator=generator, dtype=torch.float64).tolist()
     weights = importance(query, key, config.window, config.kernel_size, config.pooling, config.gqa)
     counts = capacities(
         config.method,
@@ -119,9 +126,9 @@ def kept_positions(config, layer, layers, query, key, scores=None):
         kv_heads=kv_heads,
         layer=layer,
         importances=weights,
-        beta=config.pyramid_beta,
-        floor=config.adakv_floor,
-        ratio=config.ratio,
+        beta=config.knobs.get("pyramid_beta"),
+        floor=config.knobs.get("adakv_floor"),
+        ratio=config.knobs.get("ratio"),
         scores=scores,
     )
     return kept(weights, counts, config.window, prompt)

@@ -11,7 +11,7 @@ from loguru import logger
 from transformers import StoppingCriteriaList
 
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model.families.base import Family
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.samples import Sample, SampleError
 from sparsemm_eval.model_wrappers.answering.stopping import StopTexts, cut_text, cut_tokens

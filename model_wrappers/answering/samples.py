@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from sparsemm_eval.errors import SparseMMError, UnsupportedError
-from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.images import rgb_image, whole_images_only
 from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
 
 
@@ -90,7 +89,7 @@ class SampleReader:
     Parameters
     ----------
     family : Family
-    processor
+    config, processor
         Of the checkpoint.
     chat : bool
         Whether lmms-eval speaks the chat protocol.
@@ -101,12 +100,13 @@ class SampleReader:
     def __init__(
         self,
         family: Family,
+        config: Any,
         processor: Any,
         chat: bool,
         system_prompt: str | None,
         pixel_limits: Mapping[str, int],
     ):
-        self.family, self.processor, self.chat = family, processor, chat
+        self.family, self.config, self.processor, self.chat = family, config, processor, chat
         self.system_prompt, self.pixel_limits = system_prompt, pixel_limits
 
     def read(self, request: Request, datasets: Mapping[str, Any]) -> Sample:
@@ -126,7 +126,7 @@ class SampleReader:
             For videos and audio.
         """
         try:
-            with _whole_images_only():
+            with whole_images_only():
                 document = datasets[request.task][request.split][request.doc_id]
                 prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
                 images = tuple(self._image(visual) for visual in visuals)
@@ -138,41 +138,26 @@ class SampleReader:
                 request.name, f"its images or prompt could not be read ({type(error).__name__}: {reason})"
             ) from error
         length = len(self.processor.tokenizer(prompt)["input_ids"])
-        length += sum(self.family.image_tokens(image, self.processor) for image in images)
+        length += sum(self.family.image_tokens(self.config, *image.size, None).count for image in images)
         return Sample(request, prompt, images, length, _digest(request, prompt, images))
 
     def _prompt_and_visuals(self, request: Request, visuals: Any) -> tuple[str, list[Any]]:
         if self.chat:
             messages = [_plain_message(message) for message in visuals]
-            found = [
-                part["url"] for message in messages for part in message["content"] if part["type"] == "image"
-            ]
-            return self.family.messages_prompt(self.processor, messages, self.system_prompt), found
-        found = _flat(visuals)
-        return self.family.context_prompt(
-            self.processor, request.context, len(found), self.system_prompt
-        ), found
+            parts = [part for message in messages for part in message["content"]]
+            found = [part["url"] for part in parts if part["type"] == "image"]
+            if self.family.messages_prompt is not None:
+                return self.family.messages_prompt(self.processor, messages, self.system_prompt), found
+            context = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        else:
+            context, found = request.context, _flat(visuals)
+        prompt = self.family.context_prompt(self.processor, context, len(found), self.system_prompt)
+        return prompt, found
 
     def _image(self, visual: Any) -> Image.Image:
-        if isinstance(visual, (str, Path)) and Path(visual).suffix.lower() in Image.registered_extensions():
-            visual = Image.open(visual)
         if visual is None:
             raise ValueError("an image is missing")
-        if not isinstance(visual, Image.Image):
-            raise UnsupportedError(f"{type(visual).__name__} given as an image: only images can be read")
-        # Decode now: PIL reads lazily, and an error must name this sample.
-        visual.load()
-        return self.family.prepare_image(visual, self.processor, self.pixel_limits)
-
-
-@contextmanager
-def _whole_images_only() -> Iterator[None]:
-    """A truncated image is an error, although some tasks of lmms-eval let PIL fill the rest with grey."""
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        return self.family.prepare_image(rgb_image(visual), self.processor, self.pixel_limits)
 
 
 def _plain_message(message: Any) -> dict[str, Any]:
@@ -204,6 +189,6 @@ def _digest(request: Request, prompt: str, images: tuple[Image.Image, ...]) -> s
     ]
     digest = hashlib.sha256(json.dumps(record).encode())
     for image in images:
-        digest.update(repr((image.mode, image.size)).encode())
+        digest.update(repr(image.size).encode())
         digest.update(image.tobytes())
     return digest.hexdigest()

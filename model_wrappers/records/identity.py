@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import marshal
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -13,11 +15,10 @@ import torch
 import transformers
 
 import sparsemm_eval
-from sparsemm_eval import CompressionConfig
+from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model.checkpoint import Checkpoint
 from sparsemm_eval.model_wrappers.arguments import Arguments
-from sparsemm_eval.model_wrappers.heads import Heads
 
 
 def versions() -> dict[str, str]:
@@ -42,6 +43,20 @@ def source_digest() -> str:
         content.update(path.name.encode())
         content.update(path.read_bytes())
     return content.hexdigest()
+
+
+def plugin_digest(compression: CompressionConfig) -> str | None:
+    """Hex SHA-256 of the modules outside this package that decide what is kept; None where there are none."""
+    rule, score = compression.rule, compression.score_in_use
+    functions = (score and score.function, rule.allocate, rule.protect, rule.mask)
+    content = hashlib.sha256()
+    outside = [one for one in functions if one and not one.__module__.startswith("sparsemm_eval.")]
+    for function in outside:
+        try:
+            content.update(inspect.getsource(inspect.getmodule(function)).encode())
+        except (OSError, TypeError):  # typed in, so there is no file
+            content.update(marshal.dumps(function.__code__))
+    return content.hexdigest() if outside else None
 
 
 def commit() -> str | None:
@@ -73,7 +88,6 @@ def describe(
     chat: bool,
     arguments: Arguments,
     compression: CompressionConfig,
-    heads: Heads,
     loaded: Checkpoint,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -81,6 +95,8 @@ def describe(
 
     Batch size and number of processes are left out: answers do not depend on them.
     """
+    mask = compression.rule.mask
+    masked = [] if mask is None else mask(compression.head_scores, compression)
     return {
         "model_name": model_name,
         "protocol": "chat" if chat else "simple",
@@ -89,9 +105,8 @@ def describe(
         "checkpoint": loaded.fingerprint,
         "compression": compression.to_dict(),
         "compression_digest": compression.digest(),
-        "head_scores": None if heads.scores is None else heads.scores.digest(),
-        "masked_heads": [list(head) for head in heads.masked],
-        "mask_mode": arguments.mask_mode if heads.masked else None,
+        "head_scores": None if compression.head_scores is None else compression.head_scores.digest(),
+        "masked_heads": [list(head) for head in masked],
         "system_prompt": arguments.system_prompt,
         "pixel_limits": loaded.pixel_limits,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
@@ -101,4 +116,5 @@ def describe(
         "kernel": dispatch.choose(arguments.kernel, device),
         "versions": versions(),
         "source": source_digest(),
+        "plugin_source": plugin_digest(compression),
     }

@@ -19,9 +19,6 @@ from sparsemm_eval.model_wrappers.records.agreement import Agreement, Reference
 from sparsemm_eval.model_wrappers.records.run_record import RunFiles
 from sparsemm_eval.model_wrappers.records.totals import Totals
 
-#: Knobs that stand beside the measured figures.
-_NOMINAL = ("budget", "window", "ratio", "kernel_size")
-
 
 class Report:
     """Collects what a run measures and writes it down at the end.
@@ -118,9 +115,8 @@ class Report:
         if path is not None:
             logger.info(f"run record: {path}")
         compression = self.identity["compression"]
-        nominal = {}
-        if compression["method"] != "fullkv":
-            nominal = {f"nominal_{name}": compression[name] for name in _NOMINAL}
+        numbers = {name: value for name, value in compression.items() if isinstance(value, (int, float))}
+        nominal = {f"nominal_{name}": value for name, value in numbers.items()}
         # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
         log_metrics(
             total_elapsed_time=totals.seconds,

@@ -25,7 +25,7 @@ class Arena:
     """
 
     def __init__(self, config: CompressionConfig, num_layers: int, kernel: str):
-        block = block_size(config.budget) if config.compresses else FULL_BLOCK
+        block = block_size(config.budget) if config.evicts else FULL_BLOCK
         self.stores = [StaticStore(kernel, block) for _ in range(num_layers)]
         self.width: torch.Tensor | None = (
             None  # int64 []: prompt tokens of the present sample, padding included

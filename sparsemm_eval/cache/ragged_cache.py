@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -12,9 +16,26 @@ from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.kernels.dispatch import choose
-from sparsemm_eval.methods.selection import kept_mask
+from sparsemm_eval.methods.base import PromptView
+from sparsemm_eval.methods.keep import keep_layer
 
 DEFAULT_RESERVE = 64  # generated tokens to make room for when nobody says how many will come
+
+
+@dataclass
+class Prompt:
+    """What all layers of a cache know of its prompts.
+
+    Attributes
+    ----------
+    images : torch.Tensor or None
+        bool [B, N]: which positions are image tokens, for methods that ask.
+    shared : dict
+        See ``PromptView``.
+    """
+
+    images: torch.Tensor | None = None
+    shared: dict[Hashable, Any] = field(default_factory=dict)
 
 
 class RaggedLayer(CacheLayerMixin):
@@ -32,6 +53,8 @@ class RaggedLayer(CacheLayerMixin):
         This layer's index and the number of layers.
     reserve : int
         Generated tokens to make room for.
+    prompt : Prompt
+        Of the cache.
     kernel : str
         ``auto``, ``torch`` or ``triton``.
     """
@@ -40,11 +63,17 @@ class RaggedLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(
-        self, config: CompressionConfig, layer: int, num_layers: int, reserve: int, kernel: str = "auto"
+        self,
+        config: CompressionConfig,
+        layer: int,
+        num_layers: int,
+        reserve: int,
+        prompt: Prompt,
+        kernel: str = "auto",
     ):
         super().__init__()
         self.config, self.layer, self.num_layers, self.reserve = config, layer, num_layers, reserve
-        self.kernel = kernel
+        self.prompt, self.kernel = prompt, kernel
         self.seen = 0  # tokens this layer has been given, padding included
         self.store: RaggedStore | DenseStore | StaticStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
@@ -99,7 +128,13 @@ class RaggedLayer(CacheLayerMixin):
         if not self.is_prefilled and self.seen:
             raise UnsupportedError("a RaggedCache only works inside `with compress(model, config)`")
 
-    def compress(self, query: torch.Tensor, valid: torch.Tensor | None, scaling: float | None) -> None:
+    def compress(
+        self,
+        query: torch.Tensor,
+        valid: torch.Tensor | None,
+        scaling: float | None,
+        output_weight: torch.Tensor | None = None,
+    ) -> None:
         """Store what the method keeps of the prompt and let go of the dense keys and values.
 
         Parameters
@@ -110,6 +145,8 @@ class RaggedLayer(CacheLayerMixin):
             bool [B, N]; False marks left padding.
         scaling : float, optional
             Attention scale.
+        output_weight : torch.Tensor, optional
+            [hidden, H * D], for methods that need it.
         """
         key, value = self.keys, self.values
         self.keys = self.values = None
@@ -117,11 +154,21 @@ class RaggedLayer(CacheLayerMixin):
             raise UnsupportedError(
                 "padding inside or right of a prompt: pad on the left (padding_side='left')"
             )
-        kept = kept_mask(self.config, self.layer, self.num_layers, query, key, valid, scaling)
-        self.kept = kept.sum(-1).cpu()
-        self.prompt_lengths = (
-            torch.full((key.shape[0],), key.shape[2]) if valid is None else valid.sum(-1).cpu()
+        view = PromptView(
+            query,
+            key,
+            value if "values" in self.config.needs else None,
+            valid,
+            self.prompt.images,
+            output_weight,
+            scaling,
+            self.layer,
+            self.num_layers,
+            self.config,
+            self.prompt.shared,
         )
+        kept = keep_layer(view)
+        self.kept, self.prompt_lengths = kept.sum(-1).cpu(), view.lengths
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
         self.prompt_width = key.shape[2]
         self.dense_bytes = 2 * key.numel() * key.element_size()
@@ -172,7 +219,7 @@ class RaggedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.kernel)
+        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.prompt, self.kernel)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Refused: beams of a row would need entries that were evicted for another beam."""
@@ -217,13 +264,22 @@ class RaggedCache(Cache):
         reserve: int = DEFAULT_RESERVE,
         kernel: str = "auto",
     ):
+        self.config, self.prompt = config, Prompt()
         super().__init__(layers=self._new_layers(config, num_layers, reserve, kernel))
-        self.config = config
 
     def _new_layers(
         self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
     ) -> list[RaggedLayer]:
-        return [RaggedLayer(config, i, num_layers, reserve, kernel) for i in range(num_layers)]
+        return [
+            RaggedLayer(config, layer, num_layers, reserve, self.prompt, kernel)
+            for layer in range(num_layers)
+        ]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.prompt.images = None
+        self.prompt.shared.clear()
+        super().reset()
 
     @property
     def is_prefilled(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.cache.arena import Arena
-from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
+from sparsemm_eval.cache.ragged_cache import Prompt, RaggedCache, RaggedLayer
 from sparsemm_eval.cache.static_store import StaticStore
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
@@ -16,14 +16,22 @@ class StaticLayer(RaggedLayer):
 
     Parameters
     ----------
-    config, layer, num_layers, reserve
+    config, layer, num_layers, reserve, prompt
         As for RaggedLayer; ``reserve`` is a limit here.
     arena : Arena
         Shared with all samples of the session.
     """
 
-    def __init__(self, config: CompressionConfig, layer: int, num_layers: int, reserve: int, arena: Arena):
-        super().__init__(config, layer, num_layers, reserve)
+    def __init__(
+        self,
+        config: CompressionConfig,
+        layer: int,
+        num_layers: int,
+        reserve: int,
+        prompt: Prompt,
+        arena: Arena,
+    ):
+        super().__init__(config, layer, num_layers, reserve, prompt)
         self.arena = arena
 
     def update(
@@ -69,7 +77,7 @@ class StaticLayer(RaggedLayer):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.arena)
+        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.prompt, self.arena)
 
 
 class CompileableLayer(StaticLayer):
@@ -104,7 +112,8 @@ class StaticCache(RaggedCache):
     def _new_layers(
         self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
     ) -> list[RaggedLayer]:
-        return [self._kind(config, i, num_layers, reserve, self.arena) for i in range(num_layers)]
+        kind, shared = self._kind, (self.prompt, self.arena)
+        return [kind(config, layer, num_layers, reserve, *shared) for layer in range(num_layers)]
 
     def check_current(self) -> None:
         """Fail where the arena holds another cache's sample.

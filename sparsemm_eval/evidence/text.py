@@ -14,7 +14,7 @@ from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.scores.comparison import agreement
 from sparsemm_eval.heads.scores.facts import best_heads, noteworthy_heads, share_of_top
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.model.masking import top_heads
+from sparsemm_eval.methods.head_masking import top_heads
 
 if TYPE_CHECKING:
     from sparsemm_eval.evidence.evidence import Evidence

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from sparsemm_eval.checks import one_of
+from sparsemm_eval.methods.base import Knob
+
+SURPLUS = Knob(
+    "surplus",
+    "drop",
+    one_of("drop", "redistribute"),
+    "budget beyond the prompt: `drop` as published, or `redistribute` to heads that can use it",
+)
+
 
 def water_fill(floor: torch.Tensor, weight: torch.Tensor, *, cap: int, total: int) -> torch.Tensor:
     """Give every head ``min(cap, floor + level * weight)``, with the level at which all is used up.

@@ -1,13 +1,46 @@
-"""How much the observation window looks at every prompt position: the score that decides what is kept."""
+"""How much the observation window looks at every prompt position: SnapKV's score, shared by many methods."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
+from sparsemm_eval.checks import odd, one_of, whole
+from sparsemm_eval.methods.base import Knob, PromptView, Score
+
 # Larger intermediate results leave a GPU's second-level cache (40 to 60 MB) for nothing, smaller ones mean
 # more launches. It is 1.5 % of what a 7B feed-forward layer holds at 32K tokens (3 x 11008 x 32K, 16 bits).
 TEMPORARY_BYTES = 32 << 20
+LARGEST_KERNEL = 4095
+
+WINDOW = Knob("window", 32, whole(1), "last prompt tokens, always kept, whose attention scores the others")
+KERNEL_SIZE = Knob("kernel_size", 5, odd(LARGEST_KERNEL), "odd width of the pooling over positions")
+POOLING = Knob("pooling", "avg", one_of("avg", "max"), "pooling over positions: `avg` or `max`")
+GQA = Knob("gqa", "mean", one_of("mean", "max"), "query heads of a group → KV head: `mean` or `max`")
+
+
+def window_attention(view: PromptView) -> torch.Tensor:
+    """SnapKV's score of a prompt: float32 [B, K, N]; infinity for the window, which scores the others."""
+    config = view.config
+    importance = window_importance(
+        view.query,
+        view.key,
+        window=config.window,
+        kernel_size=config.kernel_size,
+        pooling=config.pooling,
+        gqa=config.gqa,
+        scaling=view.scaling,
+        valid=view.valid,
+    )
+    return F.pad(importance, (0, config.window), value=torch.inf)
+
+
+WINDOW_ATTENTION = Score(
+    "window_attention",
+    window_attention,
+    "attention of the observation window, smoothed over positions",
+    (WINDOW, KERNEL_SIZE, POOLING, GQA),
+)
 
 
 @torch.no_grad()  # which entries are kept has no gradient

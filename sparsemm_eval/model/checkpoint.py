@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model import shipped
-from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.families.registry import family_of
 from sparsemm_eval.model.placement import Placement
 from sparsemm_eval.model_wrappers.arguments import Arguments
 
@@ -42,9 +43,10 @@ class Checkpoint:
     model: Any
     processor: Any
     pixel_limits: dict[str, int]
+    family: Family
 
 
-def load(arguments: Arguments, family: Family, placement: Placement) -> Checkpoint:
+def load(arguments: Arguments, family: Family | None, placement: Placement) -> Checkpoint:
     """Load model and processor.
 
     Raises
@@ -57,6 +59,8 @@ def load(arguments: Arguments, family: Family, placement: Placement) -> Checkpoi
     if folder is None:
         source["revision"] = arguments.revision
     config = _read_config(source, arguments)
+    family = family or family_of(config)
+    arguments.check_family(family)
     if config.model_type not in family.model_types:
         raise ConfigError(
             "pretrained",
@@ -85,7 +89,7 @@ def load(arguments: Arguments, family: Family, placement: Placement) -> Checkpoi
     processor.tokenizer.padding_side = "left"
     commit = getattr(config, "_commit_hash", None)
     fingerprint = f"hub:{commit}" if folder is None and commit else f"sha256:{_digest(folder, model)}"
-    return Checkpoint(arguments.pretrained, fingerprint, model, processor, limits)
+    return Checkpoint(arguments.pretrained, fingerprint, model, processor, limits, family)
 
 
 def local_fingerprint(pretrained: str) -> str | None:

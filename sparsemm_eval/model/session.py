@@ -19,11 +19,12 @@ from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode import modes
 from sparsemm_eval.decode.loop import DecodeLoop
 from sparsemm_eval.errors import ConfigError, UnsupportedError
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model import generation_rules
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
+from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
 
 
@@ -68,18 +69,31 @@ def compress(
     decoder = find_text_decoder(model)
     modes.check(decode, model)
     dispatch.choose(kernel, model.device)
-    return CompressionSession(model, decoder, _with_scores(config, model, decoder), decode, kernel)
+    return CompressionSession(model, decoder, with_head_scores(config, model, decoder), decode, kernel)
 
 
-def _with_scores(
-    config: CompressionConfig, model: PreTrainedModel, decoder: TextDecoder
+def with_head_scores(
+    config: CompressionConfig, model: PreTrainedModel, decoder: TextDecoder, name: str | None = None
 ) -> CompressionConfig:
-    if config.method != "sparsemm":
+    """The config with its head scores as a table that fits the model, where the method needs them.
+
+    Parameters
+    ----------
+    name : str, optional
+        To look scores up by; default: where the model was loaded from.
+
+    Raises
+    ------
+    ConfigError, HeadScoreError
+        If there are none, or they do not fit.
+    """
+    if "head_scores" not in config.needs:
         return config
-    name = getattr(model.config, "_name_or_path", None) or None
+    name = name or getattr(model.config, "_name_or_path", None) or None
     if config.head_scores is None and name is None:
-        raise ConfigError("head_scores", None, "a table, a file or a name: method 'sparsemm' needs one")
-    scores = HeadScores.resolve(config.head_scores, name)
+        remedy = f"a table, a file or a name: method {config.method!r} needs one"
+        raise ConfigError("head_scores", None, remedy)
+    scores = resolve(config.head_scores, name)
     scores.check_fits(decoder.num_layers, decoder.num_heads)
     return config.replace(head_scores=scores)
 
@@ -91,6 +105,8 @@ class CompressionSession:
     ----------
     config : CompressionConfig
         With its head scores resolved to a table.
+    masked : list of (layer, query head)
+        Heads that the method masks.
     stats : CacheStats or None
         Of the last ``generate`` call.
     """
@@ -105,6 +121,8 @@ class CompressionSession:
     ):
         self.model, self.decoder, self.config = model, decoder, config
         self.decode, self.kernel = decode, kernel
+        mask = config.rule.mask
+        self.masked = [] if mask is None else mask(config.head_scores, config)
         self.stats: CacheStats | None = None
         self._arena: Arena | None = None
         self._loop = (
@@ -166,6 +184,8 @@ class CompressionSession:
             self.model.register_forward_hook(self._note_prefill),
         ):
             self._undo.callback(hook.remove)
+        if self.masked:
+            self._undo.enter_context(masked_heads(self.model, self.masked, self.config.mask_mode))
         self._wrap_generate()
 
     def __exit__(
@@ -230,7 +250,18 @@ class CompressionSession:
             )
         elif isinstance(cache, StaticCache):
             cache.check_current()
+        cache = kwargs.get("past_key_values")
+        if "images" in self.config.needs and cache is not None and not cache.is_prefilled:
+            cache.prompt.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
         return args, kwargs
+
+    def _image_positions(self, ids: torch.Tensor | None) -> torch.Tensor:
+        if ids is None:
+            raise UnsupportedError(
+                f"input_ids=None: method {self.config.method!r} asks which tokens are image tokens"
+            )
+        token = getattr(self.model.config, "image_token_id", None)
+        return torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token
 
     def _note_prefill(self, model: PreTrainedModel, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling() and self._prefilled_at is None:

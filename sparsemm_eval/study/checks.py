@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
+from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, nearest, one_of
 from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.method_knobs import ELSEWHERE, METHODS
 from sparsemm_eval.study.plan import Facts
-from sparsemm_eval.study.problems import Problem, StudyError, nearest, one_of
+from sparsemm_eval.study.problems import Problem, StudyError
 from sparsemm_eval.study.settings import Model, Study
 
 #: In place of head scores or weights that are not there; such a study is refused anyway.

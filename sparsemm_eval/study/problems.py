@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from sparsemm_eval.errors import SparseMMError
 
@@ -54,14 +52,3 @@ class StudyError(SparseMMError, ValueError):
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} in {file}; nothing was started"
         super().__init__("\n".join([head, *(f"  {problem.text(self.file)}" for problem in self.problems)]))
-
-
-def nearest(name: Any, valid: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)`` where a valid name is near, else nothing."""
-    near = get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def one_of(name: Any, valid: Sequence[str]) -> str:
-    """A remedy that lists what is valid, with the nearest name."""
-    return "one of " + ", ".join(valid) + nearest(name, valid)

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.errors import one_of
 from sparsemm_eval.study.method_knobs import ELSEWHERE, FAMILIES, METHODS
-from sparsemm_eval.study.problems import Problem, one_of
+from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study, Wandb
 from sparsemm_eval.study.yaml_lines import Document, Place
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsemm_eval import CompressionConfig, HeadScores
-from sparsemm_eval.methods.selection import kept_positions
+from sparsemm_eval import HeadScores
+from sparsemm_eval.methods import PromptView
+from tests.methods.matrix import config_of, positions
 
 SHARED = Path(__file__).parents[3] / "shared" / "golden"
 RECORD = SHARED / "compressors.json"
@@ -35,8 +36,9 @@ def inputs_of(case):
 
 @pytest.mark.parametrize("case", cases(), ids=lambda c: f"{c['method']}-{c['seed']}")
 def test_keeps_what_the_official_code_keeps(case):
-    config = CompressionConfig(
-        method=case["method"],
+    config = config_of(
+        case["method"],
+        HeadScores.from_array(case["scores"]) if case["method"] == "sparsemm" else None,
         budget=case["budget"],
         window=case["window"],
         ratio=case["ratio"],
@@ -44,16 +46,16 @@ def test_keeps_what_the_official_code_keeps(case):
         pooling=POOLING[case["pooling"]],
         gqa=case["gqa"],
     )
-    scores = HeadScores.from_array(case["scores"]) if case["method"] == "sparsemm" else None
-    content, kept = hashlib.sha256(), []
-    for layer, (query, key, value) in enumerate(inputs_of(case)):
-        for tensor in (query, key, value):
+    content, views = hashlib.sha256(), []
+    for tensors in inputs_of(case):
+        for tensor in tensors:
             content.update(tensor.numpy().tobytes())
-        kept.append(kept_positions(config, layer, case["layers"], query, key, scores)[0])
+        views.append(PromptView(*tensors))
+    kept = [layer[0] for layer in positions(config, views)]
     assert content.hexdigest() == case["inputs_sha256"]
     assert [[len(head) for head in layer] for layer in kept] == case["lengths"]
     if "kept" in case and case["kept"] is not None:
-        assert [[head.tolist() for head in layer] for layer in kept] == case["kept"]
+        assert kept == case["kept"]
 
 
 def test_record_is_complete():

@@ -8,13 +8,14 @@ import torch
 from transformers import DynamicCache
 
 from sparsemm_eval import CompressionConfig, HeadScores, RaggedCache, compress
-from sparsemm_eval.config import METHODS
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
-from sparsemm_eval.methods.selection import kept_positions
+from sparsemm_eval.methods import Method, PromptView, keep
+from sparsemm_eval.methods.snapkv import uniform
+from tests.methods import matrix
+from tests.methods.matrix import EVICTING, LOSSLESS, registered
 from tests.model.naive_attention import NaiveAttention, naive_attention
 from tests.tiny_models import FAMILIES, IMAGE_FAMILIES, answer, generate, model_of, prompt_of, text_prompt
 
-EVICTING = [method for method in METHODS if method != "fullkv"]
 BATCH = (150, 90, 40)
 
 
@@ -25,12 +26,11 @@ def scores_of(model, seed=0):
 
 
 def config_of(method, model, budget=24, **knobs):
-    scores = scores_of(model) if method == "sparsemm" else None
-    return CompressionConfig(method=method, budget=budget, window=8, head_scores=scores, **knobs)
+    return matrix.config_of(method, scores_of(model), budget=budget, window=8, **knobs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LOSSLESS)
 def test_lossless_when_nothing_is_evicted(family, method):
     model, prompt = model_of(family), prompt_of(family, BATCH)
     for inputs in (prompt.inputs, prompt.rows[0]):
@@ -58,23 +58,13 @@ def test_rows_of_a_batch_answer_as_alone(family, method):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", EVICTING)
-def test_bytes_shrink_as_kept_positions_says(family, method):
+def test_bytes_shrink_as_keep_says(family, method):
     model, prompt = model_of(family), prompt_of(family)
     config, recorder = config_of(method, model), NaiveAttention()
     with naive_attention(model, recorder), torch.inference_mode():
         model(**prompt.rows[0])
-    layers = len(recorder.queries)
-    expected = torch.stack(
-        [
-            torch.tensor(
-                [
-                    len(head)
-                    for head in kept_positions(config, i, layers, recorder.queries[i], recorder.keys[i])[0]
-                ]
-            )
-            for i in range(layers)
-        ]
-    )
+    views = [PromptView(recorder.queries[i], recorder.keys[i]) for i in range(len(recorder.queries))]
+    expected = torch.stack([mask[0].sum(-1) for mask in keep(config, views)])
     with compress(model, config) as session:
         generate(model, prompt.rows[0], tokens=3)
     dim = recorder.keys[0].shape[-1]
@@ -88,14 +78,8 @@ def test_bytes_shrink_as_kept_positions_says(family, method):
 def test_decoding_attends_to_what_loops_say(family, method):
     model, prompt = model_of(family), prompt_of(family)
     config = config_of(method, model)
-    table = config.head_scores.table if method == "sparsemm" else None
-    if method == "random":
-        text = model.config.get_text_config()
-        shape = text.num_hidden_layers, text.num_attention_heads
-        table = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    naive = NaiveAttention(
-        config, model.config.get_text_config().num_hidden_layers, None if table is None else table.tolist()
-    )
+    layers = model.config.get_text_config().num_hidden_layers
+    naive = NaiveAttention(config, layers, scores_of(model).table.tolist())
     with naive_attention(model, naive):
         _, truth = answer(model, prompt.rows[0], tokens=4)
     with compress(model, config):
@@ -162,7 +146,7 @@ def test_text_only_prompts(family, method):
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LOSSLESS)
 def test_a_prompt_shorter_than_the_window(method):
     model, prompt = model_of("mistral"), text_prompt((5, 3))
     truth = generate(model, prompt.inputs)
@@ -369,7 +353,7 @@ def test_peak_and_end_bytes_are_what_is_alive():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LOSSLESS)
 def test_half_precision(dtype, method):
     model, prompt = model_of("mistral"), text_prompt((150, 90))
     model = type(model)(model.config).to(dtype).eval()
@@ -381,3 +365,37 @@ def test_half_precision(dtype, method):
     with compress(model, config_of(method, model)) as session:
         assert bool(torch.isfinite(generate(model, prompt.inputs).float()).all())
         assert session.stats.entry_bytes.unique().tolist() == [2 * 8 * 2]
+
+
+NEEDY = ("values", "images", "output_weight")
+
+
+@pytest.mark.parametrize("family", ["llama", *IMAGE_FAMILIES])
+@pytest.mark.parametrize("need", [None, *NEEDY])
+def test_a_method_gets_what_it_needs_and_nothing_else(family, need):
+    model, prompt = model_of(family), prompt_of(family, (60, 40))
+    seen = []
+
+    def note(view):
+        seen.append(view)
+        return torch.rand(view.batch, view.kv_heads, view.length)
+
+    method = Method("needy", "Needy", score=note, allocate=uniform, needs=() if need is None else (need,))
+    with registered(method), compress(model, CompressionConfig("needy", budget=24)) as session:
+        generate(model, prompt.inputs, tokens=2)
+    decoder = session.decoder
+    assert [view.layer for view in seen] == list(range(decoder.num_layers))
+    for view in seen:
+        given = {"values": view.value, "images": view.images, "output_weight": view.output_weight}
+        assert [one for one in NEEDY if given[one] is not None] == ([] if need is None else [need])
+        assert view.query.shape[1:3] == (decoder.num_heads, prompt.inputs["input_ids"].shape[1])
+        assert view.shared is seen[0].shared
+        if need == "values":
+            assert view.value.shape == view.key.shape
+        if need == "output_weight":
+            assert view.output_weight is decoder.attentions[view.layer].o_proj.weight
+        if need == "images":
+            ids = prompt.inputs["input_ids"]
+            token = getattr(model.config, "image_token_id", -1)
+            assert torch.equal(view.images, ids == token)
+            assert bool(view.images.any()) == (family in IMAGE_FAMILIES)

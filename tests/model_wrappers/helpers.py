@@ -1,9 +1,7 @@
 """Requests as lmms-eval makes them, and the wrapper classes by name."""
 
 from lmms_eval.api.instance import Instance
-
-from sparsemm_eval.model_wrappers import llava_chat, llava_simple, qwen2vl_simple
-from sparsemm_eval.model_wrappers.manifests import SUFFIXES
+from lmms_eval.models import get_model
 
 READERS = {"tiny-reader": 8, "tiny-reader-mistral": 8, "tiny-reader-qwen2vl": 7}  # query heads of 6 layers
 TASK = "pages"
@@ -38,11 +36,8 @@ def make_requests(documents, chat, gen_kwargs=None, repeats=1, task=TASK):
 
 
 def wrapper_class(name, simple=False):
-    """Class of a model name."""
-    family, _, suffix = name.partition("_")
-    if family == "qwen2vl":
-        return getattr(qwen2vl_simple, f"Qwen2VL{SUFFIXES[suffix]}")
-    return getattr(llava_simple if simple else llava_chat, f"Llava{SUFFIXES[suffix]}")
+    """Class of a model name, as lmms-eval finds it."""
+    return get_model(name, simple)
 
 
 def answers_of(wrapper, documents, **kwargs):

@@ -1,29 +1,30 @@
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.model.families.llava import LLAVA
-from sparsemm_eval.model.families.qwen2vl import QWEN2VL
-from sparsemm_eval.model_wrappers import methods
-from sparsemm_eval.model_wrappers.arguments import KNOBS, Arguments
+from sparsemm_eval.methods import method_named
+from sparsemm_eval.model.families.llava import FAMILY as LLAVA
+from sparsemm_eval.model.families.qwen2vl import FAMILY as QWEN2VL
+from sparsemm_eval.model_wrappers.arguments import Arguments, knob_names
+
+SNAPKV = method_named("snapkv")
 
 
-def parse(of=methods.SNAPKV, family=LLAVA, **given):
-    return Arguments.parse(given, "llava_snapkv", of, family)
+def parse(family=LLAVA, **given):
+    return Arguments.parse(given, "llava_snapkv", family)
 
 
 def test_defaults():
     arguments = parse()
     assert arguments.pretrained == "llava-hf/llava-v1.6-vicuna-7b-hf"
     assert arguments.batch_size == 1
-    assert arguments.compression(methods.SNAPKV).method == "snapkv"
+    assert arguments.compression(SNAPKV).method == "snapkv"
     assert parse(family=QWEN2VL).pretrained == "Qwen/Qwen2-VL-7B-Instruct"
 
 
 def test_every_knob_is_a_model_arg():
-    assert {"budget", "window", "ratio", "kernel_size", "pooling", "gqa", "surplus", "head_scores"} <= set(
-        KNOBS
-    )
-    config = parse(budget=300, window=16, ratio=0, pooling="max", seed=3).compression(methods.RANDOM)
+    knobs = {"budget", "window", "score", "ratio", "kernel_size", "pooling", "gqa", "surplus", "head_scores"}
+    assert knobs <= set(knob_names()) <= set(Arguments.names())
+    config = parse(budget=300, window=16, ratio=0, pooling="max", seed=3).compression(method_named("random"))
     assert (config.budget, config.window, config.ratio, config.pooling, config.seed) == (300, 16, 0, "max", 3)
     assert config.method == "random"
 
@@ -60,7 +61,6 @@ def test_booleans_of_journal_mean_on_and_off():
         ("max_skipped", float("nan"), r"\[0, 1\]"),
         ("attn_implementation", "eager", "sdpa"),
         ("max_pixels", 100, "fixed image sizes"),
-        ("mask_ratio", 0.1, "masks no heads"),
         ("method", "adakv", "the model name 'llava_snapkv' fixes it"),
         ("max_batch_size", 8, "batch_size"),
         ("pretrained", True, "text"),
@@ -85,12 +85,15 @@ def test_errors_name_argument_value_and_remedy(name, value, remedy):
         {"kernel_size": 4},
         {"pooling": "median"},
         {"window": 0},
-        {"seed": -1.0},
+        {"seed": 1},
+        {"mask_ratio": 0.1},
+        {"sinks": 2},
+        {"score": "attention"},
     ],
 )
 def test_knobs_out_of_range_are_refused(given):
     with pytest.raises(ConfigError):
-        parse(**given).compression(methods.SNAPKV)
+        parse(**given).compression(SNAPKV)
 
 
 def test_unknown_names_get_the_list_and_the_nearest():
@@ -103,11 +106,18 @@ def test_unknown_names_get_the_list_and_the_nearest():
 
 
 def test_mask_arguments_belong_to_the_mask_names():
-    arguments = parse(of=methods.MASK, mask_ratio=0.02, mask_mode="output", mask_seed=3)
-    assert (arguments.mask_ratio, arguments.mask_mode, arguments.mask_seed) == (0.02, "output", 3)
+    given = parse(mask_ratio=0.02, mask_mode="output", mask_seed="3")
+    config = given.compression(method_named("mask_random"))
+    assert (config.mask_ratio, config.mask_mode, config.mask_seed) == (0.02, "output", 3)
     for value in (0, 1, 1.5, "half"):
         with pytest.raises(ConfigError, match=r"\(0, 1\)"):
-            parse(of=methods.MASK, mask_ratio=value)
+            parse(mask_ratio=value).compression(method_named("mask"))
+
+
+def test_without_a_family_there_must_be_a_checkpoint():
+    with pytest.raises(ConfigError, match=r"pretrained=None.*takes its family"):
+        parse(family=None)
+    assert parse(family=None, pretrained="tiny-reader").pretrained == "tiny-reader"
 
 
 def test_pixel_limits_belong_to_qwen2vl():

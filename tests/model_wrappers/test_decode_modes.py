@@ -3,14 +3,13 @@
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.model.families.llava import LLAVA
-from sparsemm_eval.model_wrappers import methods
+from sparsemm_eval.model.families.llava import FAMILY
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from tests.model_wrappers.helpers import answers_of
 
 
 def parse(**given):
-    return Arguments.parse(given, "llava_snapkv", methods.SNAPKV, LLAVA)
+    return Arguments.parse(given, "llava_snapkv", FAMILY)
 
 
 def test_defaults():

@@ -2,33 +2,34 @@ import pytest
 import torch
 
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
+from sparsemm_eval.methods import methods
 from sparsemm_eval.model_wrappers.answering.samples import SampleError
-from sparsemm_eval.model_wrappers.manifests import SUFFIXES
 from tests.model_wrappers.helpers import TASK, answers_of, make_requests, wrapper_class
 
-COMPRESSING = ("sparsemm", "snapkv", "pyramidkv", "adakv", "random")
 FAMILIES = {"llava": ("tiny-reader", "tiny-reader-mistral"), "qwen2vl": ("tiny-reader-qwen2vl",)}
 CASES = [
-    (f"{family}_{suffix}", reader)
+    (family, method, reader)
     for family, readers in FAMILIES.items()
     for reader in readers
-    for suffix in SUFFIXES
+    for method in methods()
 ]
 
 
-def arguments_for(name, reader, score_files):
-    suffix = name.partition("_")[2]
+def arguments_for(method, reader, score_files):
+    rule = methods()[method]
     given = {"budget": 40, "window": 8}
-    if suffix in ("sparsemm", "mask", "mask_random"):
+    if "head_scores" in rule.needs:
         given["head_scores"] = score_files[reader]
-    if suffix.startswith("mask"):
+    if rule.mask is not None:
         given["mask_ratio"] = 0.1
     return given
 
 
-@pytest.mark.parametrize(("name", "reader"), CASES)
-def test_answers_do_not_depend_on_the_batch_size(name, reader, build_wrapper, score_files, documents):
-    given = arguments_for(name, reader, score_files)
+@pytest.mark.parametrize(("family", "method", "reader"), CASES)
+def test_answers_do_not_depend_on_the_batch_size(
+    family, method, reader, build_wrapper, score_files, documents
+):
+    name, given = f"{family}_{method}", arguments_for(method, reader, score_files)
     texts = {}
     for batch_size in (1, 2, 5):
         wrapper = build_wrapper(name, reader=reader, batch_size=batch_size, **given)
@@ -37,7 +38,7 @@ def test_answers_do_not_depend_on_the_batch_size(name, reader, build_wrapper, sc
         texts[batch_size] = [(result.text, result.token_counts.to_dict()) for result in results]
     assert texts[1] == texts[2] == texts[5]
     budgets = [counts["effective_budget"] for _, counts in texts[1]]
-    if name.partition("_")[2] in COMPRESSING:
+    if methods()[method].evicts:
         assert max(budgets) <= 41  # PyramidKV and SparseMM round per layer and head
     else:
         assert max(budgets) > 100
@@ -49,10 +50,23 @@ def test_masking_changes_answers_and_random_heads_are_others(build_wrapper, scor
     visual = build_wrapper("llava_mask", **given)
     random = build_wrapper("llava_mask_random", **given)
     assert answers_of(visual, documents) != plain
-    assert not set(visual.masked_heads) & set(random.masked_heads)
-    assert len(visual.masked_heads) == len(random.masked_heads) == round(0.3 * 48)
+    best, drawn = (set(map(tuple, one.identity["masked_heads"])) for one in (visual, random))
+    assert not best & drawn
+    assert len(best) == len(drawn) == round(0.3 * 48)
     other = build_wrapper("llava_mask_random", mask_seed=1, **given)
-    assert other.masked_heads != random.masked_heads
+    assert other.identity["masked_heads"] != random.identity["masked_heads"]
+
+
+@pytest.mark.parametrize("reader", ["tiny-reader", "tiny-reader-mistral", "tiny-reader-qwen2vl"])
+def test_the_family_of_vlm_is_the_checkpoints(reader, build_wrapper, documents):
+    family = "qwen2vl" if "qwen2vl" in reader else "llava"
+    own = build_wrapper(f"{family}_snapkv", reader=reader, budget=40, window=8)
+    found = build_wrapper("vlm_snapkv", reader=reader, budget=40, window=8)
+    assert found.family is own.family
+    assert answers_of(found, documents) == answers_of(own, documents)
+    if family == "llava":
+        with pytest.raises(ConfigError, match="max_pixels=4000"):
+            build_wrapper("vlm_snapkv", reader=reader, max_pixels=4000)
 
 
 def test_results_are_in_the_requests_order(build_wrapper, documents):
@@ -168,11 +182,6 @@ def test_wrong_head_scores_are_refused(build_wrapper, score_files, tmp_path):
     broken.write_text("{")
     with pytest.raises(HeadScoreError, match="JSON"):
         build_wrapper("llava_sparsemm", head_scores=str(broken))
-
-
-def test_head_scores_that_play_no_part_do_not_enter(build_wrapper):
-    wrapper = build_wrapper("llava_snapkv", head_scores="whatever")
-    assert wrapper.compression.head_scores is None
 
 
 def test_lmms_evals_interface(build_wrapper):

@@ -10,8 +10,8 @@ from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 from sparsemm_eval.heads.figures.word_attention import WordAttention
 from sparsemm_eval.heads.scores.facts import best_heads
 from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.methods.base import Head
 from sparsemm_eval.model.image_tokens import Box
-from sparsemm_eval.model.masking import Head
 
 
 def chosen_heads(scores: HeadScores, best: int, worst: int) -> list[Head]:

@@ -13,7 +13,7 @@ from typing import Any
 from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.model.masking import MODES, count_of
+from sparsemm_eval.methods.head_masking import MODES, count_of
 
 FORMAT = "sparsemm-eval/mask-experiment"
 VERSION = 1

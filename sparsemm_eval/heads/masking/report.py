@@ -12,7 +12,7 @@ from typing import Any
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 from sparsemm_eval.heads.masking.experiment import Curve, mean_and_spread
-from sparsemm_eval.model.masking import count_of
+from sparsemm_eval.methods.head_masking import count_of
 
 # told apart by everyone, and by their markers in grey
 BEST, OTHERS = "#d55e00", "#0072b2"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.model.masking import top_heads
+from sparsemm_eval.methods.head_masking import top_heads
 
 TOP_SHARE = 0.05
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.model.masking import Head, top_heads
+from sparsemm_eval.methods.base import Head
+from sparsemm_eval.methods.head_masking import top_heads
 
 SHARES = (0.01, 0.05, 0.1)
 # a head below this part of the best one hardly takes part

@@ -1,16 +1,19 @@
-"""LLaVA-NeXT: prompts as upstream's ``llava_hf`` sends them, in both of lmms-eval's protocols."""
+"""LLaVA-NeXT: prompts as upstream's ``llava_hf`` sends them, a thumbnail and full-resolution tiles."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from PIL.Image import Image
+from transformers import PreTrainedConfig
 from transformers.image_processing_utils import select_best_resolution
 
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.image_tokens import ImageTokens, TokenGrid
 
 IMAGE = "<image>"
 #: Opening of Vicuna's conversation, for checkpoints without any chat template.
@@ -69,17 +72,58 @@ def prepare_image(image: Image, processor: Any, limits: Mapping[str, int]) -> Im
     return image
 
 
-def image_tokens(image: Image, processor: Any) -> int:
-    """Tokens of the thumbnail and of the tiles of the chosen resolution, padding included."""
-    height, width = select_best_resolution(
-        (image.height, image.width), processor.image_processor.image_grid_pinpoints
+def image_tokens(config: PreTrainedConfig, width: int, height: int, grid_thw: object = None) -> ImageTokens:
+    """Where the tokens of an image of ``width`` x ``height`` pixels lie.
+
+    The image is scaled to fit the best of the model's resolutions, padded evenly, cut into tiles and encoded;
+    the model then drops rows or columns of features that are padding, by an integer rule of its own, and puts
+    a newline token behind each row.
+
+    Raises
+    ------
+    UnsupportedError
+        If the vision tower's tiles are no whole number of patches, or keep their class token.
+    """
+    tile, patch = config.vision_config.image_size, config.vision_config.patch_size
+    if tile % patch or config.vision_feature_select_strategy != "default":
+        raise UnsupportedError(
+            f"tiles of {tile} pixels with patches of {patch} and vision_feature_select_strategy="
+            f"{config.vision_feature_select_strategy!r}: supported are whole patches and 'default'"
+        )
+    target_height, target_width = select_best_resolution((height, width), config.image_grid_pinpoints)
+    scaled_height, scaled_width = _fit(height, width, target_height, target_width)
+    top, left = (target_height - scaled_height) // 2, (target_width - scaled_width) // 2
+    rows, columns = target_height // tile * (tile // patch), target_width // tile * (tile // patch)
+    cut_rows, cut_columns = _padding_cells(height, width, rows, columns)
+    side = tile // patch
+    grid = TokenGrid(
+        first=side * side,
+        stride=columns - 2 * cut_columns + 1,
+        rows=rows - 2 * cut_rows,
+        columns=columns - 2 * cut_columns,
+        scale=(Fraction(scaled_width, width * patch), Fraction(scaled_height, height * patch)),
+        offset=(Fraction(left, patch) - cut_columns, Fraction(top, patch) - cut_rows),
     )
-    side = processor.image_processor.size
-    tile = side.get("shortest_edge") or min(side["height"], side["width"])
-    return math.ceil((height * width + tile * tile) / processor.patch_size**2)
+    base = TokenGrid(0, side, side, side, (Fraction(side, width), Fraction(side, height)))
+    return ImageTokens(width, height, grid.first + grid.rows * grid.stride, grid, base)
 
 
-LLAVA = Family(
+def _fit(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
+    """Size of the scaled image inside the target, rounded as the image processor does."""
+    scale_x, scale_y = target_width / width, target_height / height
+    if scale_x < scale_y:
+        return min(math.ceil(height * scale_x), target_height), target_width
+    return target_height, min(math.ceil(width * scale_y), target_width)
+
+
+def _padding_cells(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of features that the model drops on each side, rounded as it does."""
+    if width / height > columns / rows:
+        return (rows - int(round(height * (columns / width), 7))) // 2, 0
+    return 0, (columns - int(round(width * (rows / height), 7))) // 2
+
+
+FAMILY = Family(
     name="llava",
     title="LLaVA-NeXT",
     default_checkpoint="llava-hf/llava-v1.6-vicuna-7b-hf",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from PIL.Image import Image
-from qwen_vl_utils.vision_process import fetch_image
+from transformers import PreTrainedConfig
 
-from sparsemm_eval.model.families.family import Family
+from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.image_tokens import ImageTokens, TokenGrid
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 
@@ -24,21 +27,41 @@ def context_prompt(processor: Any, context: str, images: int, system_prompt: str
 
 
 def prepare_image(image: Image, processor: Any, limits: Mapping[str, int]) -> Image:
-    """Resize to whole cells of merged patches within the pixel limits, in RGB.
+    """Resize to whole cells of merged patches within the pixel limits.
 
     Upstream assumes patches of 14 pixels, those of the released models; here the checkpoint's count.
     """
-    record = {"image": image.convert("RGB"), **limits}
+    from qwen_vl_utils.vision_process import fetch_image  # takes seconds, and not every command needs it
+
+    record = {"image": image, **limits}
     return fetch_image(record, image_patch_size=processor.image_processor.patch_size)
 
 
-def image_tokens(image: Image, processor: Any) -> int:
-    """Cells of merged patches."""
-    cell = processor.image_processor.patch_size * processor.image_processor.merge_size
-    return (image.width // cell) * (image.height // cell)
+def image_tokens(
+    config: PreTrainedConfig, width: int, height: int, grid_thw: Sequence[int] | None = None
+) -> ImageTokens:
+    """Where the tokens of an image of ``width`` x ``height`` pixels lie: cells of merged patches, row by row.
+
+    The image is resized, not padded, so cells are fractions of the image. M-RoPE gives tokens other positions
+    to rotate by; their order in the prompt stays row-major.
+
+    Raises
+    ------
+    UnsupportedError
+        If the grid has several frames.
+    """
+    patch, merge = config.vision_config.patch_size, config.vision_config.spatial_merge_size
+    frames, down, across = (1, height // patch, width // patch) if grid_thw is None else map(int, grid_thw)
+    if frames != 1:
+        raise UnsupportedError(
+            f"image_grid_thw={grid_thw}: expected the grid of a still image, (1, rows, columns)"
+        )
+    rows, columns = down // merge, across // merge
+    scale = (Fraction(columns, width), Fraction(rows, height))
+    return ImageTokens(width, height, rows * columns, TokenGrid(0, columns, rows, columns, scale))
 
 
-QWEN2VL = Family(
+FAMILY = Family(
     name="qwen2vl",
     title="Qwen2-VL",
     default_checkpoint="Qwen/Qwen2-VL-7B-Instruct",

@@ -7,19 +7,36 @@ from lmms_eval.models.chat.llava_hf import LlavaHf as ChatLlavaHf
 from lmms_eval.models.simple.llava_hf import LlavaHf as SimpleLlavaHf
 
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.families.llava import LLAVA, context_prompt, messages_prompt
-from sparsemm_eval.model_wrappers.llava_chat import LlavaFullKV as ChatFullKV
-from sparsemm_eval.model_wrappers.llava_simple import LlavaFullKV as SimpleFullKV
+from sparsemm_eval.model.families.llava import context_prompt, messages_prompt
 from tests.model.families.recording import inputs_of_ours, inputs_of_upstream
 from tests.model.families.seven_tasks import FILES, image_of, question
+from tests.model_wrappers.helpers import wrapper_class
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SETUPS = {
-    "chat": ("llava_hf", ChatLlavaHf, ChatFullKV, True, None),
-    "chat, Vicuna's template": ("llava_hf", ChatLlavaHf, ChatFullKV, True, "llava-v1.6-vicuna-7b-hf"),
-    "chat, Mistral's template": ("llava_hf", ChatLlavaHf, ChatFullKV, True, "llava-v1.6-mistral-7b-hf"),
-    "simple": ("llava_hf", SimpleLlavaHf, SimpleFullKV, False, None),
-    "simple, no template": ("llava_hf", SimpleLlavaHf, SimpleFullKV, False, "none"),
+    "chat": ("llava_hf", ChatLlavaHf, wrapper_class("llava_fullkv"), True, None),
+    "chat, Vicuna's template": (
+        "llava_hf",
+        ChatLlavaHf,
+        wrapper_class("llava_fullkv"),
+        True,
+        "llava-v1.6-vicuna-7b-hf",
+    ),
+    "chat, Mistral's template": (
+        "llava_hf",
+        ChatLlavaHf,
+        wrapper_class("llava_fullkv"),
+        True,
+        "llava-v1.6-mistral-7b-hf",
+    ),
+    "simple": ("llava_hf", SimpleLlavaHf, wrapper_class("llava_fullkv", simple=True), False, None),
+    "simple, no template": (
+        "llava_hf",
+        SimpleLlavaHf,
+        wrapper_class("llava_fullkv", simple=True),
+        False,
+        "none",
+    ),
 }
 
 
@@ -123,9 +140,3 @@ def test_without_template_the_chat_protocol_is_refused_and_the_simple_one_speaks
         "USER: <image>\nWhat is it? ASSISTANT:"
     )
     assert context_prompt(processor, "Hm?", 0, "Be brief.") == "Be brief. USER: Hm? ASSISTANT:"
-
-
-def test_image_tokens_order_images_by_their_cost(build_wrapper):
-    processor = build_wrapper().processor
-    small, large = (LLAVA.image_tokens(image_of(size), processor) for size in ((100, 100), (380, 380)))
-    assert 0 < small < large

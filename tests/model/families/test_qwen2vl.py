@@ -7,10 +7,10 @@ import torch
 from lmms_eval.models.model_utils.media_encoder import encode_image_to_data_url
 from lmms_eval.models.simple.qwen2_vl import Qwen2_VL
 
-from sparsemm_eval.model.families.qwen2vl import QWEN2VL
-from sparsemm_eval.model_wrappers.qwen2vl_simple import Qwen2VLFullKV
+from sparsemm_eval.model.families.qwen2vl import FAMILY as QWEN2VL
 from tests.model.families.recording import inputs_of_ours, inputs_of_upstream
 from tests.model.families.seven_tasks import FILES, image_of, question
+from tests.model_wrappers.helpers import wrapper_class
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 KEYS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
@@ -35,7 +35,9 @@ def pair(request, checkpoints, tmp_path_factory):
     if request.param == "published":
         shutil.copy(TEMPLATES / "qwen2-vl-7b-instruct.jinja", folder / "chat_template.jinja")
     upstream = LosslessQwen2VL(pretrained=str(folder), device="cpu", device_map="cpu")
-    return upstream, Qwen2VLFullKV(pretrained=str(folder), device="cpu", dtype="auto", journal="off")
+    return upstream, wrapper_class("qwen2vl_fullkv")(
+        pretrained=str(folder), device="cpu", dtype="auto", journal="off"
+    )
 
 
 @pytest.mark.parametrize("task", FILES)

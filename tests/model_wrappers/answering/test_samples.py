@@ -2,7 +2,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.families.qwen2vl import QWEN2VL
+from sparsemm_eval.model.families.qwen2vl import FAMILY as QWEN2VL
 from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
 from sparsemm_eval.model_wrappers.answering.samples import Request, SampleError, SampleReader
 from tests.model_wrappers.helpers import TASK, to_messages, to_visual
@@ -110,8 +110,18 @@ def test_image_modes(build_wrapper):
     assert qwen.family is QWEN2VL
     for mode in ("RGBA", "L", "P"):
         known = datasets(document(picture(0, mode=mode)))
-        assert llava.read(request(to_visual), known).images[0].mode == mode
-        assert qwen.read(request(to_visual), known).images[0].mode == "RGB"
+        for reader in (llava, qwen):
+            assert reader.read(request(to_visual), known).images[0].mode == "RGB"
+
+
+def test_another_palette_is_another_sample(build_wrapper):
+    reader = build_wrapper("llava_fullkv", simple=True)._run.reader
+    digests = set()
+    for color in ([200, 0, 0], [0, 0, 200]):
+        image = Image.new("P", (32, 32))
+        image.putpalette(color)
+        digests.add(reader.read(request(to_visual), datasets(document(image))).digest)
+    assert len(digests) == 2
 
 
 def test_odd_document_ids_survive(reader):

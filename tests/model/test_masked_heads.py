@@ -3,38 +3,10 @@ import torch
 
 from sparsemm_eval import CompressionConfig, HeadScores, compress
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.model.masking import count_of, masked_heads, random_heads, top_heads
+from sparsemm_eval.methods.head_masking import random_heads
+from sparsemm_eval.model.masked_heads import masked_heads
+from tests.methods.matrix import MASKING
 from tests.tiny_models import FAMILIES, answer, generate, model_of, prompt_of, text_prompt
-
-
-def test_top_heads_come_best_first():
-    scores = HeadScores(torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.3]]))
-    assert top_heads(scores, 0.5) == [(0, 1), (1, 0), (1, 2)]
-    assert top_heads(scores, 0.0) == []
-
-
-def test_random_heads_are_seeded_and_exclude():
-    exclude = [(0, 0), (1, 1)]
-    drawn = random_heads(4, 8, 0.5, seed=1, exclude=exclude)
-    assert drawn == random_heads(4, 8, 0.5, seed=1, exclude=exclude)
-    assert drawn != random_heads(4, 8, 0.5, seed=2, exclude=exclude)
-    assert len(set(drawn)) == 16
-    assert not set(drawn) & set(exclude)
-
-
-def test_too_many_random_heads_are_refused():
-    with pytest.raises(ConfigError, match=r"mask_ratio=0.9"):
-        random_heads(2, 5, 0.9, seed=0, exclude=[(0, 0), (0, 1)])
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, "half", True])
-def test_a_share_outside_zero_to_one_is_refused(share):
-    with pytest.raises(ConfigError, match="mask_ratio"):
-        count_of(share, 10)
-
-
-def test_a_small_share_masks_at_least_one_head():
-    assert count_of(0.001, 48) == 1
 
 
 def test_a_masked_query_attends_evenly():
@@ -104,3 +76,21 @@ def test_masking_goes_with_compression():
 def test_unknown_heads_and_modes_are_refused(heads, mode):
     with pytest.raises(ConfigError), masked_heads(model_of("llama"), heads, mode):
         pass
+
+
+@pytest.mark.parametrize("method", MASKING)
+def test_a_masking_method_is_a_full_cache_with_masked_heads(method):
+    model, prompt = model_of("mistral"), text_prompt((60, 40))
+    scores = HeadScores(torch.rand(3, 8, generator=torch.Generator().manual_seed(2)))
+    truth = generate(model, prompt.inputs)
+    for mode in ("query", "output"):
+        config = CompressionConfig(method, mask_ratio=0.3, mask_mode=mode, head_scores=scores)
+        with compress(model, config) as session:
+            ours = generate(model, prompt.inputs)
+            assert len(session.masked) == 7
+            assert session.stats.kv_bytes.tolist() == session.stats.kv_bytes_full.tolist()
+        with masked_heads(model, config.rule.mask(scores, config), mode):
+            expected = generate(model, prompt.inputs)
+        assert torch.equal(ours, expected)
+        assert not torch.equal(ours, truth)
+    assert torch.equal(generate(model, prompt.inputs), truth)

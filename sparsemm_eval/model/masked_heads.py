@@ -1,57 +1,19 @@
-"""Head masking: what a model loses without some of its heads (paper, section on masking visual heads)."""
+"""Masking query heads of a model: hooks that zero their queries or what they return."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from sparsemm_eval.checks import checked
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.methods.base import Head
+from sparsemm_eval.methods.head_masking import MASK_MODE
 from sparsemm_eval.model.text_decoder import find_text_decoder
-
-Head = tuple[int, int]  # layer, query head
-MODES = ("query", "output")
-
-
-def count_of(share: float, total: int) -> int:
-    """Number of heads that make up a share of all; at least one for a share above zero."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise ConfigError("mask_ratio", share, "a number in [0, 1]")
-    return max(round(share * total), 1) if share > 0 else 0
-
-
-def top_heads(scores: HeadScores, share: float) -> list[Head]:
-    """The ``share`` of query heads with the highest scores, best first."""
-    count = count_of(share, scores.table.numel())
-    order = scores.table.flatten().argsort(descending=True, stable=True)[:count]
-    return [divmod(int(index), scores.num_heads) for index in order]
-
-
-def random_heads(
-    num_layers: int, num_heads: int, share: float, seed: int, exclude: Iterable[Head] = ()
-) -> list[Head]:
-    """A ``share`` of all query heads drawn without replacement, never one of ``exclude``.
-
-    Raises
-    ------
-    ConfigError
-        If fewer heads than asked for are left to draw from.
-    """
-    excluded = set(exclude)
-    candidates = [(i, j) for i in range(num_layers) for j in range(num_heads) if (i, j) not in excluded]
-    count = count_of(share, num_layers * num_heads)
-    if count > len(candidates):
-        raise ConfigError(
-            "mask_ratio",
-            share,
-            f"at most {len(candidates)} of {num_layers * num_heads} heads after exclusion",
-        )
-    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
-    return [candidates[int(index)] for index in order]
 
 
 @contextmanager
@@ -73,8 +35,7 @@ def masked_heads(model: PreTrainedModel, heads: Sequence[Head], mode: str = "que
     ConfigError
         For an unknown mode or a head the model does not have.
     """
-    if mode not in MODES:
-        raise ConfigError("mask_mode", mode, "one of " + ", ".join(MODES))
+    checked(MASK_MODE.kind, MASK_MODE.name, mode)
     decoder = find_text_decoder(model)
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:

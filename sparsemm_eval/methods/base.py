@@ -1,0 +1,289 @@
+"""What a method is: a score, an allocation and protected positions, with knobs, paper and looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from sparsemm_eval.checks import checked
+from sparsemm_eval.errors import ConfigError
+
+Value = TypeVar("Value")
+Head = tuple[int, int]  # layer, query head
+
+#: What a method may ask for beside queries and keys; only what is asked for is computed or kept alive.
+NEEDS = {
+    "head_scores": "a table of head scores: ``view.config.head_scores``",
+    "values": "the values: ``view.value``",
+    "images": "which positions are image tokens: ``view.images``",
+    "output_weight": "the weight of the attention's output projection: ``view.output_weight``",
+}
+
+
+class Settings(Protocol):
+    """What a method reads of a CompressionConfig; its knobs are attributes, too."""
+
+    method: str
+    budget: int
+    window: int
+    head_scores: Any
+
+
+@dataclass(frozen=True, eq=False)
+class PromptView:
+    """What a method may look at: one layer of a batch of prompts, padded on the left.
+
+    Attributes
+    ----------
+    query, key : torch.Tensor
+        [B, H, N, D] and [B, K, N, D] after RoPE; query head h belongs to KV head ``h // (H / K)``.
+    value : torch.Tensor, optional
+        [B, K, N, D], for methods that need ``values``.
+    valid : torch.Tensor, optional
+        bool [B, N]; False marks left padding. None: there is no padding.
+    images : torch.Tensor, optional
+        bool [B, N], True for image tokens, for methods that need ``images``.
+    output_weight : torch.Tensor, optional
+        [hidden, H * D], for methods that need ``output_weight``.
+    scaling : float, optional
+        Factor on attention scores; None: ``D ** -0.5``.
+    layer, layers : int
+        This layer's index and how many there are.
+    config : CompressionConfig, optional
+        The method's settings; ``keep`` puts them here.
+    shared : dict
+        What is computed once for all layers of a prompt, see ``once_per_prompt``.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
+    images: torch.Tensor | None = None
+    output_weight: torch.Tensor | None = None
+    scaling: float | None = None
+    layer: int = 0
+    layers: int = 1
+    config: Settings | None = None
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+    _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.key.shape[0]
+
+    @property
+    def heads(self) -> int:
+        """H, query heads."""
+        return self.query.shape[1]
+
+    @property
+    def kv_heads(self) -> int:
+        """K."""
+        return self.key.shape[1]
+
+    @property
+    def length(self) -> int:
+        """N, padding included."""
+        return self.key.shape[2]
+
+    @cached_property
+    def everything(self) -> torch.Tensor:
+        """bool [B, N]: all positions but padding."""
+        if self.valid is not None:
+            return self.valid
+        return torch.ones(self.batch, self.length, dtype=torch.bool, device=self.key.device)
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """int64 [B] on the CPU: prompt tokens, padding left out."""
+        if self.valid is None:
+            return torch.full((self.batch,), self.length)
+        return self.valid.sum(-1).cpu()
+
+    @property
+    def base(self) -> int:
+        """Mean entries per KV head beside the observation window."""
+        return self.config.budget - self.config.window
+
+    def for_all_heads(self, per_row: Sequence[int]) -> torch.Tensor:
+        """B numbers -> int64 [B, K], the same for every KV head of a row."""
+        return torch.tensor(per_row, dtype=torch.int64)[:, None].expand(-1, self.kv_heads)
+
+    def once(self, name: Hashable, compute: Callable[[], Value]) -> Value:
+        """A result that several parts of a method use, computed once for this layer."""
+        if name not in self._memo:
+            self._memo[name] = compute()
+        return self._memo[name]
+
+    def once_per_prompt(self, name: Hashable, compute: Callable[[], Value]) -> Value:
+        """A result that does not depend on the layer, computed once for all layers of a prompt."""
+        if name not in self.shared:
+            self.shared[name] = compute()
+        return self.shared[name]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A number or choice that changes what a method keeps.
+
+    Attributes
+    ----------
+    name : str
+        In ``CompressionConfig``, model_args, studies and results alike.
+    default : Any
+    kind : Any
+        A type of ``sparsemm_eval.checks``.
+    meaning : str
+        A few words for tables.
+    draws : bool
+        Whether it is a seed, over which studies average.
+    """
+
+    name: str
+    default: Any
+    kind: Any = field(compare=False)
+    meaning: str
+    draws: bool = False
+
+    def __post_init__(self) -> None:
+        checked(self.kind, self.name, self.default)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A way to say which entries of a prompt are worth keeping; it goes with any method's budgets.
+
+    Attributes
+    ----------
+    name : str
+        A value of the knob ``score``.
+    function : callable
+        ``PromptView -> float32 [B, K, N]``: the larger, the more worth keeping. Among equal scores the
+        earlier position wins; what is said of padding and of protected positions plays no part.
+    meaning : str
+    knobs : tuple of Knob
+    needs : tuple of str
+        Of ``NEEDS``.
+    """
+
+    name: str
+    function: Callable[[PromptView], torch.Tensor]
+    meaning: str = ""
+    knobs: tuple[Knob, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure: colour ``#rrggbb`` and plotly's name of a marker."""
+
+    color: str = "#5f6b7a"
+    marker: str = "circle"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A score that a paper reports for this method.
+
+    Attributes
+    ----------
+    source : str
+    pretrained : str
+        The checkpoint's hub id.
+    task : str
+        lmms-eval's name.
+    budget : int or None
+        Nominal; None where nothing is evicted.
+    score : float
+        On the scale of our metric of the task.
+    """
+
+    source: str
+    pretrained: str
+    task: str
+    budget: int | None
+    score: float
+
+
+def last_window(view: PromptView) -> torch.Tensor:
+    """The observation window: bool [B, N]."""
+    position = torch.arange(view.length, device=view.key.device)
+    return (position >= view.length - view.config.window).expand(view.batch, -1)
+
+
+Allocate = Callable[[PromptView, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method: which entries of a prompt every KV head keeps.
+
+    Score, allocation and protected positions are independent: ``score=`` puts another score into any method.
+
+    Attributes
+    ----------
+    name : str
+        Lower case; model names are ``<family>_<name>``.
+    title, paper, meaning : str
+        The name as papers write it, where it was published, and one sentence of what it does.
+    score : Score, callable or None
+        A callable is a score of the method's own name. None: nothing is scored, since nothing is evicted.
+    allocate : callable or None
+        ``(view, scores) -> int64 [B, K]`` on the CPU: entries every KV head of this layer keeps, protected
+        ones included, before they are cut to the prompt. None: everything is kept.
+    protect : callable
+        ``view -> bool [B, N]`` or ``[B, K, N]``: always kept, part of the budget.
+    mask : callable or None
+        ``(head scores, config) -> [(layer, query head), …]``: heads whose attention is switched off.
+    knobs : tuple of Knob
+        Beside those of the score.
+    check : callable or None
+        Raises ConfigError for settings that are right one by one, but not together.
+    needs : tuple of str
+        Of ``NEEDS``.
+    published : tuple of Published
+    style : Style
+    """
+
+    name: str
+    title: str
+    paper: str = ""
+    meaning: str = ""
+    score: Score | Callable[[PromptView], torch.Tensor] | None = None
+    allocate: Allocate | None = None
+    protect: Callable[[PromptView], torch.Tensor] = last_window
+    mask: Callable[[Any, Settings], list[Head]] | None = None
+    knobs: tuple[Knob, ...] = ()
+    check: Callable[[Settings], None] | None = None
+    needs: tuple[str, ...] = ()
+    published: tuple[Published, ...] = field(default=(), repr=False)
+    style: Style = Style()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ConfigError(
+                "name", self.name, "a method's name of a-z, 0-9 and _ that begins with a letter"
+            )
+        if self.score is not None and not isinstance(self.score, Score):
+            object.__setattr__(self, "score", Score(self.name, self.score, self.meaning))
+        if (self.score is None) != (self.allocate is None):
+            raise ConfigError(
+                "allocate", self.allocate, f"with a score, and only then (method {self.name!r})"
+            )
+        for need in (*self.needs, *(self.score.needs if self.score else ())):
+            if need not in NEEDS:
+                raise ConfigError("needs", need, f"of {', '.join(NEEDS)}, in method {self.name!r}")
+        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", self.style.color):
+            raise ConfigError("color", self.style.color, "#rrggbb")
+
+    @property
+    def evicts(self) -> bool:
+        """Whether anything may be left out, so that the method has a budget."""
+        return self.allocate is not None
