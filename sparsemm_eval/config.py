@@ -113,7 +113,7 @@ class CompressionConfig:
     @property
     def needs(self) -> frozenset[str]:
         """What method and score need, of ``methods.base.NEEDS``."""
-        return frozenset(self.rule.needs) | frozenset(self.score_in_use.needs if self.score_in_use else ())
+        return needs_of(self.rule, self.score_in_use)
 
     @property
     def evicts(self) -> bool:
@@ -146,9 +146,8 @@ class CompressionConfig:
             For a name that no method knows, and for values out of range.
         """
         rule = method_named(method)
-        score = settings.get("score") if rule.score is not None else None
-        used = knobs_in_use(rule, None if score is None else score_named(score))
-        needs = {*rule.needs, *(score_named(score) if score else rule.score or rule).needs}
+        score = score_named(settings["score"]) if rule.evicts and settings.get("score") else None
+        used, needs = knobs_in_use(rule, score), needs_of(rule, score)
         known = {*COMMON, "score", "head_scores", *all_knobs()}
         for name in settings:
             if name not in known:
@@ -180,6 +179,12 @@ def knobs_in_use(method: Method, score: Score | None = None) -> Mapping[str, Kno
     """The knobs that play a part in a method, under its own score or another; without the budget."""
     owners = (score or method.score, method)
     return {knob.name: knob for owner in owners if owner is not None for knob in owner.knobs}
+
+
+def needs_of(method: Method, score: Score | None = None) -> frozenset[str]:
+    """What a method needs, of ``methods.base.NEEDS``, under its own score or another one."""
+    owners = (score or method.score, method)
+    return frozenset(need for owner in owners if owner is not None for need in owner.needs)
 
 
 def _score(rule: Method, name: Any) -> Score:

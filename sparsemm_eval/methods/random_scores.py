@@ -25,7 +25,7 @@ def by_random_score(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
 
 METHOD = Method(
     name="random",
-    title="random head scores",
+    title="random scores",
     paper="control in Wang et al., ICCV 2025",
     meaning="SparseMM's rule with random scores",
     score=WINDOW_ATTENTION,

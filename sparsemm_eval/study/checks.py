@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, nearest, one_of
+from sparsemm_eval.methods.registry import method_named
+from sparsemm_eval.model.families.registry import families
 from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.method_knobs import ELSEWHERE, METHODS
+from sparsemm_eval.study.method_knobs import elsewhere, needs_head_scores
 from sparsemm_eval.study.plan import Facts
 from sparsemm_eval.study.problems import Problem, StudyError
 from sparsemm_eval.study.settings import Model, Study
@@ -44,7 +46,7 @@ def load(path: Path) -> tuple[Study, list[Cell]]:
 def facts() -> Facts:
     """What the plan asks of the wrappers; each file is read once."""
     return Facts(
-        lambda name: _family(name).default_checkpoint,
+        lambda name: families()[name].default_checkpoint,
         functools.cache(_scores_key_or_missing),
         functools.cache(_checkpoint_key),
     )
@@ -88,16 +90,6 @@ def _scores_key_or_missing(given: str | None, pretrained: str) -> str:
         return f"{_MISSING}:{given or pretrained}"
 
 
-def _family(name: str) -> Any:
-    if name == "llava":
-        from sparsemm_eval.model.families.llava import LLAVA
-
-        return LLAVA
-    from sparsemm_eval.model.families.qwen2vl import QWEN2VL
-
-    return QWEN2VL
-
-
 def _of_cells(study: Study, cells: list[Cell]) -> Iterator[Problem]:
     yield from _of_names(study)
     for cell in cells:
@@ -105,7 +97,7 @@ def _of_cells(study: Study, cells: list[Cell]) -> Iterator[Problem]:
     asked = set()
     for cell in cells:
         key = (cell.pretrained, cell.model_args.get("head_scores"))
-        if "head_scores" in METHODS[cell.method].knobs and key not in asked:
+        if needs_head_scores(cell.method, cell.model_args.get("score")) and key not in asked:
             asked.add(key)
             yield from _of_head_scores(study, cell)
     for model in study.models:
@@ -116,12 +108,12 @@ def _of_names(study: Study) -> Iterator[Problem]:
     """Unknown model_args, once each and with all valid names that a study may set."""
     from sparsemm_eval.model_wrappers.arguments import Arguments
 
-    valid = sorted(set(Arguments.names()) - set(ELSEWHERE) - {"pretrained"})
+    valid = sorted(set(Arguments.names()) - set(elsewhere()) - {"pretrained"})
     places = [(("knobs", name), values) for name, values in study.knobs.items()]
     # Of all models as written: one with another mistake is not among the study's.
     for index, entry in enumerate(_entries(study, "models")):
         if isinstance(entry, dict):
-            names = (name for name in entry if name not in (*study_file.MODEL_KEYS, *ELSEWHERE))
+            names = (name for name in entry if name not in (*study_file.MODEL_KEYS, *elsewhere()))
             places += [(("models", index, str(name)), entry[name]) for name in names]
     for place, value in places:
         if place[-1] not in valid:
@@ -131,15 +123,14 @@ def _of_names(study: Study) -> Iterator[Problem]:
 
 def _of_arguments(study: Study, cell: Cell) -> Iterator[Problem]:
     """Types and ranges, as the wrappers themselves check them."""
-    from sparsemm_eval.model_wrappers import methods
     from sparsemm_eval.model_wrappers.arguments import Arguments
 
-    method, family = getattr(methods, cell.method.upper()), _family(cell.family)
+    method, family = method_named(cell.method), families().get(cell.family)
     known = Arguments.names()
     given = {name: value for name, value in cell.model_args.items() if name in known}
     while True:
         try:
-            Arguments.parse(given, cell.model_name, method, family).compression(method)
+            Arguments.parse(given, cell.model_name, family).compression(method)
             return
         except ConfigError as error:
             place = cell.sources.get(error.argument, ())

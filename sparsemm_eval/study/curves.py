@@ -10,18 +10,21 @@ import pandas as pd
 
 from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 from sparsemm_eval.study.columns import crossed_knobs
-from sparsemm_eval.study.report.contents import TITLES
+from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
 from sparsemm_eval.study.seeds import configurations
 
-#: Colour and marker of every method, as on the study's page.
-STYLES = {
-    "snapkv": ("#0072b2", "s"),
-    "pyramidkv": ("#00795a", "^"),
-    "adakv": ("#b26a00", "D"),
-    "sparsemm": ("#c8460a", "*"),
-    "random": ("#a8487f", "X"),
+#: matplotlib's markers by plotly's names, which methods use.
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "triangle-up": "^",
+    "diamond": "D",
+    "star": "*",
+    "x": "X",
+    "hexagon": "h",
+    "cross": "P",
+    "pentagon": "p",
 }
-_REFERENCE = "fullkv"
 
 
 def save_curves(cells: pd.DataFrame, samples: pd.DataFrame, folder: Path, ending: str = "png") -> list[Path]:
@@ -59,14 +62,14 @@ def save_curves(cells: pd.DataFrame, samples: pd.DataFrame, folder: Path, ending
 
 def _draw(frame: pd.DataFrame, knobs: Sequence[str], path: Path) -> None:
     models = list(frame["model"].unique())
-    compressed = frame[frame["method"].isin(STYLES) & (frame["state"] == "done")]
+    compressed = frame[frame["budget"].notna() & (frame["state"] == "done")]
     variants = list(compressed[list(knobs)].drop_duplicates().itertuples(index=False)) if knobs else []
     variants = variants or [()]  # one panel without a knob's value
     figure = new_figure(path, width=1.2 + 3.6 * len(models), height=0.9 + 2.6 * len(variants))
     panels = figure.subplots(len(variants), len(models), squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
     for column, model in zip(panels.T, models, strict=True):
-        full = frame[(frame["model"] == model) & (frame["method"] == _REFERENCE)]
+        full = frame[(frame["model"] == model) & (frame["method"] == REFERENCE)]
         mine = compressed[compressed["model"] == model]
         handles |= _column(column, model, knobs, variants, mine, full)
     metric = str(frame["metric"].dropna().iloc[0]).replace("_", " ") if frame["metric"].notna().any() else ""
@@ -105,19 +108,18 @@ def _column(
 
 def _panel(axes: Any, rows: pd.DataFrame, full: pd.DataFrame) -> dict[str, Any]:
     handles = {}
-    for method, (color, marker) in STYLES.items():
+    for method in rows["method"].unique():
         curve = rows[rows["method"] == method].sort_values("effective_budget")
-        if curve.empty:
-            continue
+        color, marker = style_of(method).color, MARKERS.get(style_of(method).marker, "o")
         x, low, high = (
             curve[name].astype(float).to_numpy() for name in ("effective_budget", "ci_low", "ci_high")
         )
         axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
-        (handles[TITLES[method]],) = axes.plot(
+        (handles[title_of(method)],) = axes.plot(
             x, curve["score"].astype(float), color=color, marker=marker, markersize=5, linewidth=1.5
         )
     for score in full["score"].dropna():
-        handles[TITLES[_REFERENCE]] = axes.axhline(score, color="#1f2937", linewidth=1, linestyle="--")
+        handles[title_of(REFERENCE)] = axes.axhline(score, color="#1f2937", linewidth=1, linestyle="--")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(bottom=0)

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-_OBSERVATION = ("window", "kernel_size", "pooling", "gqa", "surplus")
+from sparsemm_eval.config import knobs_in_use, needs_of
+from sparsemm_eval.methods import fullkv
+from sparsemm_eval.methods.base import Knob, Style
+from sparsemm_eval.methods.registry import all_knobs, method_named, methods, scores
+from sparsemm_eval.model.families.registry import families
+from sparsemm_eval.model_wrappers.manifests import ANY_FAMILY
 
-
-@dataclass(frozen=True)
-class MethodUse:
-    """What one method of a study depends on.
-
-    Attributes
-    ----------
-    name : str
-        Suffix of the model names.
-    budget : bool
-        Whether it is crossed with the budgets.
-    knobs : tuple of str
-        model_args that change it, beside those that change every run.
-    seed : str or None
-        The model_arg that its seed goes to; None where nothing is drawn.
-    """
-
-    name: str
-    budget: bool = False
-    knobs: tuple[str, ...] = ()
-    seed: str | None = None
-
-
-METHODS = {
-    use.name: use
-    for use in (
-        MethodUse("fullkv"),
-        MethodUse("snapkv", True, _OBSERVATION),
-        MethodUse("pyramidkv", True, (*_OBSERVATION, "pyramid_beta")),
-        MethodUse("adakv", True, (*_OBSERVATION, "adakv_floor")),
-        MethodUse("sparsemm", True, (*_OBSERVATION, "ratio", "head_scores")),
-        MethodUse("random", True, (*_OBSERVATION, "ratio"), seed="seed"),
-        MethodUse("mask", knobs=("head_scores", "mask_ratio", "mask_mode")),
-        MethodUse("mask_random", knobs=("head_scores", "mask_ratio", "mask_mode"), seed="mask_seed"),
-    )
-}
 #: The method that the others are compared with.
-REFERENCE = "fullkv"
-
-_BY_METHOD = frozenset(knob for use in METHODS.values() for knob in use.knobs)
-_BY_FAMILY = {"min_pixels": ("qwen2vl",), "max_pixels": ("qwen2vl",)}
-FAMILIES = ("llava", "qwen2vl")
+REFERENCE = fullkv.METHOD.name
 #: model_args that a study sets elsewhere, and where.
 ELSEWHERE = {
     "method": "methods:",
     "budget": "budgets:",
-    "seed": "seeds:",
-    "mask_seed": "seeds:",
     "batch_size": "batch_size: of the study",
     "max_batch_size": "batch_size: of the study",
     "journal": "nothing: every cell has a journal of its own",
@@ -62,8 +26,51 @@ ELSEWHERE = {
 }
 
 
-def takes_part(knob: str, method: str, family: str) -> bool:
-    """Whether a model_arg can change a run of this method and model family."""
-    if knob in _BY_METHOD:
-        return knob in METHODS[method].knobs
-    return family in _BY_FAMILY.get(knob, (family,))
+def elsewhere() -> Mapping[str, str]:
+    """``ELSEWHERE`` and all seeds, which studies list under ``seeds:``."""
+    return {**ELSEWHERE, **{name: "seeds:" for name, knob in all_knobs().items() if knob.draws}}
+
+
+def family_names() -> tuple[str, ...]:
+    """What a study's model may name as its family."""
+    return (*families(), ANY_FAMILY)
+
+
+def knobs_of(method: str, score: str | None = None) -> Mapping[str, Knob]:
+    """The knobs that change a run of a method, under its own score or another one."""
+    rule = method_named(method)
+    return knobs_in_use(rule, scores().get(score) if rule.evicts else None)
+
+
+def seed_of(method: str, score: str | None = None) -> str | None:
+    """The model_arg that a method's seed goes to; None where nothing is drawn."""
+    return next((name for name, knob in knobs_of(method, score).items() if knob.draws), None)
+
+
+def needs_head_scores(method: str, score: str | None = None) -> bool:
+    """Whether a head-score table takes part."""
+    rule = method_named(method)
+    return "head_scores" in needs_of(rule, scores().get(score) if rule.evicts else None)
+
+
+def takes_part(knob: str, method: str, family: str, score: Any = None) -> bool:
+    """Whether a model_arg can change a run of this method, model family and score."""
+    if knob in all_knobs():
+        return knob in knobs_of(method, score)
+    if knob == "score":
+        return method_named(method).evicts
+    if knob == "head_scores":
+        return needs_head_scores(method, score)
+    if knob in ("min_pixels", "max_pixels") and family != ANY_FAMILY:
+        return bool(families()[family].pixel_limits)
+    return True
+
+
+def title_of(method: str) -> str:
+    """The method's name as papers write it; of a method that is not known here, its own name."""
+    return methods()[method].title if method in methods() else method
+
+
+def style_of(method: str) -> Style:
+    """How the method looks in figures."""
+    return methods()[method].style if method in methods() else Style()

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.methods.registry import method_named, methods
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.method_knobs import METHODS, REFERENCE, takes_part
+from sparsemm_eval.study.method_knobs import REFERENCE, needs_head_scores, seed_of, takes_part
 from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study
 from sparsemm_eval.study.yaml_lines import Place
@@ -69,27 +70,26 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
 
 def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[Any, Place]]]:
     """Settings of one model and method: argument -> (value, place in the file)."""
-    use = METHODS[method]
-    own = {
-        name: [(value, ("models", model.position, name))]
-        for name, value in model.arguments.items()
-        if takes_part(name, method, model.family)
-    }
-    common = {
+    given = {
         name: [(value, _place("knobs", name, index, study)) for index, value in enumerate(values)]
         for name, values in study.knobs.items()
-        if name not in model.arguments and takes_part(name, method, model.family)
     }
-    axes = {**own, **common}
-    if use.budget:
-        axes = {
-            "budget": [(v, _place("budgets", None, i, study)) for i, v in enumerate(study.budgets)],
-            **axes,
-        }
-    if use.seed:
-        axes[use.seed] = [(v, _place("seeds", None, i, study)) for i, v in enumerate(study.seeds)]
-    for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
+    for name, value in model.arguments.items():
+        given[name] = [(value, ("models", model.position, name))]
+    # which knobs take part depends on the score, so each score is crossed by itself
+    scores = given.pop("score", []) if takes_part("score", method, model.family) else []
+    for score in scores or [None]:
+        name = None if score is None else score[0]
+        axes = {k: values for k, values in given.items() if takes_part(k, method, model.family, name)}
+        axes |= {} if score is None else {"score": [score]}
+        if method_named(method).evicts:
+            budgets = [(v, _place("budgets", None, i, study)) for i, v in enumerate(study.budgets)]
+            axes = {"budget": budgets, **axes}
+        seed = seed_of(method, name)
+        if seed is not None:
+            axes[seed] = [(v, _place("seeds", None, i, study)) for i, v in enumerate(study.seeds)]
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True))
 
 
 def _place(key: str, name: str | None, index: int, study: Study) -> Place:
@@ -108,10 +108,10 @@ def _cell(
     pretrained = model.pretrained or facts.default_checkpoint(model.family)
     arguments = {"pretrained": pretrained, **{name: value for name, (value, _) in draw.items()}}
     budget = arguments.get("budget")
-    seed_name = METHODS[method].seed
+    seed_name = seed_of(method, arguments.get("score"))
     scores = (
         facts.head_scores_key(arguments.get("head_scores"), pretrained)
-        if "head_scores" in METHODS[method].knobs
+        if needs_head_scores(method, arguments.get("score"))
         else None
     )
     depends = {
@@ -160,7 +160,7 @@ def _with_reference(cell: Cell, cells: list[Cell]) -> Cell:
     common = {
         name: value
         for name, value in cell.model_args.items()
-        if name != "budget" and takes_part(name, REFERENCE, cell.family) and name != METHODS[cell.method].seed
+        if name != "budget" and takes_part(name, REFERENCE, cell.family)
     }
     for other in cells:
         same = (other.method, other.model, other.tasks) == (REFERENCE, cell.model, cell.tasks)
@@ -171,24 +171,26 @@ def _with_reference(cell: Cell, cells: list[Cell]) -> Cell:
 
 def _unused(study: Study) -> Iterator[Problem]:
     """Settings that no method of the study takes: the user expects an effect that there is not."""
-    document, uses = study.document, [METHODS[method] for method in study.methods]
+    document, uses = study.document, [method_named(method) for method in study.methods]
     if not uses or not study.models:
         return
-    if study.budgets and not any(use.budget for use in uses):
+    scores = [None, *study.knobs.get("score", ()), *(model.arguments.get("score") for model in study.models)]
+    if study.budgets and not any(use.evicts for use in uses):
         yield document.problem(("budgets",), list(study.budgets), "no budgets: no method here has one")
     if not study.budgets and "budgets" not in (document.values or {}):
         for index, use in enumerate(uses):
-            if use.budget:
+            if use.evicts:
                 yield document.problem(("methods", index), use.name, "budgets: in the study, which it needs")
                 break
-    if study.seeds != (0,) and not any(use.seed for use in uses):
-        yield document.problem(
-            ("seeds",), list(study.seeds), "no seeds: no method here draws (random and mask_random do)"
-        )
+    draws = (seed_of(method, score) for method in study.methods for score in scores)
+    if study.seeds != (0,) and not any(draws):
+        drawing = " and ".join(name for name in methods() if seed_of(name))
+        remedy = f"no seeds: no method here draws ({drawing} do)"
+        yield document.problem(("seeds",), list(study.seeds), remedy)
     families = {model.family for model in study.models}
     for name in study.knobs:
-        users = itertools.product(study.methods, families)
-        if not any(takes_part(name, method, family) for method, family in users):
+        users = itertools.product(study.methods, families, scores)
+        if not any(takes_part(name, *user) for user in users):
             yield document.problem(
                 ("knobs", name), list(study.knobs[name]), "a knob that a method of this study uses"
             )

@@ -238,11 +238,7 @@ def _knob(files: CellFiles, name: str) -> Any:
     for given in (cell["knobs"], cell.get("model_args", {})):
         if name in given:
             return given[name]
-    compression = files.record.get("compression", {})
-    uses_shares = cell["method"] in ("sparsemm", "random")
-    if compression.get("method", "fullkv") == "fullkv" or (name == "ratio" and not uses_shares):
-        return None
-    return compression.get(name)
+    return files.record.get("compression", {}).get(name)
 
 
 def _text(value: Any) -> str | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import one_of
-from sparsemm_eval.study.method_knobs import ELSEWHERE, FAMILIES, METHODS
+from sparsemm_eval.methods.registry import methods
+from sparsemm_eval.model_wrappers.manifests import ANY_FAMILY
+from sparsemm_eval.study.method_knobs import elsewhere, family_names
 from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study, Wandb
 from sparsemm_eval.study.yaml_lines import Document, Place
@@ -45,7 +48,9 @@ class _Reader:
             name=name,
             output=self._output(name),
             models=self._models(),
-            methods=self._unique("methods", lambda place, value: self._choice(place, value, tuple(METHODS))),
+            methods=self._unique(
+                "methods", lambda place, value: self._choice(place, value, tuple(methods()))
+            ),
             budgets=self._unique("budgets", lambda place, value: self._whole(place, value, 1), optional=True),
             tasks=self._tasks(),
             seeds=self._unique("seeds", lambda place, value: self._whole(place, value, 0), optional=True)
@@ -94,11 +99,15 @@ class _Reader:
             self._refuse(place, entry, "a mapping {name: …, family: …, pretrained: …}")
             return None
         found = len(self.problems)
-        label, family = entry.get("name"), entry.get("family")
+        label, family = entry.get("name"), entry.get("family", ANY_FAMILY)
         pretrained = entry.get("pretrained")
         if not isinstance(label, str) or not _LABEL.fullmatch(label):
             self._refuse((*place, "name"), label, "a name of letters, digits, ., _ and -")
-        self._choice((*place, "family"), family, FAMILIES)
+        if self._choice((*place, "family"), family, family_names()) and (family, pretrained) == (
+            ANY_FAMILY,
+            None,
+        ):
+            self._refuse((*place, "pretrained"), None, "a checkpoint, from which the family follows")
         if pretrained is not None and not self._is_plain(pretrained, str):
             self._refuse(
                 (*place, "pretrained"), pretrained, "a Hub id, a folder or a shipped reader's name, no comma"
@@ -164,8 +173,8 @@ class _Reader:
 
     def _argument(self, place: Place, name: str, value: Any) -> bool:
         """Whether a value can be a model_arg of a study; ranges are the wrappers' to check."""
-        if name in ELSEWHERE or name in MODEL_KEYS:
-            where = ELSEWHERE.get(name, "it under models:")
+        if name in elsewhere() or name in MODEL_KEYS:
+            where = elsewhere().get(name, "it under models:")
             self._refuse(place, value, f"it elsewhere: {where}")
             return False
         if value is None and len(place) < 3:
@@ -226,7 +235,7 @@ class _Reader:
             self._refuse(place, value, f"an integer >= {minimum}")
         return fine
 
-    def _choice(self, place: Place, value: Any, choices: tuple[str, ...]) -> bool:
+    def _choice(self, place: Place, value: Any, choices: Collection[str]) -> bool:
         fine = isinstance(value, str) and value in choices
         if not fine:
             self._refuse(place, value, one_of(value, choices))

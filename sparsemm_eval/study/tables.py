@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.study import published
+from sparsemm_eval.methods import published
+from sparsemm_eval.methods.base import Published
+from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.columns import crossed_knobs
 from sparsemm_eval.study.seeds import configurations
 from sparsemm_eval.study.show import show_command as show_command
@@ -78,7 +80,7 @@ def _main(model: str, part: pd.DataFrame, knobs: list[str]) -> Table:
                 line.append(", ".join(f"{row.score:.3g} [{mark}]" for row, mark in pairs) or MISSING)
         rows.append(line)
     notes = [_INTERVAL_NOTE, *_notes(part), *(f"[{mark}] {source}" for source, mark in sources.items())]
-    if part["method"].str.startswith("mask").any():
+    if any(method in methods() and methods()[method].mask for method in part["method"].unique()):
         notes += published.MASK_NOTES
     return Table(f"Scores: {model}", columns, rows, [_record(row) for _, row in part.iterrows()], notes)
 
@@ -154,9 +156,12 @@ def _papers(part: pd.DataFrame) -> bool:
     return any(_published(row) for _, row in part.iterrows())
 
 
-def _published(row: pd.Series) -> list[published.Published]:
+def _published(row: pd.Series) -> list[Published]:
+    """Published scores of exactly this checkpoint, method, task and nominal budget; usually one or none."""
     budget = None if pd.isna(row["budget"]) else int(row["budget"])
-    return published.find(row["pretrained"], row["method"], row["task"], budget)
+    known = methods()[row["method"]].published if row["method"] in methods() else ()
+    wanted = (row["pretrained"], row["task"], budget)
+    return [one for one in known if (one.pretrained, one.task, one.budget) == wanted]
 
 
 def _notes(part: pd.DataFrame) -> list[str]:

@@ -7,6 +7,8 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsemm_eval.config import CompressionConfig
+
 LAYERS, HEADS, BYTES_PER_ENTRY = 6, 8, 256
 EVIL = "<script>window.evil = 1</script><img src=x onerror='window.evil = 2'>\"&</textarea>"
 METRICS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
@@ -153,14 +155,9 @@ def effective_budget(spec, doc):
 def record(spec, cell, samples, stem, skipped):
     """The wrapper's run record."""
     budgets = [sample["effective_budget"] for sample in samples]
-    compression = {
-        "method": spec.method,
-        "budget": spec.budget or 256,
-        "window": 32,
-        "ratio": 0.1,
-        **spec.knobs,
-    }
-    compression |= {"pooling": "avg", "gqa": "mean", "surplus": "drop", "seed": spec.seed or 0}
+    # as the wrapper writes it: what plays a part in the method
+    settings = {"budget": spec.budget or 256, "window": 8, **spec.knobs, "seed": spec.seed or 0}
+    compression = CompressionConfig.fitting(spec.method, **settings).to_dict()
     measured = {
         "samples": len(samples),
         "samples_skipped": skipped,

@@ -3,8 +3,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.methods import method_named, methods
 from sparsemm_eval.study import commands, curves, results, tables
-from sparsemm_eval.study.report.contents import TITLES
+from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
 from sparsemm_eval.study.seeds import configurations
 from tests.study.study_folder import grid, write_study
 
@@ -28,15 +29,22 @@ def test_panels_hold_the_studys_numbers(folder, tmp_path, monkeypatch):
         for axes in figure.axes:
             model, _, kernel = axes.get_title().partition(", kernel_size ")
             lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
-            assert len(lines) == len(curves.STYLES)
-            for line, method in zip(lines, curves.STYLES, strict=True):
+            evicting = [name for name in frame["method"].unique() if method_named(name).evicts]
+            assert len(lines) == len(evicting) == 5
+            for line, method in zip(lines, evicting, strict=True):
+                assert line.get_color() == style_of(method).color
                 chosen = (frame["task"] == path.stem) & (frame["model"] == model) & (frame["state"] == "done")
                 rows = frame[chosen & (frame["method"] == method) & (frame["kernel_size"] == int(kernel))]
                 rows = rows.sort_values("effective_budget")
                 np.testing.assert_allclose(line.get_xdata(), rows["effective_budget"])
                 np.testing.assert_allclose(line.get_ydata(), rows["score"])
         legend = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert set(legend) == {TITLES[method] for method in (*curves.STYLES, "fullkv")}
+        assert set(legend) == {title_of(method) for method in (*evicting, REFERENCE)}
+
+
+def test_every_methods_marker_is_known():
+    assert {method.style.marker for method in methods().values()} <= set(curves.MARKERS)
+    assert len({method.style for method in methods().values()}) == len(methods())
 
 
 def test_a_model_without_a_variant_has_no_panel_of_it(folder, tmp_path, monkeypatch):

@@ -2,15 +2,16 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsemm_eval.methods import methods as all_methods
 from sparsemm_eval.study import plan, settings, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.method_knobs import METHODS
 from tests.study.running import FACTS
 
 TEXT = """\
@@ -37,9 +38,7 @@ def hashes(text, facts=FACTS):
 
 def test_the_grid_is_what_its_axes_say():
     cells = cells_of(TEXT)
-    counts = {
-        method: sum(cell.method == method and cell.tasks == ("t",) for cell in cells) for method in METHODS
-    }
+    counts = Counter(cell.method for cell in cells if cell.tasks == ("t",))
     # budgets × kernel_size, × ratio where it is used, × seeds where something is drawn
     assert counts == {
         "fullkv": 1,
@@ -145,11 +144,8 @@ def test_the_hash_depends_on_the_content_of_head_scores_where_they_are_used():
     before = {cell.hash: cell.method for cell in cells_of(TEXT)}
     after = {cell.hash: cell.method for cell in cells_of(TEXT, other)}
     assert {before[digest] for digest in before.keys() - after.keys()} == {"sparsemm", "mask", "mask_random"}
-    assert {before[digest] for digest in before.keys() & after.keys()} == set(METHODS) - {
-        "sparsemm",
-        "mask",
-        "mask_random",
-    }
+    unchanged = {before[digest] for digest in before.keys() & after.keys()}
+    assert unchanged == {"fullkv", "snapkv", "pyramidkv", "adakv", "random"}
 
 
 def test_the_hash_depends_on_the_weights():
@@ -214,7 +210,7 @@ def test_ids_are_names_of_folders_however_long():
 
 
 @given(
-    methods=st.lists(st.sampled_from(sorted(METHODS)), min_size=1, unique=True),
+    methods=st.lists(st.sampled_from(sorted(all_methods())), min_size=1, unique=True),
     budgets=st.lists(st.integers(1, 10**6), min_size=1, max_size=3, unique=True),
     seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
     windows=st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
@@ -242,10 +238,10 @@ def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, 
     cells, _ = plan.cross(study, FACTS)
     expected = set()
     for m, t, method, b, s, w, r in itertools.product(models, "tu", methods, budgets, seeds, windows, ratios):
-        compresses = method not in ("fullkv", "mask", "mask_random")
+        evicts = all_methods()[method].evicts
         draws = method in ("random", "mask_random")
         scored = method in ("sparsemm", "random")
-        by_budget = (b, w) if compresses else (None, None)
+        by_budget = (b if evicts else None, w if evicts and method != "streamingllm" else None)
         expected.add((m, t, method, *by_budget, s if draws else None, r if scored else None))
     found = {
         (
@@ -261,3 +257,31 @@ def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, 
     }
     assert found == expected
     assert len(cells) == len(expected) == len({cell.hash for cell in cells})
+
+
+def test_each_score_is_crossed_with_its_own_knobs():
+    text = """\
+name: s
+models: [{name: a, pretrained: p}]
+methods: [fullkv, snapkv, streamingllm]
+budgets: [16]
+tasks: [t]
+seeds: [0, 1]
+knobs: {window: 8, kernel_size: [5, 7], score: [window_attention, random]}
+"""
+    cells = cells_of(text)
+    found = [
+        (c.method, c.model_args.get("score"), c.model_args.get("kernel_size"), c.model_args.get("seed"))
+        for c in cells
+    ]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("fullkv", None, None, None),
+            *(("snapkv", "window_attention", kernel, None) for kernel in (5, 7)),
+            *(("snapkv", "random", None, seed) for seed in (0, 1)),
+            *(("streamingllm", "window_attention", kernel, None) for kernel in (5, 7)),
+            *(("streamingllm", "random", None, seed) for seed in (0, 1)),
+        ],
+        key=str,
+    )
+    assert {cell.model_name for cell in cells} == {"vlm_fullkv", "vlm_snapkv", "vlm_streamingllm"}

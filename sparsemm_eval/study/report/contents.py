@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,13 @@ from sparsemm_eval import __version__
 from sparsemm_eval.study.cell_files import read_study
 from sparsemm_eval.study.columns import VERSIONS, crossed_knobs
 from sparsemm_eval.study.json_values import plain
+from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
 from sparsemm_eval.study.metrics import PRIMARY
 from sparsemm_eval.study.report.disagreements import worst
 from sparsemm_eval.study.report.images import thumbnails
 from sparsemm_eval.study.seeds import configurations
 from sparsemm_eval.study.tables import of_kind
 
-#: Names as papers write them.
-TITLES = {
-    "fullkv": "FullKV",
-    "snapkv": "SnapKV",
-    "pyramidkv": "PyramidKV",
-    "adakv": "AdaKV",
-    "sparsemm": "SparseMM",
-    "random": "random scores",
-    "mask": "masked visual heads",
-    "mask_random": "masked random heads",
-}
 _FIGURES = (
     *("score", "score_min", "score_max", "ci_low", "ci_high", "effective_budget", "full_budget", "kv_bytes"),
     *(
@@ -80,7 +71,10 @@ def contents(folder: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> dict[s
     data = {
         "study": study["name"],
         "knobs": knobs,
-        "titles": {name: TITLES.get(name, name) for name in _unique(cells["method"])},
+        "titles": {name: title_of(name) for name in _unique(cells["method"])},
+        "styles": {name: [*astuple(style_of(name))] for name in _unique(cells["method"])},
+        "reference": REFERENCE,
+        "reference_title": title_of(REFERENCE),
         "models": _unique(cells["model"]),
         "tasks": [_task(task, frame) for task in _unique(cells["task"])],
         "configurations": rows,

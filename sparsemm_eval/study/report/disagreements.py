@@ -9,6 +9,7 @@ import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
 from sparsemm_eval.study.json_values import plain
+from sparsemm_eval.study.method_knobs import REFERENCE
 
 PER_CELL = 4
 LIMIT = 240
@@ -40,7 +41,7 @@ def worst(
         return []
     keys = ["cell", "task"]
     known = cells.set_index(keys)
-    full = samples[samples["method"] == "fullkv"].drop_duplicates(["model", "task", "sample"])
+    full = samples[samples["method"] == REFERENCE].drop_duplicates(["model", "task", "sample"])
     full = full.set_index(["model", "task", "sample"])["score"].rename("full_score")
     apart = apart.join(full, on=["model", "task", "sample"])
     apart = apart.assign(

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sparsemm_eval.study.method_knobs import title_of
 from sparsemm_eval.study.report import write
-from sparsemm_eval.study.report.contents import TITLES
 from sparsemm_eval.study.results import collect
 from sparsemm_eval.study.seeds import configurations
 from tests.study.report.browser import chromium, needs_browser, requested
@@ -197,7 +197,7 @@ def test_hover_shows_the_values(page, frame):
     ActionChains(page).move_to_element_with_offset(chart, round(point["left"]), round(point["top"])).perform()
     text = wait(page, "const t = document.querySelector('#curve-0 .hovertext'); return t && t.textContent")
     row = rows_of(frame, point, TASKS[0]).sort_values("effective_budget").iloc[point["index"]]
-    assert text.startswith(TITLES[point["method"]] + f" · kernel_size {point['knobs']['kernel_size']}")
+    assert text.startswith(title_of(point["method"]) + f" · kernel_size {point['knobs']['kernel_size']}")
     assert f"exact_match {row['score']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in text
     assert f"effective budget {row['effective_budget']:.1f}, nominal {row['budget']}" in text
 

@@ -2,12 +2,10 @@
 "use strict";
 
 const Figures = (() => {
-  // Okabe and Ito's colours, the light ones darkened for white paper; every method also has its own marker.
-  const STYLES = {
-    fullkv: ["#1c2128", "circle"], snapkv: ["#0072b2", "square"], pyramidkv: ["#00795a", "triangle-up"],
-    adakv: ["#b26a00", "diamond"], sparsemm: ["#c8460a", "star"], random: ["#a8487f", "x"],
-    mask: ["#3a4ea0", "hexagon"], mask_random: ["#6b6b6b", "cross"],
-  };
+  // Of the page's data: method -> [colour, marker], and the method that the others are compared with.
+  let styles = {}, reference = "";
+  function use(data) { styles = data.styles; reference = data.reference; }
+
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif';
   const INK = "#1c2128", MUTED = "#57606a", RULE = "#e3e7eb";
@@ -47,7 +45,7 @@ const Figures = (() => {
   }
 
   function style(method, variant) {
-    const [color, symbol] = STYLES[method] || ["#444444", "pentagon"];
+    const [color, symbol] = styles[method] || ["#444444", "pentagon"];
     return { color, symbol: variant % 2 ? symbol + "-open" : symbol, dash: DASHES[variant % DASHES.length] };
   }
 
@@ -87,7 +85,7 @@ const Figures = (() => {
       const look = style(one.method, one.variant);
       const xs = sorted.map((row) => row[x]), ys = sorted.map((row) => row[y]);
       const text = sorted.map((row) => hover(row, titles));
-      const full = one.method === "fullkv";
+      const full = one.method === reference;
       const known = band ? sorted.filter((row) => row.ci_low !== null) : [];
       if (known.length) {
         const across = full ? [left, right] : known.map((row) => row[x]);
@@ -142,9 +140,9 @@ const Figures = (() => {
   function bars(rows, titles, measure) {
     const [, convert, write] = MEASURES[measure];
     const usable = rows.filter((row) => row[measure] !== null);
-    const full = usable.find((row) => row.method === "fullkv");
+    const full = usable.find((row) => row.method === reference);
     const budgets = [...new Set(usable.filter((row) => row.budget !== null).map((row) => row.budget))].sort((a, b) => a - b).map(String);
-    const traces = series(usable.filter((row) => row.method !== "fullkv" && row.budget !== null), titles).map((one) => {
+    const traces = series(usable.filter((row) => row.method !== reference && row.budget !== null), titles).map((one) => {
       const look = style(one.method, one.variant);
       const sorted = [...one.rows].sort((a, b) => a.budget - b.budget);
       return {
@@ -157,8 +155,8 @@ const Figures = (() => {
     if (full && budgets.length) {
       const value = convert(full[measure]);
       traces.push({
-        type: "scatter", mode: "lines", name: titles.fullkv, meta: { kind: "line", method: "fullkv" }, x: budgets, y: budgets.map(() => value),
-        line: { color: INK, width: 1.5, dash: "dash" }, text: budgets.map(() => `<b>${titles.fullkv}</b><br>${write(value)}`), hovertemplate: "%{text}<extra></extra>",
+        type: "scatter", mode: "lines", name: titles[reference], meta: { kind: "line", method: reference }, x: budgets, y: budgets.map(() => value),
+        line: { color: INK, width: 1.5, dash: "dash" }, text: budgets.map(() => `<b>${titles[reference]}</b><br>${write(value)}`), hovertemplate: "%{text}<extra></extra>",
       });
     }
     return traces;
@@ -216,12 +214,12 @@ const Figures = (() => {
   function key(one, kind) {
     const look = one.front ? { color: "#8c959f", dash: "solid" } : style(one.method, one.variant);
     const svg = element("svg", { width: 34, height: 16, viewBox: "0 0 34 16", "aria-hidden": "true" });
-    if (kind === "time" && one.method !== "fullkv") {
+    if (kind === "time" && one.method !== reference) {
       svg.append(element("rect", { x: 10, y: 1, width: 14, height: 14, fill: look.color }));
       if (one.variant) { svg.append(element("path", { d: "M10 15L24 1M10 8L17 1M17 15L24 8", stroke: "#fff", "stroke-width": 1.6 })); }
       return svg;
     }
-    const dash = one.method === "fullkv" ? "6 4" : { solid: "none", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3", longdash: "11 4", longdashdot: "11 3 2 3" }[look.dash];
+    const dash = one.method === reference ? "6 4" : { solid: "none", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3", longdash: "11 4", longdashdot: "11 3 2 3" }[look.dash];
     svg.append(element("line", { x1: 0, x2: 34, y1: 8, y2: 8, stroke: look.color, "stroke-width": one.front ? 6 : 2, "stroke-dasharray": dash, opacity: one.front ? 0.45 : 1 }));
     if (!one.front && !(kind === "time")) {
       const open = look.symbol.endsWith("-open");
@@ -237,5 +235,5 @@ const Figures = (() => {
     return made;
   }
 
-  return { MEASURES, axis, bars, bytes, exported, front, frontTrace, heat, key, label, layout, lines, logAxis, series, style };
+  return { MEASURES, axis, bars, bytes, exported, front, frontTrace, heat, key, label, layout, lines, logAxis, series, style, use };
 })();

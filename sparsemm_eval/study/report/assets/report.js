@@ -3,6 +3,7 @@
 
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  Figures.use(data);
   const rows = data.configurations;
   const byId = (id) => document.getElementById(id);
   const charts = [...document.querySelectorAll(".chart")];
@@ -105,7 +106,7 @@
     const found = Figures.series(visible.filter((row) => row.score !== null), data.titles);
     for (const list of document.querySelectorAll(".legend")) {
       const kind = list.dataset.kind;
-      const entries = found.filter((one) => kind !== "agreement" || one.method !== "fullkv");
+      const entries = found.filter((one) => kind !== "agreement" || one.method !== data.reference);
       if (kind === "memory" && entries.length) { entries.unshift({ front: true, name: "Pareto front" }); }
       list.replaceChildren(...entries.map((one) => {
         const item = document.createElement("li");
@@ -142,7 +143,7 @@
       const budget = run.budget === null ? "" : ` · budget ${run.budget}`;
       return new Option(`${Figures.label(run, data.titles)}${budget}${seed} · ${run.tasks.join(", ")}`, run.cell);
     }));
-    const best = found.find((run) => run.cell === before) || found.find((run) => run.method === "sparsemm") || found[0];
+    const best = found.find((run) => run.cell === before) || found.find((run) => run.budget !== null) || found[0];
     if (best) { select.value = best.cell; }
   }
 
@@ -166,7 +167,7 @@
   const BUILD = {
     curve: (visible, task) => budgetLines(visible, task.metric, { x: "effective_budget", y: "score", band: true }, `${task.metric} of ${task.name} against effective budget`),
     agreement: (visible, task) => {
-      const others = visible.filter((row) => row.method !== "fullkv");
+      const others = visible.filter((row) => row.method !== data.reference);
       const [traces, axes, summary] = budgetLines(others, "identical answers", { x: "effective_budget", y: "agreement", band: false }, `Agreement with FullKV on ${task.name} against effective budget`);
       axes.yaxis.tickformat = ".0%";
       return [traces, axes, summary];
