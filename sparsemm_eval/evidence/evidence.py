@@ -33,7 +33,7 @@ from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
 from sparsemm_eval.heads.scoring.load_model import LoadedModel, load_model
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
 from sparsemm_eval.pages.drawing.render import Page, make_page
-from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
+from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
 
 WINDOW = 8  # the pages' questions are short
 BUDGETS = (16, 32)
@@ -41,10 +41,9 @@ RATIOS = (0.0, 0.1, 0.3)
 QUESTIONS = (READ_QUESTION, VALUE_QUESTION)
 PAGE_FILES = (
     "drawing/glyphs.py",
-    "readers/held_out.py",
     "drawing/layout.py",
-    "readers/proof.py",
     "drawing/render.py",
+    "readers/reading.py",
 )
 NO_MEASURING = ("attention_sheet.py", "commands.py", "text.py", "report.py", "plots.py")
 SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
