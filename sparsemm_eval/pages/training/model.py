@@ -52,7 +52,7 @@ IMAGE_INPUTS = {"llava_next": _llava_inputs, "qwen2_vl": _qwen2vl_inputs}
 class TrainingModel:
     """Wraps an unmodified LLaVA-NeXT or Qwen2-VL reader and its tokenizer."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = model
         self.text = model.model.language_model
         self.characters = torch.tensor(tokenizer.convert_tokens_to_ids(list(CHARACTERS)))

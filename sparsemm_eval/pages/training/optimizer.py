@@ -18,7 +18,7 @@ class Optimizer:
     Build a new one for every stage: momentum of parameters that were frozen meanwhile would be stale.
     """
 
-    def __init__(self, named: Sequence[tuple[str, nn.Parameter]], rate: float):
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]], rate: float) -> None:
         self.rate = rate
         self.parameters = [parameter for _, parameter in named]
         self.masters = [parameter.detach().clone().float() for parameter in self.parameters]
@@ -44,4 +44,5 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate * factor
             optimizer.step()
-        torch._foreach_copy_(self.parameters, self.masters)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.copy_(master)

@@ -1,11 +1,14 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.model.shipped import NAMES, resolve
 from sparsemm_eval.pages.readers.registry import READERS
 from sparsemm_eval.pages.training.train import train
 
@@ -34,6 +37,15 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
     record = json.loads((tmp_path / "parts" / "training.json").read_text())
     assert [stage["stage"] for stage in record["stages"]] == [stage.name for stage in stages]
     assert record["steps"] == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_training_is_recognised_as_finished(name, tmp_path):
+    files = [file for file in resolve(name).iterdir() if file.is_file()]
+    copies = [Path(shutil.copy(file, tmp_path)) for file in files]
+    record = train(name, tmp_path, proof=(0, 0), log=lambda line: None, resume=True)
+    assert record == json.loads((resolve(name) / "training.json").read_text())
+    assert [copy.read_bytes() for copy in copies] == [file.read_bytes() for file in files]
 
 
 def test_resuming_another_training_is_refused(tmp_path):
