@@ -16,7 +16,8 @@ from loguru import logger
 
 from sparsemm_eval import HeadScores
 from sparsemm_eval.pages.drawing.render import make_page
-from sparsemm_eval.pages.readers.families import build, save
+from sparsemm_eval.pages.readers.reader import save
+from sparsemm_eval.pages.readers.registry import build
 from tests.model_wrappers.helpers import READERS, TASK, wrapper_class
 from tests.tiny_models import sharpen
 

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from sparsemm_eval.model import shipped as checkpoints
-from sparsemm_eval.pages.readers.families import build, save
+from sparsemm_eval.pages.readers.reader import save
+from sparsemm_eval.pages.readers.registry import build
 
 PLUGINS = Path(__file__).parent / "plugins"
 

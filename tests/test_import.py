@@ -13,7 +13,7 @@ for name in {BLOCKED!r}:
 import sparsemm_eval
 assert "torch" not in sys.modules, "the bare import loaded torch"
 sparsemm_eval.compress, sparsemm_eval.HeadScores, sparsemm_eval.CompressionConfig, sparsemm_eval.RaggedCache
-import sparsemm_eval.model.masking
+import sparsemm_eval.model.masked_heads
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 registered = [name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "sparsemm" in name]

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from sparsemm_eval.pages.drawing.render import make_page
-from sparsemm_eval.pages.readers.families import build
+from sparsemm_eval.pages.readers.registry import build
 
 TEXT_CONFIGS = {
     "llama": (LlamaConfig, {"num_attention_heads": 4, "num_key_value_heads": 4}),

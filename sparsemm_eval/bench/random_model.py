@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sparsemm_eval.pages.readers.families import build
+from sparsemm_eval.pages.readers.registry import build
 
 NAME = "random-llava-next-7b"
 TILE, PATCH = 336, 14

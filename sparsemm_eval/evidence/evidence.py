@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
 from sparsemm_eval.heads.scoring.load_model import LoadedModel, load_model
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
 from sparsemm_eval.pages.drawing.render import Page, make_page
-from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
+from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
 
 WINDOW = 8  # the pages' questions are short
 BUDGETS = (16, 32)
@@ -41,10 +41,9 @@ RATIOS = (0.0, 0.1, 0.3)
 QUESTIONS = (READ_QUESTION, VALUE_QUESTION)
 PAGE_FILES = (
     "drawing/glyphs.py",
-    "readers/held_out.py",
     "drawing/layout.py",
-    "readers/proof.py",
     "drawing/render.py",
+    "readers/reading.py",
 )
 NO_MEASURING = ("attention_sheet.py", "commands.py", "text.py", "report.py", "plots.py")
 SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
@@ -176,9 +175,9 @@ def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, 
     for budget in BUDGETS:
         visual = CompressionConfig("sparsemm", budget=budget, window=WINDOW, head_scores=shipped)
         for ratio in RATIOS:
-            found[f"visual scores, ρ = {ratio:g}", budget] = replace(visual, ratio=ratio)
-        found["window + uniform (ρ = 1)", budget] = replace(visual, ratio=1.0)
-        found["scores from shapes, ρ = 0.1", budget] = replace(visual, head_scores=shapes)
+            found[f"visual scores, ρ = {ratio:g}", budget] = visual.replace(ratio=ratio)
+        found["window + uniform (ρ = 1)", budget] = visual.replace(ratio=1.0)
+        found["scores from shapes, ρ = 0.1", budget] = visual.replace(head_scores=shapes)
         for seed in CONTROL_SEEDS:
             control = CompressionConfig("random", budget=budget, window=WINDOW, seed=seed)
             found[f"random scores {seed}, ρ = 0.1", budget] = control

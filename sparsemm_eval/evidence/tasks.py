@@ -18,7 +18,7 @@ from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.methods.head_masking import random_heads, top_heads
 from sparsemm_eval.model.masked_heads import masked_heads
-from sparsemm_eval.pages.readers.held_out import documents, mean_and_error, scores
+from sparsemm_eval.pages.readers.reading import documents, mean_and_error, scores
 
 TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 

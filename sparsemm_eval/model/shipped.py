@@ -1,24 +1,16 @@
 """Where the shipped readers are. Imports nothing heavy, so that commands can ask before loading torch."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
+# Written down, not found: a reader whose folder is missing must be told from a hub model.
 NAMES = ("tiny-reader", "tiny-reader-mistral", "tiny-reader-qwen2vl")
 ROOT = Path(__file__).parents[1] / "pages" / "readers" / "checkpoints"
 
 
-def resolve(name):
-    """Folder of a shipped reader.
-
-    Parameters
-    ----------
-    name : str
-        A model name as a user gives it, for instance "tiny-reader".
-
-    Returns
-    -------
-    pathlib.Path or None
-        Folder for the transformers Auto classes; None when `name` is not the name of a shipped reader
-        (a hub id or a path).
+def resolve(name: str) -> Path | None:
+    """Folder of a shipped reader for the transformers Auto classes; None for any other name, hub id or path.
 
     Raises
     ------
@@ -31,6 +23,6 @@ def resolve(name):
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"the reader {name!r} is missing from this installation ({folder}); reinstall sparsemm-eval, "
-            f"or make it with: python -m sparsemm_eval.pages.training.train --family {name} --out {folder}"
+            f"or make it with: sparsemm pages train --reader {name} --out {folder}"
         )
     return folder

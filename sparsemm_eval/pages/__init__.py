@@ -1,5 +1,4 @@
-"""The embedded default: rendered pages of text, tiny readers trained on them, and data for the page tasks.
+"""The embedded default: rendered pages of text, data sets of them, and tiny readers trained on them.
 
-Everything here works without a network: pages are drawn from a seed, the readers are real transformers
-models of a few megabytes, and the task data is a small file.
+Everything here works without a network.
 """

@@ -1,10 +1,61 @@
-"""`sparsemm pages …`: data and experiments with the embedded readers."""
+"""`sparsemm pages …`: data sets of rendered pages, and the training of the embedded readers."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from sparsemm_eval.pages.benchmarks import command as benchmarks_command
+from sparsemm_eval.model.shipped import NAMES
+from sparsemm_eval.pages.benchmarks.stand_ins import DEFAULT_COUNT, DEFAULT_SEED
 
 app = typer.Typer(help="Rendered pages and the embedded readers.", no_args_is_help=True)
-app.command("benchmarks")(benchmarks_command.command)
+
+
+@app.command()
+def tasks(
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the parquet files.")],
+) -> None:
+    """Write the held-out data of the tasks pages_qa and pages_ocr, as the package ships it."""
+    from sparsemm_eval.pages.benchmarks.write import write_page_tasks
+
+    for path in write_page_tasks(directory):
+        print(f"{path}  {path.stat().st_size} bytes")
+
+
+@app.command()
+def benchmarks(
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="To write to and to run lmms-eval in.")],
+    count: Annotated[int, typer.Option(min=1, help="Documents per benchmark.")] = DEFAULT_COUNT,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds, other pages.")] = DEFAULT_SEED,
+) -> None:
+    """Render small stand-ins for the seven benchmarks; upstream's own tasks then run without a hub."""
+    from sparsemm_eval.pages.benchmarks.write import write_stand_ins
+
+    for folder in write_stand_ins(directory, count, seed):
+        print(folder)
+    print(
+        f"\nTo evaluate a reader on them:\n  cd {directory.resolve()} && sparsemm eval --model llava_fullkv "
+        "--model_args pretrained=tiny-reader --tasks sparsemm_suite --output_path runs"
+    )
+    print(
+        "textcaps_val needs java. ocrbench divides its points by 1000 whatever the number of documents: with "
+        f"{count} of them the best score is {count / 1000:g}."
+    )
+
+
+@app.command()
+def train(
+    reader: Annotated[str, typer.Option("--reader", "--family", help=", ".join(NAMES) + ".")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the checkpoint and its record.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of all pages.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last stage in --out.")] = False,
+) -> None:
+    """Train a tiny reader from scratch: about an hour on one core.
+
+    Example: sparsemm pages train --reader tiny-reader --out DIR
+    """
+    from sparsemm_eval.pages.training.train import train as train_reader
+
+    train_reader(reader, out, seed, log=lambda line: print(line, flush=True), resume=resume)

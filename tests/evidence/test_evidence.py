@@ -20,7 +20,7 @@ from sparsemm_eval.heads.scores.facts import best_heads
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.load_model import load_model
 from sparsemm_eval.pages.drawing.render import make_page
-from sparsemm_eval.pages.prompts import READ_QUESTION
+from sparsemm_eval.pages.readers.questions import READ_QUESTION
 from tests.lmms_process import is_shipped
 
 needs_reader = pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.heads.commands import app
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.pages.readers.families import build, save
+from sparsemm_eval.pages.readers.reader import save
+from sparsemm_eval.pages.readers.registry import build
 
 
 @pytest.fixture(scope="module")

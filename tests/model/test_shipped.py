@@ -6,9 +6,8 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparsemm_eval.model import shipped as checkpoints
-from sparsemm_eval.pages.readers.families import FAMILIES
-from sparsemm_eval.pages.readers.proof import prove
-from sparsemm_eval.pages.training.stages import RECIPES
+from sparsemm_eval.pages.readers.reading import prove
+from sparsemm_eval.pages.readers.registry import READERS
 
 # Measured scores lie above; the margin allows for the small sample.
 TARGETS = {
@@ -18,8 +17,9 @@ TARGETS = {
 }
 
 
-def test_names_agree_with_families():
-    assert set(checkpoints.NAMES) == set(TARGETS) <= set(FAMILIES)
+def test_names_agree_with_readers_and_folders():
+    assert set(checkpoints.NAMES) == set(TARGETS) <= set(READERS)
+    assert sorted(checkpoints.NAMES) == sorted(folder.name for folder in checkpoints.ROOT.iterdir())
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)
@@ -40,17 +40,17 @@ def test_shipped_files_are_small_and_clean(name):
     assert sum(file.stat().st_size for file in files) < 10e6
     for file in files:
         if file.suffix in (".json", ".jinja"):
-            assert "_name_or_path" not in file.read_text()
+            assert "name_or_path" not in file.read_text()
             assert "/tmp" not in file.read_text()
     record = json.loads((checkpoints.resolve(name) / "training.json").read_text())
     assert record["family"] == name
-    assert [stage["stage"] for stage in record["stages"]] == [stage.name for stage in RECIPES[name]]
+    assert [stage["stage"] for stage in record["stages"]] == [stage.name for stage in READERS[name].recipe]
 
 
 def test_other_names_are_not_ours(tmp_path, monkeypatch):
     assert checkpoints.resolve("llava-hf/llava-v1.6-vicuna-7b-hf") is None
     monkeypatch.setattr(checkpoints, "ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"pages\.training\.train --family tiny-reader"):
+    with pytest.raises(FileNotFoundError, match="sparsemm pages train --reader tiny-reader"):
         checkpoints.resolve("tiny-reader")
 
 

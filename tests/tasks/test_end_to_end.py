@@ -13,7 +13,7 @@ from sparsemm_eval.lmms.arguments import Run
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import find
 from sparsemm_eval.lmms.task_needs import suite_members
-from sparsemm_eval.pages.benchmarks import write as benchmarks
+from sparsemm_eval.pages.benchmarks.write import write_stand_ins
 from sparsemm_eval.tasks import FOLDER
 from tests.lmms_process import checkpoint, environment, is_shipped
 
@@ -32,7 +32,7 @@ def work(tmp_path, monkeypatch):
     for name, value in environment(tmp_path).items():
         monkeypatch.setitem(os.environ, name, value)
     folder = tmp_path / "work"
-    benchmarks.write(folder, 8)
+    write_stand_ins(folder, 8)
     monkeypatch.chdir(folder)
     return folder
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
 from sparsemm_eval.pages.drawing.render import Page, make_page
-from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
+from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
 
 # Held-out pages belong to the evaluation tasks and training names pages by small seeds: score on others.
 SPLIT = "train"
@@ -29,7 +29,7 @@ def reading_sample_of(page: Page, name: str) -> AnchorSample:
 def page_value_sample(seed: int, index: int) -> AnchorSample:
     """A page and the question for one value; the characters of the value have boxes."""
     page = _page(seed, index)
-    entry = page.entries[index * 7919 % len(page.entries)]
+    entry = page.entry_asked_for(index)
     boxes = tuple(
         TextBox(character, box, start)
         for start, (character, box) in enumerate(zip(entry.value, page.value_boxes(entry), strict=True))

@@ -1,1 +1,1 @@
-"""Small local data sets in the schemas of the seven benchmarks."""
+"""Data sets of rendered pages: those of the page tasks, and stand-ins for the seven benchmarks."""

@@ -4,11 +4,15 @@ Drawing text with Pillow costs milliseconds per page; indexing this bank costs a
 training needs tens of thousands of pages.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from sparsemm_eval.errors import ConfigError
 
 CELL = 16
 FONT_SIZES = (13, 14, 15)
@@ -27,7 +31,7 @@ class GlyphBank:
     Attributes
     ----------
     coverage : uint8 array, [font sizes, shifts, characters, CELL, CELL]
-        0 = background, 255 = ink.
+        0 is background, 255 is ink.
     ink : int16 array, [font sizes, shifts, characters, 4]
         Tight box of the ink inside the cell as (left, top, right, bottom) in pixels, right and bottom
         exclusive; all zero for the blank.
@@ -37,29 +41,20 @@ class GlyphBank:
     ink: np.ndarray
 
 
-def character_codes(text):
-    """Indices of the characters of `text` into `CHARACTERS`.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    int64 array, [len(text)]
+def character_codes(text: str) -> np.ndarray:
+    """Indices of the characters of a text into `CHARACTERS`, int64 [len(text)].
 
     Raises
     ------
-    ValueError
-        If `text` holds a character that pages cannot show.
+    ConfigError
+        If the text holds a character that pages cannot show.
     """
-    unknown = sorted(set(text) - set(CHARACTERS))
-    if unknown:
-        raise ValueError(f"text={text!r} holds {unknown}, which pages cannot show; use only {CHARACTERS!r}")
+    if not set(text) <= set(CHARACTERS):
+        raise ConfigError("text", text, f"only characters that pages can show, {CHARACTERS!r}")
     return np.array([CHARACTERS.index(character) for character in text], dtype=np.int64)
 
 
-def _draw(character, font_size):
+def _draw(character: str, font_size: int) -> np.ndarray:
     """Draw one character on a canvas of three cells, baseline and centre fixed; uint8 [3 CELL, 3 CELL]."""
     canvas = Image.new("L", (3 * CELL, 3 * CELL), 0)
     baseline = (3 * CELL // 2, CELL + 12)
@@ -68,7 +63,7 @@ def _draw(character, font_size):
     return np.asarray(canvas)
 
 
-def _place(drawing, shift):
+def _place(drawing: np.ndarray, shift: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Cut the cell out of a drawing, moved by `shift` but never so far that ink is cut off."""
     rows, columns = np.flatnonzero(drawing.any(1)), np.flatnonzero(drawing.any(0))
     if not len(rows):
@@ -80,19 +75,8 @@ def _place(drawing, shift):
 
 
 @lru_cache(maxsize=1)
-def glyph_bank():
-    """Draw all glyphs (about 20 ms, once per process).
-
-    Returns
-    -------
-    GlyphBank
-        Arrays are read-only, since the bank is shared by all callers.
-
-    Raises
-    ------
-    RuntimeError
-        If a glyph does not fit into its cell, as with a Pillow built without FreeType.
-    """
+def glyph_bank() -> GlyphBank:
+    """Draw all glyphs, in about 20 ms and once per process; the arrays are shared and read-only."""
     shape = (len(FONT_SIZES), len(SHIFTS), len(CHARACTERS))
     coverage = np.zeros((*shape, CELL, CELL), np.uint8)
     ink = np.zeros((*shape, 4), np.int16)

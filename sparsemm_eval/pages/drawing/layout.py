@@ -1,11 +1,14 @@
 """Where the text of a page goes: entries of key and value in rows, decided by a random generator."""
 
+from __future__ import annotations
+
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from sparsemm_eval.pages.drawing.glyphs import CAPITALS, CELL, DIGITS, LOWERCASE
+from sparsemm_eval.checks import Count, checked, whole
+from sparsemm_eval.pages.drawing.glyphs import CAPITALS, DIGITS, LOWERCASE
 
 # Multiples of 8 cells (128 pixels), one LLaVA tile, so that no reader sees a page rescaled.
 PAGE_SIZES = ((8, 16), (8, 24), (16, 16), (16, 24))
@@ -15,19 +18,13 @@ VALUE_LENGTHS = (6, 10)
 KEY_LENGTH = 2
 SPLITS = ("train", "heldout")
 _HELDOUT_SHARE = 8
+_Columns = whole(KEY_LENGTH + 1 + max(VALUE_LENGTHS))
 _KEYS = tuple(first + second for first in CAPITALS for second in CAPITALS)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One KEY VALUE pair on a page.
-
-    Attributes
-    ----------
-    key, value : str
-    row, column : int
-        Cell of the key's first character.
-    """
+    """A key and its value on a page; `row` and `column` are the cell of the key's first character."""
 
     key: str
     value: str
@@ -35,12 +32,12 @@ class Entry:
     column: int
 
     @property
-    def text(self):
+    def text(self) -> str:
         """The entry as printed: key, blank, value."""
         return f"{self.key} {self.value}"
 
     @property
-    def value_cells(self):
+    def value_cells(self) -> tuple[tuple[int, int], ...]:
         """Cells (row, column) of the value's characters, in order."""
         start = self.column + KEY_LENGTH + 1
         return tuple((self.row, start + i) for i in range(len(self.value)))
@@ -48,58 +45,45 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """The text of a page without its looks.
-
-    Attributes
-    ----------
-    rows, columns : int
-        Page size in cells of `CELL` pixels.
-    entries : tuple of Entry
-        In reading order; keys are unique.
-    """
+    """The text of a page without its looks: its size in cells, and entries in reading order, keys unique."""
 
     rows: int
     columns: int
-    entries: tuple
+    entries: tuple[Entry, ...]
 
-    def grid(self):
+    @property
+    def grid(self) -> tuple[str, ...]:
         """Rows of the page as strings of equal length, blanks where nothing is printed."""
         lines = [[" "] * self.columns for _ in range(self.rows)]
         for entry in self.entries:
             lines[entry.row][entry.column : entry.column + len(entry.text)] = entry.text
         return tuple("".join(line) for line in lines)
 
-    def text(self):
+    def text(self) -> str:
         """Canonical transcription: printed rows only, one blank between the entries of a row."""
-        return "\n".join(" ".join(line.split()) for line in self.grid() if line.strip())
+        return "\n".join(" ".join(line.split()) for line in self.grid if line.strip())
+
+    def entry_asked_for(self, index: int) -> Entry:
+        """The entry that question number `index` of a series, one question per page, asks for."""
+        # The stride is coprime to small counts, so that answers lie anywhere on the page.
+        return self.entries[index * 7919 % len(self.entries)]
 
 
-def _value(rng, length, alphabet):
+def _value(rng: np.random.Generator, length: int, alphabet: str) -> str:
     return "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
 
 
-def draw_layout(rng, rows, columns):
-    """Draw the text of a page.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    rows, columns : int
-        Page size in cells; `columns` must hold the longest entry.
-
-    Returns
-    -------
-    Layout
+def draw_layout(rng: np.random.Generator, rows: int, columns: int) -> Layout:
+    """Draw the text of a page of `rows` x `columns` cells.
 
     Raises
     ------
-    ValueError
+    ConfigError
         If the page is too small for an entry.
     """
+    checked(Count, "rows", rows)
+    checked(_Columns, "columns", columns)
     shortest, longest = VALUE_LENGTHS
-    width = KEY_LENGTH + 1 + longest
-    if rows < 1 or columns < width:
-        raise ValueError(f"page size rows={rows}, columns={columns} is too small; use at least 1 x {width}")
     share = rng.uniform(0.35, 1.0)
     printed = np.flatnonzero(rng.random(rows) < share)
     if not len(printed):
@@ -124,27 +108,6 @@ def draw_layout(rng, rows, columns):
     return Layout(rows, columns, tuple(entries))
 
 
-def split_of(layout):
-    """Split a layout belongs to, decided by its text alone, so that no page can be in two splits.
-
-    Returns
-    -------
-    str
-        "heldout" for one in eight texts, else "train".
-    """
+def split_of(layout: Layout) -> str:
+    """Split of a layout, decided by its text alone: "heldout" for one in eight, else "train"."""
     return "heldout" if zlib.crc32(layout.text().encode()) % _HELDOUT_SHARE == 0 else "train"
-
-
-def draw_split_layout(rng, rows, columns, split):
-    """Like `draw_layout`, repeated until the page falls into `split` ("train" or "heldout")."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown; use one of {SPLITS}")
-    while True:
-        layout = draw_layout(rng, rows, columns)
-        if split_of(layout) == split:
-            return layout
-
-
-def pixel_size(rows, columns):
-    """Height and width in pixels of a page of `rows` x `columns` cells."""
-    return rows * CELL, columns * CELL

@@ -1,10 +1,14 @@
 """From a layout to pixels: random font size, jitter and grey levels, the box of every character known."""
 
+from __future__ import annotations
+
+import io
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from sparsemm_eval.checks import checked, one_of
 from sparsemm_eval.pages.drawing.glyphs import (
     CELL,
     CHARACTERS,
@@ -13,16 +17,17 @@ from sparsemm_eval.pages.drawing.glyphs import (
     character_codes,
     glyph_bank,
 )
-from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, SPLITS, Layout, draw_split_layout, pixel_size
+from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, SPLITS, Entry, Layout, draw_layout, split_of
+
+InkBox = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Page:
-    """A rendered page.
+class Page(Layout):
+    """A rendered page: a layout with its looks.
 
     Attributes
     ----------
-    layout : Layout
     pixels : uint8 array, [rows * CELL, columns * CELL]
         Grey levels, read-only.
     boxes : int16 array, [rows, columns, 4]
@@ -30,70 +35,39 @@ class Page:
         bottom exclusive; -1 for blanks. Read-only.
     """
 
-    layout: Layout
     pixels: np.ndarray
     boxes: np.ndarray
 
     @property
-    def image(self):
-        """The page as an RGB `PIL.Image`."""
+    def image(self) -> Image.Image:
+        """The page in RGB."""
         return Image.fromarray(self.pixels).convert("RGB")
 
-    @property
-    def rows(self):
-        """Height in cells."""
-        return self.layout.rows
+    def png(self) -> bytes:
+        """The page as a PNG file of one channel, which is smaller; who reads it converts to RGB."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels).save(buffer, format="PNG", optimize=True)
+        return buffer.getvalue()
 
-    @property
-    def columns(self):
-        """Width in cells."""
-        return self.layout.columns
+    def box(self, row: int, column: int) -> InkBox | None:
+        """Ink box of one character, or None for a blank."""
+        left, top, right, bottom = self.boxes[row, column].tolist()
+        return None if left < 0 else (left, top, right, bottom)
 
-    @property
-    def entries(self):
-        """Entries in reading order."""
-        return self.layout.entries
-
-    @property
-    def grid(self):
-        """Rows of the page as strings of `columns` characters."""
-        return self.layout.grid()
-
-    def text(self):
-        """Canonical transcription, the target of the page-reading task."""
-        return self.layout.text()
-
-    def box(self, row, column):
-        """Ink box of one character as four ints, or None for a blank."""
-        box = tuple(int(edge) for edge in self.boxes[row, column])
-        return None if box[0] < 0 else box
-
-    def value_boxes(self, entry):
+    def value_boxes(self, entry: Entry) -> tuple[InkBox | None, ...]:
         """Ink boxes of an entry's value, one per character."""
         return tuple(self.box(row, column) for row, column in entry.value_cells)
 
 
-def render(layout, rng):
-    """Draw a layout.
-
-    Parameters
-    ----------
-    layout : Layout
-    rng : numpy.random.Generator
-        Decides font size (per page), jitter of at most one pixel (per character) and grey levels (per page).
-
-    Returns
-    -------
-    Page
-    """
+def render(layout: Layout, rng: np.random.Generator) -> Page:
+    """Draw a layout in a font size and grey levels of its own, each character moved by a pixel at most."""
     rows, columns = layout.rows, layout.columns
     bank = glyph_bank()
-    codes = character_codes("".join(layout.grid())).reshape(rows, columns)
+    codes = character_codes("".join(layout.grid)).reshape(rows, columns)
     font = int(rng.integers(len(FONT_SIZES)))
     shifts = rng.integers(len(SHIFTS), size=(rows, columns))
     paper, ink = rng.integers(170, 256), rng.integers(0, 91)
-    height, width = pixel_size(rows, columns)
-    coverage = bank.coverage[font, shifts, codes].transpose(0, 2, 1, 3).reshape(height, width)
+    coverage = bank.coverage[font, shifts, codes].transpose(0, 2, 1, 3).reshape(rows * CELL, columns * CELL)
     levels = np.rint(paper + (float(ink) - float(paper)) * np.arange(256) / 255).astype(np.uint8)
     pixels = levels[coverage]
     corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) * CELL
@@ -101,11 +75,11 @@ def render(layout, rng):
     boxes[codes == CHARACTERS.index(" ")] = -1
     pixels.setflags(write=False)
     boxes.setflags(write=False)
-    return Page(layout, pixels, boxes)
+    return Page(rows, columns, layout.entries, pixels, boxes)
 
 
-def make_page(split, seed, index, size=None):
-    """The page with a given name; the same name gives the same pixels.
+def make_page(split: str, seed: int, index: int, size: tuple[int, int] | None = None) -> Page:
+    """The page with a given name, which gives the same pixels every time.
 
     Parameters
     ----------
@@ -116,17 +90,15 @@ def make_page(split, seed, index, size=None):
     size : (int, int), optional
         Rows and columns in cells; by default one of `PAGE_SIZES`, drawn.
 
-    Returns
-    -------
-    Page
-
     Raises
     ------
-    ValueError
+    ConfigError
         If `split` is unknown or the page is too small for an entry.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown; use one of {SPLITS}")
+    checked(one_of(*SPLITS), "split", split)
     rng = np.random.default_rng((SPLITS.index(split), seed, index))
     rows, columns = PAGE_SIZES[int(rng.integers(len(PAGE_SIZES)))] if size is None else size
-    return render(draw_split_layout(rng, rows, columns, split), rng)
+    layout = draw_layout(rng, rows, columns)
+    while split_of(layout) != split:
+        layout = draw_layout(rng, rows, columns)
+    return render(layout, rng)

@@ -4,9 +4,14 @@ Instructions are cut into words so that a question occupies few positions: what 
 then lies inside the small observation windows that fit prompts of a few hundred tokens.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+_PRINTABLE = "\n" + "".join(chr(code) for code in range(32, 127))
 _WORDS = """
 a all an and answer Answer any are as assistant be by caption color do does How how image in Image is it
 its letter letters Look many name not number observe of on one or page phrase picture please Please
@@ -18,49 +23,31 @@ words write Write written you You helpful direct option from given choices direc
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Special tokens of a family; every one is a single token.
+    """Special tokens of a reader; every one is a single token.
 
-    Attributes
-    ----------
-    pad, unk, eos : str
-    bos : str or None
-        Put before every text when given.
-    others : tuple of str
-        Image placeholders and chat roles.
+    `bos` comes before every text when given; `others` are image placeholders and chat roles.
     """
 
     pad: str
     unk: str
     eos: str
     bos: str | None
-    others: tuple
+    others: tuple[str, ...]
 
     @property
-    def all(self):
-        """All special tokens in vocabulary order, without duplicates."""
-        named = (self.pad, self.unk, self.eos, self.bos, *self.others)
-        return tuple(dict.fromkeys(token for token in named if token))
+    def all(self) -> tuple[str, ...]:
+        """All special tokens in vocabulary order."""
+        return tuple(token for token in (self.pad, self.unk, self.eos, self.bos, *self.others) if token)
 
 
-def build_tokenizer(special):
-    """Build the tokenizer of a family.
+def build_tokenizer(special: SpecialTokens) -> PreTrainedTokenizerFast:
+    """Build a reader's tokenizer; it pads on the left.
 
-    Parameters
-    ----------
-    special : SpecialTokens
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerFast
-        Pads on the left. Any text can be encoded: characters outside printable ASCII become `special.unk`.
-        `decode(encode(text))` returns the text when it holds known characters only.
+    Any text can be encoded: characters outside printable ASCII become `special.unk`. `decode(encode(text))`
+    returns the text when it holds known characters only.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    pieces = [*special.all, *CHARACTERS]
     words = _WORDS.split()
-    pieces += [word for word in words if len(word) > 1]
+    pieces = [*special.all, *_PRINTABLE, *(word for word in words if len(word) > 1)]
     pieces += [f" {word}" for word in words]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special.unk))
@@ -71,11 +58,10 @@ def build_tokenizer(special):
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special.all])
     if special.bos:
-        number = vocabulary[special.bos]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{special.bos} $A",
             pair=f"{special.bos} $A $B",
-            special_tokens=[(special.bos, number)],
+            special_tokens=[(special.bos, vocabulary[special.bos])],
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

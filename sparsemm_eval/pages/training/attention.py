@@ -4,7 +4,14 @@ PyTorch's fused CPU kernel spends most of a training step in its backward pass w
 here the probabilities are kept and the backward pass is five matrix products per block.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from sparsemm_eval.errors import ConfigError
 
 NAME = "tiny_reader_training"
 _BLOCK = 64
@@ -14,7 +21,7 @@ class _BlockedCausal(torch.autograd.Function):
     """Softmax(Q K^T) V for q, k, v of [heads, N, D], q scaled beforehand."""
 
     @staticmethod
-    def forward(ctx, query, key, value):
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         length = query.shape[1]
         outputs, probabilities = [], []
         for start in range(0, length, _BLOCK):
@@ -28,7 +35,7 @@ class _BlockedCausal(torch.autograd.Function):
         return torch.cat(outputs, 1)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query, key, value, *probabilities = ctx.saved_tensors
         to_query = []
         to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
@@ -44,27 +51,22 @@ class _BlockedCausal(torch.autograd.Function):
         return torch.cat(to_query, 1), to_key, to_value
 
 
-def blocked_causal_attention(module, query, key, value, attention_mask=None, scaling=None, **_):
-    """Attention function with the signature of transformers.
+def blocked_causal_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of query [B, H, N, D] over key and value [B, K, N, D], as transformers calls it.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Unused.
-    query : tensor, [B, H, N, D]
-    key, value : tensor, [B, K, N, D]
-        H a multiple of K.
-    attention_mask : None
-        Rows are padded on the right only, so causality is mask enough.
-    scaling : float, optional
-        Factor of the scores, by default D ** -0.5.
-
-    Returns
-    -------
-    (tensor [B, N, H, D], None)
+    The output is [B, N, H, D]; `scaling` is D ** -0.5 by default. Rows are padded on the right only, so
+    causality is mask enough.
     """
     if attention_mask is not None:
-        raise ValueError("attention_mask is given, but training attention has none; pad rows on the right")
+        raise ConfigError("attention_mask", tuple(attention_mask.shape), "None, and rows padded on the right")
     batch, heads, length, width = query.shape
     key, value = (
         part.repeat_interleave(heads // part.shape[1], dim=1).reshape(batch * heads, length, width)
@@ -75,14 +77,12 @@ def blocked_causal_attention(module, query, key, value, attention_mask=None, sca
     return output.view(batch, heads, length, width).transpose(1, 2), None
 
 
-def use_training_attention(model):
+def use_training_attention(model: PreTrainedModel) -> None:
     """Let the text tower of a model train with blocked causal attention."""
-    from transformers import AttentionInterface
-
     AttentionInterface.register(NAME, blocked_causal_attention)
     model.set_attn_implementation({"text_config": NAME})
 
 
-def use_default_attention(model):
+def use_default_attention(model: PreTrainedModel) -> None:
     """Undo `use_training_attention`: PyTorch's attention, as for every loaded model."""
     model.set_attn_implementation({"text_config": "sdpa"})

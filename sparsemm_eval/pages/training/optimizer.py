@@ -1,27 +1,25 @@
 """Muon for hidden matrices and AdamW for the rest, on float32 masters of bfloat16 weights."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 
 # Embeddings, heads and patch projections map between unlike spaces; Muon is meant for hidden matrices.
 _NOT_HIDDEN = ("embed", "lm_head", "newline")
+_LARGEST_NORM = 1.0  # of the gradient over all parameters
 
 
 class Optimizer:
-    """Updates the given parameters only.
+    """Updates the given parameters only, with one peak learning rate.
 
     Build a new one for every stage: momentum of parameters that were frozen meanwhile would be stale.
-
-    Parameters
-    ----------
-    named : list of (str, Parameter)
-    rate : float
-        Peak learning rate of both optimizers.
-    clip : float
-        Bound on the gradient's norm over all parameters.
     """
 
-    def __init__(self, named, rate, clip=1.0):
-        self.rate, self.clip = rate, clip
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]], rate: float) -> None:
+        self.rate = rate
         self.parameters = [parameter for _, parameter in named]
         self.masters = [parameter.detach().clone().float() for parameter in self.parameters]
         hidden, rest = [], []
@@ -34,23 +32,17 @@ class Optimizer:
         ]
 
     @torch.no_grad()
-    def step(self, factor=1.0):
-        """Apply the gradients of the parameters, with the learning rate times `factor`, and clear them.
-
-        Raises
-        ------
-        FloatingPointError
-            If the gradient is not finite.
-        """
+    def step(self, factor: float = 1.0) -> None:
+        """Apply the gradients of the parameters, with the learning rate times `factor`, and clear them."""
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             master.grad = torch.zeros_like(master) if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
-        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, _LARGEST_NORM)
         if not torch.isfinite(norm):
             raise FloatingPointError("the gradient is not finite; lower the learning rate")
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate * factor
             optimizer.step()
-        torch._foreach_copy_(self.parameters, self.masters)
-        return norm.item()
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.copy_(master)

@@ -1,101 +1,48 @@
-"""Train a tiny reader from scratch, in one run from one seed.
-
-    python -m sparsemm_eval.pages.training.train --family tiny-reader --out DIR --seed 0
+"""Train a tiny reader from scratch, in one run from one seed: stage after stage, with a record of each.
 
 The language model learns to look up and to copy on character embeddings, small pages first; the vision part
 learns to produce those embeddings; then both learn together on images.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
-import sys
+import platform
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from sparsemm_eval.checks import Natural, checked
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.files import write_text_atomically
-from sparsemm_eval.pages.readers.families import FAMILIES, build, family_named, save
-from sparsemm_eval.pages.readers.proof import prove
+from sparsemm_eval.pages.readers.reader import save
+from sparsemm_eval.pages.readers.reading import prove
+from sparsemm_eval.pages.readers.recipe import Stage
+from sparsemm_eval.pages.readers.registry import reader_named
 from sparsemm_eval.pages.training.attention import use_default_attention, use_training_attention
-from sparsemm_eval.pages.training.batches import make_batch
 from sparsemm_eval.pages.training.model import TrainingModel
-from sparsemm_eval.pages.training.optimizer import Optimizer
-from sparsemm_eval.pages.training.stages import RECIPES, Scores, train_step
+from sparsemm_eval.pages.training.steps import run_stage
 
 RECORD = "training.json"
-_SMOOTHING = 0.9
 
 
-def _smooth(running, scores):
-    """Running means of the scores; a measurement that is missing leaves its mean."""
-    mixed = {}
-    for name, new in asdict(scores).items():
-        old = getattr(running, name)
-        mixed[name] = old if new != new else new if old != old else _SMOOTHING * old + (1 - _SMOOTHING) * new
-    return Scores(**mixed)
-
-
-def run_stage(stage, reader, family, tokenizer, seed, first_step, report):
-    """Run one stage.
-
-    Parameters
-    ----------
-    stage : Stage
-    reader : TrainingModel
-    family : Family
-    tokenizer : PreTrainedTokenizerFast
-    seed, first_step : int
-        Name the batches; no step number is used twice in a run.
-    report : callable
-        Called with (stage, step, Scores) every 20 steps and at the end.
-
-    Returns
-    -------
-    (steps, Scores)
-        Steps taken and running scores.
-    """
-    parts = reader.parts()
-    learning = [named for part in stage.parts for named in parts[part]]
-    frozen = [parameter for part in parts if part not in stage.parts for _, parameter in parts[part]]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    optimizer = Optimizer(learning, stage.rate)
-    rng = np.random.default_rng((3, seed, first_step))
-    weights = np.array([size[3] for size in stage.sizes])
-    running = Scores()
-    for step in range(stage.steps):
-        rows, columns, batch_size, _ = stage.sizes[rng.choice(len(weights), p=weights / weights.sum())]
-        batch = make_batch(
-            family,
-            tokenizer,
-            seed,
-            first_step + step,
-            (rows, columns),
-            batch_size,
-            variety=stage.variety,
-            choices=stage.choices,
-            hint=stage.hint,
-            recall=stage.recall,
-        )
-        running = _smooth(running, train_step(stage, reader, batch, optimizer, stage.factor(step)))
-        done = min(running.qa, running.ocr) > stage.until and step >= 20
-        if done or (step + 1) % 20 == 0 or step + 1 == stage.steps:
-            report(stage, step + 1, running)
-        if done:
-            break
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    return step + 1, running
-
-
-def train(name, out, seed=0, stages=None, proof=(200, 64), log=print, resume=False):
-    """Train a reader and write it with its training record.
+def train(
+    name: str,
+    out: str | Path,
+    seed: int = 0,
+    stages: Sequence[Stage] | None = None,
+    proof: tuple[int, int] = (200, 64),
+    log: Callable[[str], None] = print,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a reader, write it with its training record and return the record.
 
     Weights and record are written after every stage. A stage starts with a new optimizer from the stored
     half-precision weights, so a run that resumes after a stage is the run that was never interrupted.
@@ -103,12 +50,13 @@ def train(name, out, seed=0, stages=None, proof=(200, 64), log=print, resume=Fal
     Parameters
     ----------
     name : str
-        A family of `families.FAMILIES`.
+        A reader of `registry.READERS`.
     out : path-like
-        Folder for the checkpoint and `training.json`.
+        Folder for the checkpoint and the record, `training.json`.
     seed : int
+        Of the first weights and of all pages.
     stages : sequence of Stage, optional
-        Default: the family's of `stages.RECIPES`.
+        The reader's recipe by default.
     proof : (int, int)
         Held-out value questions and pages for the final score.
     log : callable
@@ -116,20 +64,15 @@ def train(name, out, seed=0, stages=None, proof=(200, 64), log=print, resume=Fal
     resume : bool
         Go on after the last stage found in ``out``; with nothing there, start.
 
-    Returns
-    -------
-    dict
-        The training record as written.
-
     Raises
     ------
     ConfigError
-        If ``out`` holds another training.
+        If there is no such reader, or ``out`` holds another training.
     """
-    out = Path(out)
-    family = family_named(name)
-    stages = RECIPES[name] if stages is None else stages
-    model, processor = build(name, seed)
+    out, reader = Path(out), reader_named(name)
+    checked(Natural, "seed", seed)
+    stages = reader.recipe if stages is None else stages
+    model, processor = reader.build(seed)
     # Half precision doubles the speed; the optimizer keeps full-precision masters.
     model = model.to(torch.bfloat16)
     record = _found(out, name, seed, stages) if resume else None
@@ -141,20 +84,17 @@ def train(name, out, seed=0, stages=None, proof=(200, 64), log=print, resume=Fal
         log(f"resuming after stage {record['stages'][-1]['stage']}")
     model.train()
     use_training_attention(model)
-    reader = TrainingModel(model, processor.tokenizer)
+    learner = TrainingModel(model, processor.tokenizer)
     for stage in stages[len(record["stages"]) :]:
         before, started = record["training_seconds"], time.perf_counter()
-
-        def report(stage, step, scores, before=before, started=started):
+        for steps, scores in run_stage(stage, learner, reader, processor.tokenizer, seed, record["steps"]):
             seconds = before + time.perf_counter() - started
             log(
-                f"{seconds:7.1f} s  {stage.name:12s} {step:4d}  loss {scores.loss:.4f}  qa {scores.qa:.3f}  "
+                f"{seconds:7.1f} s  {stage.name:12s} {steps:4d}  loss {scores.loss:.4f}  qa {scores.qa:.3f}  "
                 f"ocr {scores.ocr:.4f}  align {scores.alignment:.4f}"
             )
-
-        steps, scores = run_stage(stage, reader, family, processor.tokenizer, seed, record["steps"], report)
-        seconds = round(before + time.perf_counter() - started, 1)
-        numbers = {key: round(value, 5) for key, value in asdict(scores).items() if value == value}
+        seconds = round(seconds, 1)
+        numbers = {key: round(value, 5) for key, value in scores.known().items()}
         record["stages"].append({"stage": stage.name, "steps": steps, "seconds_at_end": seconds, **numbers})
         record |= {"steps": record["steps"] + steps, "training_seconds": seconds}
         save(model, processor, out)
@@ -169,8 +109,9 @@ def train(name, out, seed=0, stages=None, proof=(200, 64), log=print, resume=Fal
     return record
 
 
-def _new_record(name, seed, model):
+def _new_record(name: str, seed: int, model: PreTrainedModel) -> dict[str, Any]:
     return {
+        # The reader's name; every record that exists calls it so, and the file counts into a fingerprint.
         "family": name,
         "seed": seed,
         "steps": 0,
@@ -180,7 +121,7 @@ def _new_record(name, seed, model):
         "stages": [],
         "heldout": None,
         "versions": {
-            "python": sys.version.split()[0],
+            "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "numpy": np.__version__,
@@ -188,40 +129,23 @@ def _new_record(name, seed, model):
     }
 
 
-def _found(out, name, seed, stages):
-    """The record of a training that can go on, or None."""
+def _found(out: Path, name: str, seed: int, stages: Sequence[Stage]) -> dict[str, Any] | None:
+    """The record of a training that can go on, or None where there is none."""
     path = out / RECORD
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
-    done = [stage["stage"] for stage in record["stages"]]
-    if (record["family"], record["seed"]) != (name, seed) or done != [s.name for s in stages[: len(done)]]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        done = [stage["stage"] for stage in record["stages"]]
+        ours = (record["family"], record["seed"]) == (name, seed)
+    except (ValueError, KeyError, TypeError):
+        ours, done = False, []
+    if not ours or done != [stage.name for stage in stages[: len(done)]]:
         raise ConfigError(
-            "out", str(out), f"a folder without a training of its own, or one of {name} with seed {seed}"
+            "out", str(out), f"a folder without {RECORD}, or with that of {name} trained from seed {seed}"
         )
     return record
 
 
-def _write(out, record):
+def _write(out: Path, record: dict[str, Any]) -> None:
     write_text_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def main(arguments=None):
-    """Command line entry."""
-    parser = argparse.ArgumentParser(description="Train a tiny reader from scratch.")
-    parser.add_argument("--family", choices=sorted(FAMILIES), required=True)
-    parser.add_argument("--out", required=True, help="folder for the checkpoint and its training record")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on after the last stage found in --out")
-    options = parser.parse_args(arguments)
-    train(
-        options.family,
-        options.out,
-        options.seed,
-        log=lambda line: print(line, flush=True),
-        resume=options.resume,
-    )
-
-
-if __name__ == "__main__":
-    main()

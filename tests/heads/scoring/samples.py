@@ -8,7 +8,7 @@ from functools import cache
 
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
 from sparsemm_eval.pages.drawing.render import make_page
-from sparsemm_eval.pages.readers.families import build
+from sparsemm_eval.pages.readers.registry import build
 
 SIZES = ((8, 16), (16, 16), (8, 24))
 

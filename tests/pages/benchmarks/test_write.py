@@ -7,14 +7,18 @@ from pathlib import Path
 
 import datasets
 import pytest
+from datasets import Image, List, Value
 
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.task_needs import suite_members
-from sparsemm_eval.pages.benchmarks import write as benchmarks
+from sparsemm_eval.pages.benchmarks.stand_ins import STAND_INS
+from sparsemm_eval.pages.benchmarks.write import write_stand_ins
 from tests.lmms_process import environment
 
 COUNT = 12
-BY_NAME = {benchmark.repository.rpartition("/")[2]: benchmark for benchmark in benchmarks.BENCHMARKS}
+TEXT = Value("string")
+BY_NAME = {stand_in.repository.rpartition("/")[2]: stand_in for stand_in in STAND_INS}
 
 # Best scores that upstream's code can give to COUNT documents.
 BEST = {
@@ -31,6 +35,42 @@ BEST = {
 }
 
 
+# As the published data sets have them.
+COLUMNS = {
+    "DocVQA": "questionId question question_types image docId ucsf_document_id ucsf_document_page_no answers "
+    "data_split",
+    "OCRBench": "dataset question question_type answer image",
+    "textvqa": "image_id question_id question image image_width image_height answers ocr_tokens",
+    "ChartQA": "type question answer image",
+    "TextCaps": "question_id image_id image caption_id caption_str set_name",
+    "MMBench": "index question hint answer A B C D category image source L2-category comment split",
+    "VQAv2": "question_type multiple_choice_answer answers image_id answer_type question_id question image",
+}
+# Those that hold anything but text.
+TYPES = {
+    "DocVQA": {
+        "question_types": List(TEXT),
+        "image": Image(),
+        "docId": Value("int64"),
+        "answers": List(TEXT),
+    },
+    "OCRBench": {"answer": List(TEXT), "image": Image()},
+    "textvqa": {
+        **dict.fromkeys(("question_id", "image_width", "image_height"), Value("int32")),
+        **dict.fromkeys(("answers", "ocr_tokens"), List(TEXT)),
+        "image": Image(),
+    },
+    "ChartQA": {"image": Image()},
+    "TextCaps": {"image": Image(), "caption_id": List(Value("int64")), "caption_str": List(TEXT)},
+    "MMBench": {"index": Value("int64"), "image": Image()},
+    "VQAv2": {
+        "answers": List({"answer": TEXT, "answer_confidence": TEXT, "answer_id": Value("int64")}),
+        **dict.fromkeys(("image_id", "question_id"), Value("int64")),
+        "image": Image(),
+    },
+}
+
+
 def rows_of(name, count=COUNT, seed=5):
     return list(BY_NAME[name].rows(count, seed))
 
@@ -38,9 +78,17 @@ def rows_of(name, count=COUNT, seed=5):
 @pytest.mark.parametrize("name", BY_NAME)
 def test_rows_have_the_columns_and_are_reproducible(name):
     rows = rows_of(name, 3)
-    assert all(set(row) == set(BY_NAME[name].columns) for row in rows)
+    assert all(list(row) == COLUMNS[name].split() for row in rows)
     assert rows == rows_of(name, 3)
     assert rows[0]["image"] != rows_of(name, 3, seed=6)[0]["image"]
+
+
+def test_files_have_the_types_of_the_data_sets(tmp_path):
+    folders = write_stand_ins(tmp_path, 2)
+    for name, folder in zip(BY_NAME, folders, strict=True):
+        (file,) = folder.glob("*.parquet")
+        data = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
+        assert data.features == {column: TYPES[name].get(column, TEXT) for column in COLUMNS[name].split()}
 
 
 @pytest.mark.parametrize("name", ["DocVQA", "ChartQA", "VQAv2"])
@@ -76,15 +124,17 @@ def test_ocrbench_has_all_question_types():
 
 
 def test_a_count_below_one_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="count=0"):
-        benchmarks.write(tmp_path, 0)
+    with pytest.raises(ConfigError, match="count=0"):
+        write_stand_ins(tmp_path, 0)
+    with pytest.raises(ConfigError, match="seed=-1"):
+        write_stand_ins(tmp_path, 1, -1)
 
 
 def test_other_rows_are_never_taken_from_the_cache(tmp_path, monkeypatch):
     """`datasets` names its cache by the card: it must change with the rows, and only with them."""
     shown, caches = [], []
     for folder, seed in (("one", 5), ("two", 6), ("two", 7), ("three", 5)):
-        benchmarks.write(tmp_path / folder, 2, seed)
+        write_stand_ins(tmp_path / folder, 2, seed)
         monkeypatch.chdir(tmp_path / folder)
         builder = datasets.load_dataset_builder(
             "lmms-lab-encoder/MMBench", "en", cache_dir=tmp_path / "cache"
@@ -98,7 +148,7 @@ def test_other_rows_are_never_taken_from_the_cache(tmp_path, monkeypatch):
 
 
 def test_upstream_gives_right_answers_full_marks(tmp_path, monkeypatch):
-    folders = benchmarks.write(tmp_path, COUNT)
+    folders = write_stand_ins(tmp_path, COUNT)
     assert all("configs:" in (folder / "README.md").read_text() for folder in folders)
     monkeypatch.chdir(tmp_path)
     for name, value in environment(tmp_path).items():

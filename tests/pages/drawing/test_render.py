@@ -1,6 +1,10 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.pages.drawing.glyphs import CELL, CHARACTERS, character_codes, glyph_bank
 from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, VALUE_LENGTHS, Layout, draw_layout, split_of
 from sparsemm_eval.pages.drawing.render import make_page
@@ -59,16 +63,16 @@ def test_pages_are_read_only_and_rgb():
 
 
 def test_splits_share_no_page():
-    assert all(split_of(make_page("heldout", 0, i, (8, 16)).layout) == "heldout" for i in range(20))
-    assert all(split_of(make_page("train", 0, i, (8, 16)).layout) == "train" for i in range(20))
+    assert all(split_of(make_page("heldout", 0, i, (8, 16))) == "heldout" for i in range(20))
+    assert all(split_of(make_page("train", 0, i, (8, 16))) == "train" for i in range(20))
 
 
 def test_unusable_arguments_are_named():
-    with pytest.raises(ValueError, match="split='test'"):
+    with pytest.raises(ConfigError, match=r"split='test'.*train, heldout"):
         make_page("test", 0, 0)
-    with pytest.raises(ValueError, match="columns=8"):
+    with pytest.raises(ConfigError, match=r"columns=8.*>= 13"):
         draw_layout(np.random.default_rng(0), 16, 8)
-    with pytest.raises(ValueError, match="é"):
+    with pytest.raises(ConfigError, match="é"):
         character_codes("é")
 
 
@@ -76,6 +80,13 @@ def test_two_columns_occur_and_read_left_to_right():
     pages = [make_page("train", 0, i, (8, 24)) for i in range(30)]
     rows = [line.split() for page in pages for line in page.text().split("\n")]
     assert {len(row) for row in rows} == {2, 4}
+
+
+def test_a_png_shows_the_page():
+    page = make_page("train", 0, 3)
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(page.png())).convert("RGB")), np.asarray(page.image)
+    )
 
 
 def test_empty_layout_reads_empty():

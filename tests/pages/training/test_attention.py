@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sparsemm_eval.pages.readers.families import build
+from sparsemm_eval.pages.readers.registry import build
 from sparsemm_eval.pages.training.attention import (
     NAME,
     blocked_causal_attention,

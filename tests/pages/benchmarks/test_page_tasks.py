@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsemm_eval.pages.benchmarks.page_tasks import SEED, ocr_rows, qa_rows
+from sparsemm_eval.pages.benchmarks.write import write_page_tasks
 from sparsemm_eval.pages.drawing.layout import PAGE_SIZES
 from sparsemm_eval.pages.drawing.render import make_page
-from sparsemm_eval.pages.tasks_data import SEED, ocr_rows, qa_rows, write
+from sparsemm_eval.tasks import FOLDER
 
 
 def test_questions_are_about_the_page_shown():
@@ -29,7 +31,7 @@ def test_reading_rows():
 
 def test_files(tmp_path):
     datasets = pytest.importorskip("datasets")
-    paths = write(tmp_path)
+    paths = write_page_tasks(tmp_path)
     assert [path.name for path in paths] == ["pages_qa.parquet", "pages_ocr.parquet"]
     assert sum(path.stat().st_size for path in paths) < 1.5e6
     for path, count in zip(paths, (200, 64), strict=True):
@@ -39,3 +41,11 @@ def test_files(tmp_path):
         assert len(data) == count
         assert len(set(data["id"])) == count
         assert data[0]["image"].size == (16 * data[0]["columns"], 16 * data[0]["rows"])
+        shipped = datasets.load_dataset(
+            "parquet",
+            data_files=str(FOLDER / "pages" / "data" / path.name),
+            split="train",
+            cache_dir=str(tmp_path / "shipped"),
+        )
+        assert data.features == shipped.features
+        assert data.remove_columns("image")[:] == shipped.remove_columns("image")[:]

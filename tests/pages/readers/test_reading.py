@@ -4,7 +4,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparsemm_eval import CompressionConfig, HeadScores, compress
 from sparsemm_eval.model import shipped as checkpoints
-from sparsemm_eval.pages.readers.held_out import documents, mean_and_error, score_of, scores
+from sparsemm_eval.pages.readers.reading import documents, mean_and_error, score_of, scores
 
 
 @pytest.fixture(scope="module", params=checkpoints.NAMES)

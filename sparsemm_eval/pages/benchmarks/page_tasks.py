@@ -1,0 +1,46 @@
+"""The held-out documents of the tasks pages_qa and pages_ocr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES, Entry
+from sparsemm_eval.pages.drawing.render import Page, make_page
+from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
+
+SEED = 2
+SHORT_NUMBERS = ("rows", "columns", "entries", "answer_row", "answer_column")
+
+
+def _row(name: str, page: Page, question: str, answer: str, entry: Entry | None = None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "image": {"bytes": page.png(), "path": f"{name}.png"},
+        "question": question,
+        "answer": answer,
+        "rows": page.rows,
+        "columns": page.columns,
+        "entries": len(page.entries),
+        "answer_row": -1 if entry is None else entry.row,
+        "answer_column": -1 if entry is None else entry.value_cells[0][1],
+    }
+
+
+def qa_rows(count: int = 200) -> list[dict[str, Any]]:
+    """Value questions, one per held-out page, page sizes taking turns.
+
+    Columns: id, image (PNG bytes), question, answer, rows, columns (page size in cells), entries (printed on
+    the page), answer_row, answer_column (cell of the answer's first character).
+    """
+    rows = []
+    for i in range(count):
+        page = make_page("heldout", SEED, i, PAGE_SIZES[i % len(PAGE_SIZES)])
+        entry = page.entry_asked_for(i)
+        rows.append(_row(f"qa-{i:04d}", page, VALUE_QUESTION.format(key=entry.key), entry.value, entry))
+    return rows
+
+
+def ocr_rows(count: int = 64) -> list[dict[str, Any]]:
+    """Pages to read whole, with the columns of `qa_rows`; the answer has no cell, which is -1."""
+    pages = [make_page("heldout", SEED + 1, i, READING_SIZES[i % len(READING_SIZES)]) for i in range(count)]
+    return [_row(f"ocr-{i:04d}", page, READ_QUESTION, page.text()) for i, page in enumerate(pages)]

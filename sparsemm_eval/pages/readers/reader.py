@@ -1,0 +1,67 @@
+"""What makes a tiny reader: a record of its tokens, its model and its training; built and saved from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+
+from sparsemm_eval.pages.readers.chat import ChatFormat
+from sparsemm_eval.pages.readers.recipe import Stage
+from sparsemm_eval.pages.readers.tokenizer import SpecialTokens, build_tokenizer
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of reader.
+
+    Attributes
+    ----------
+    name : str
+        Also the name of its checkpoint folder.
+    image_token : str
+        Token that is repeated once per image feature.
+    new_model : callable
+        Makes a model with random float32 weights for a tokenizer; draws from torch's global generator.
+    new_processor : callable
+        Makes a processor of a tokenizer and a chat template.
+    """
+
+    name: str
+    special: SpecialTokens
+    chat: ChatFormat
+    image_token: str
+    new_model: Callable[[PreTrainedTokenizerFast], PreTrainedModel]
+    new_processor: Callable[[PreTrainedTokenizerFast, str], ProcessorMixin]
+    recipe: tuple[Stage, ...]
+
+    def build(self, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """Build model and processor, float32 and in eval mode; torch's global generator is left as it was."""
+        tokenizer = build_tokenizer(self.special)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.new_model(tokenizer).eval()
+        model.generation_config = GenerationConfig(do_sample=False, **special_ids(tokenizer))
+        return model, self.new_processor(tokenizer, self.chat.template())
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """Special token ids as model and generation configs name them."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def save(model: PreTrainedModel, processor: ProcessorMixin, directory: str | Path) -> None:
+    """Write a copy of a reader, in bfloat16, to a folder that the transformers Auto classes load."""
+    stored = copy.deepcopy(model).to(torch.bfloat16)
+    # A loaded model remembers the folder it came from; files that ship must not.
+    for config in (stored.config, stored.config.text_config, stored.config.vision_config):
+        config.name_or_path = ""
+        config.dtype = torch.bfloat16
+    stored.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    # Weights are written readable by the owner only; packaged ones are for everybody.
+    (Path(directory) / "model.safetensors").chmod(0o644)

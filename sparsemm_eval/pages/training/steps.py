@@ -1,0 +1,130 @@
+"""How a stage is run: a loss, a step, and steps until the stage ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from sparsemm_eval.pages.readers.reader import Reader
+from sparsemm_eval.pages.readers.recipe import Stage
+from sparsemm_eval.pages.training.batches import IGNORE, Batch, make_batch
+from sparsemm_eval.pages.training.model import TrainingModel
+from sparsemm_eval.pages.training.optimizer import Optimizer
+
+ALIGNMENT_WEIGHT = 0.2
+_SMOOTHING = 0.9
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Measurements on one training batch, before its update; teacher-forced.
+
+    Attributes
+    ----------
+    loss : float
+        Nats per answer token, without the alignment term.
+    qa, ocr : float
+        Share of values with every token right, and of page tokens right.
+    alignment : float
+        Share of printed cells whose feature is nearest to its character.
+    """
+
+    loss: float = float("nan")
+    qa: float = float("nan")
+    ocr: float = float("nan")
+    alignment: float = float("nan")
+
+    def known(self) -> dict[str, float]:
+        """What was measured, by name."""
+        return {name: value for name, value in asdict(self).items() if value == value}
+
+    def followed_by(self, new: Scores) -> Scores:
+        """Running means after another batch; a measurement that it lacks leaves its mean."""
+        mixed = self.known()
+        for name, value in new.known().items():
+            mixed[name] = _SMOOTHING * mixed[name] + (1 - _SMOOTHING) * value if name in mixed else value
+        return Scores(**mixed)
+
+
+def answer_loss(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, float, float]:
+    """Cross-entropy of the answers and the scores of both tasks, from logits [answer tokens, vocabulary].
+
+    Returns
+    -------
+    (loss, qa, ocr)
+        Both tasks weigh the same in the loss, although pages are longer than values.
+    """
+    chosen = batch.targets != IGNORE
+    targets, answers = batch.targets[chosen], batch.answers[chosen]
+    reading = batch.reading[:, None].expand_as(batch.targets)[chosen]
+    each = F.cross_entropy(logits.float(), targets, reduction="none")
+    right = logits.argmax(-1) == targets
+    numbers, place = answers[~reading].unique(return_inverse=True)
+    wrong = torch.zeros(len(numbers)).index_add_(0, place, (~right[~reading]).float())
+    loss = (each[reading].mean() + each[~reading].mean()) / 2
+    return loss, (wrong == 0).float().mean().item(), right[reading].float().mean().item()
+
+
+def train_step(
+    stage: Stage, learner: TrainingModel, batch: Batch, optimizer: Optimizer, factor: float
+) -> Scores:
+    """Run one step, forward, backward and update, at the share `factor` of the peak learning rate."""
+    if stage.source == "cells":
+        loss, accuracy = learner.alignment(batch, learner.image_features(batch))
+        loss.backward()
+        optimizer.step(factor)
+        return Scores(loss=loss.item(), alignment=accuracy)
+    if stage.source == "text":
+        features, extra, accuracy = learner.text_features(batch), 0.0, float("nan")
+    else:
+        features = learner.image_features(batch)
+        extra, accuracy = learner.alignment(batch, features)
+    loss, qa, ocr = answer_loss(learner.logits(batch, features, stage.as_line), batch)
+    (loss + ALIGNMENT_WEIGHT * extra).backward()
+    optimizer.step(factor)
+    return Scores(loss.item(), qa, ocr, accuracy)
+
+
+def run_stage(
+    stage: Stage,
+    learner: TrainingModel,
+    reader: Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    first_step: int,
+) -> Iterator[tuple[int, Scores]]:
+    """Run one stage.
+
+    `seed` and `first_step` name the batches; no step number is used twice in a run.
+
+    Yields
+    ------
+    (steps, scores)
+        Steps taken so far and running means of the scores: every 20 steps and at the end.
+    """
+    parts = learner.parts()
+    learning = [named for part in stage.parts for named in parts[part]]
+    frozen = [parameter for part in parts if part not in stage.parts for _, parameter in parts[part]]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    optimizer = Optimizer(learning, stage.rate)
+    rng = np.random.default_rng((3, seed, first_step))
+    weights = np.array([size[3] for size in stage.sizes])
+    running = Scores()
+    for step in range(stage.steps):
+        rows, columns, batch_size, _ = stage.sizes[rng.choice(len(weights), p=weights / weights.sum())]
+        batch = make_batch(reader, tokenizer, stage, seed, first_step + step, (rows, columns), batch_size)
+        running = running.followed_by(train_step(stage, learner, batch, optimizer, stage.factor(step)))
+        learned = min(running.qa, running.ocr) > stage.until and step >= 20
+        last = learned or step + 1 == stage.steps
+        if last or (step + 1) % 20 == 0:
+            yield step + 1, running
+        if last:
+            break
+    for parameter in frozen:
+        parameter.requires_grad_(True)
