@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sparsemm_eval.bench.timing import interleaved
-from sparsemm_eval.cache.ragged_store import RaggedStore
+from sparsemm_eval.cache.ragged_store import RaggedStore, block_size
 from sparsemm_eval.methods.apportion import water_fill
 
 LAYERS = 6  # of one model, each with its own entries
@@ -75,8 +75,12 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
     def dense() -> list[torch.Tensor]:
         return [random(1, shape.kv_heads, shape.budget, shape.head_dim) for _ in range(2)]
 
-    def store() -> RaggedStore:
-        return RaggedStore(*(random(1, shape.kv_heads, longest, shape.head_dim) for _ in range(2)), kept, 1)
+    def attend() -> Callable[[], object]:
+        store = RaggedStore("torch", block_size(shape.budget))
+        pair = (random(1, shape.kv_heads, longest, shape.head_dim) for _ in range(2))
+        store.fill(*pair, kept, lengths[None], 64)
+        token = (random(1, shape.kv_heads, 1, shape.head_dim) for _ in range(2))
+        return partial(store.attend, query, *token, shape.head_dim**-0.5)
 
     # every call reads another layer's entries, as in a model, so that no rival finds its own in the cache
     sdpa = F.scaled_dot_product_attention
@@ -85,7 +89,7 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
             [partial(sdpa, query, *dense(), enable_gqa=shape.group > 1) for _ in range(LAYERS)]
         ),
         "rows": _in_turn([partial(sdpa, rows, *dense()) for _ in range(LAYERS)]),
-        "ragged": _in_turn([partial(store().attend, query, shape.head_dim**-0.5) for _ in range(LAYERS)]),
+        "ragged": _in_turn([attend() for _ in range(LAYERS)]),
     }
     with torch.inference_mode():
         seconds = interleaved(candidates, rounds, device)

@@ -9,7 +9,7 @@ import torch
 
 from sparsemm_eval.bench.clock import milliseconds
 from sparsemm_eval.bench.decode_attention import Shape, head_lengths
-from sparsemm_eval.cache.static_store import StaticStore
+from sparsemm_eval.cache.ragged_store import RaggedStore
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 
@@ -40,7 +40,7 @@ def random_store(
     kernel: str,
     room: int,
     seed: int,
-) -> tuple[StaticStore, list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[RaggedStore, list[tuple[torch.Tensor, torch.Tensor]]]:
     """A store of random entries, int64 [B, K] of them, and the entries themselves per segment."""
     generator = torch.Generator(device).manual_seed(seed)
     length = int(counts.max())
@@ -50,7 +50,7 @@ def random_store(
         for _ in range(2)
     )
     kept = torch.arange(length, device=device) < counts.to(device)[..., None]
-    store = StaticStore(kernel, 32, bucketed=False)
+    store = RaggedStore(kernel, 32)
     store.fill(key, value, kept, counts, room)
     entries = [
         (key[b, k, : counts[b, k]], value[b, k, : counts[b, k]])

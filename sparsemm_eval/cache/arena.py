@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.cache.ragged_store import block_size
-from sparsemm_eval.cache.static_store import StaticStore, static_zeros
+from sparsemm_eval.cache.ragged_store import RaggedStore, block_size, static_zeros
 from sparsemm_eval.config import CompressionConfig
 
 FULL_BLOCK = 64  # slots per block where whole prompts are kept
 
 
 class Arena:
-    """One StaticStore per layer; a pool grows when a sample needs more and never shrinks.
+    """One fixed RaggedStore per layer; a pool grows when a sample needs more and never shrinks.
 
     Parameters
     ----------
@@ -26,7 +25,7 @@ class Arena:
 
     def __init__(self, config: CompressionConfig, num_layers: int, kernel: str):
         block = block_size(config.budget) if config.evicts else FULL_BLOCK
-        self.stores = [StaticStore(kernel, block) for _ in range(num_layers)]
+        self.stores = [RaggedStore(kernel, block, fixed=True) for _ in range(num_layers)]
         self.width: torch.Tensor | None = (
             None  # int64 []: prompt tokens of the present sample, padding included
         )

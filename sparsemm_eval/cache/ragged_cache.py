@@ -11,7 +11,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sparsemm_eval.cache.dense_store import DenseStore
 from sparsemm_eval.cache.ragged_store import RESERVE, RaggedStore, block_size
-from sparsemm_eval.cache.static_store import StaticStore
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
@@ -75,7 +74,7 @@ class RaggedLayer(CacheLayerMixin):
         self.config, self.layer, self.num_layers, self.reserve = config, layer, num_layers, reserve
         self.prompt, self.kernel = prompt, kernel
         self.seen = 0  # tokens this layer has been given, padding included
-        self.store: RaggedStore | DenseStore | StaticStore | None = None
+        self.store: RaggedStore | DenseStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
         self.kept: torch.Tensor | None = None  # [B, K]
         self.entry_bytes = 0  # bytes of one key and one value
@@ -175,27 +174,17 @@ class RaggedLayer(CacheLayerMixin):
         self.store = self._stored(key, value, kept)
         self.stored_bytes = self.store.nbytes
 
-    def _stored(
-        self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor
-    ) -> RaggedStore | DenseStore | StaticStore:
+    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> RaggedStore | DenseStore:
         if bool((self.kept == self.prompt_lengths[:, None]).all()):
             return DenseStore(key, value, self.reserve)
-        kernel = choose(self.kernel, key.device)
-        if kernel == "torch":
-            return RaggedStore(key, value, kept, self.reserve)
-        store = StaticStore(kernel, block_size(float(self.kept.double().mean())), bucketed=False)
-        store.fill(key, value, kept, self.kept, max(1, min(self.reserve, RESERVE)))
+        store = RaggedStore(choose(self.kernel, key.device), block_size(float(self.kept.double().mean())))
+        store.fill(key, value, kept, self.kept, min(self.reserve, RESERVE))
         return store
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         """Add one token's [B, K, 1, D], then its attention [B, H, 1, D] over all entries -> [B, 1, H, D]."""
-        if isinstance(self.store, RaggedStore):
-            self.store.append(key, value)
-            return self.store.attend(query, scaling)
-        if self.seen - self.prompt_width > self.store.room:
-            self.store.make_room(self.store.room + RESERVE)
         return self.store.attend(query, key, value, scaling)
 
     @property

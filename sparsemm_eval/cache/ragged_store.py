@@ -2,68 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from sparsemm_eval.kernels.ragged_torch import Blocks, ragged_attention
+from sparsemm_eval.kernels.dispatch import triton_operators
+from sparsemm_eval.kernels.ragged_torch import Blocks, ragged_attention, shifted_attention
+from sparsemm_eval.kernels.work_list import plan
 
-RESERVE = 256  # generated tokens a new slab has room for, at most
-
-
-@dataclass
-class Slab:
-    """One allocation: prompt blocks, then blocks for generated tokens, one per segment and T tokens.
-
-    All segments grow by one entry per token, so the generated part is regular: chunk j occupies the
-    ``segments`` blocks from ``prompt_blocks + j * segments``.
-    """
-
-    keys: torch.Tensor  # [M, T, D]
-    values: torch.Tensor  # [M, T, D]
-    bias: torch.Tensor  # [M, T, 1] float32: 0 used, -inf unused
-    segment: torch.Tensor  # int64 [M]
-    prompt_blocks: int
-    segments: int
-    appended: int = 0
-    in_use: Blocks | None = None
-
-    @property
-    def block(self) -> int:
-        """T, slots per block."""
-        return self.keys.shape[1]
-
-    @property
-    def room(self) -> int:
-        """Generated tokens this slab can still take."""
-        chunks = (self.keys.shape[0] - self.prompt_blocks) // self.segments
-        return chunks * self.block - self.appended
-
-    @property
-    def nbytes(self) -> int:
-        """Allocated bytes of keys and values."""
-        return 2 * self.keys.numel() * self.keys.element_size()
-
-    def append(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Write one entry per segment, [segments, D] each."""
-        chunk, slot = divmod(self.appended, self.block)
-        start = self.prompt_blocks + chunk * self.segments
-        rows = slice(start, start + self.segments)
-        if slot == 0:
-            self.in_use = self._blocks(rows.stop)
-        self.keys[rows, slot] = key
-        self.values[rows, slot] = value
-        self.bias[rows, slot] = 0.0
-        self.appended += 1
-
-    def blocks(self) -> Blocks:
-        """Views of the blocks in use, made anew only when a block is added."""
-        if self.in_use is None:
-            self.in_use = self._blocks(self.prompt_blocks)
-        return self.in_use
-
-    def _blocks(self, used: int) -> Blocks:
-        return Blocks(self.keys[:used], self.values[:used], self.bias[:used], self.segment[:used])
+RESERVE = 256  # generated tokens to make room for at a time, at most
+NO_ROOM = "no room for another generated token: ask session.new_cache(max_new_tokens) for more"
 
 
 def block_size(mean_entries: float) -> int:
@@ -71,73 +19,303 @@ def block_size(mean_entries: float) -> int:
     return 64 if mean_entries >= 512 else 32
 
 
+def bucket(count: int) -> int:
+    """The next size up in quarter steps between powers of two: few sizes occur, little is wasted."""
+    if count <= 8:
+        return max(count, 1)
+    step = 1 << ((count - 1).bit_length() - 3)
+    return -(-count // step) * step
+
+
+def static_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that later samples will write to, and that compiled code may take the address of."""
+    from torch import _dynamo  # takes seconds, and only fixed stores need it
+
+    # one that is made in inference mode could not be written to outside it
+    with torch.inference_mode(False):
+        tensor = torch.zeros(shape, dtype=dtype, device=device)
+    _dynamo.mark_static_address(tensor)
+    return tensor
+
+
 class RaggedStore:
     """Keys and values of all segments of a layer; a segment is one (row, KV head) pair.
 
+    The pool begins with every segment's prompt entries, in whole blocks that never change. Behind them come
+    chunks of room for generated tokens: all segments grow by one entry per token, so a chunk has the same
+    number of slots for each segment. More room is more chunks, or a further pool, and nothing that is stored
+    ever gets another slot.
+
     Parameters
     ----------
-    key, value : torch.Tensor
-        [B, K, N, D] of the whole prompt.
-    kept : torch.Tensor
-        bool [B, K, N]: the entries to store.
-    reserve : int
-        Tokens that will probably be generated; more are taken into further slabs without copying.
+    kernel : str
+        ``torch`` or ``triton``, as ``kernels.dispatch.choose`` says.
+    block : int
+        T, slots per block.
+    fixed : bool
+        For steps that are compiled or captured: what depends on the sample lies in tensors of fixed address,
+        not in shapes and Python numbers, and the pool is only ever replaced by a larger one. Room is made
+        between steps only.
+
+    Attributes
+    ----------
+    keys, values : torch.Tensor or None
+        [slots, D].
+    room : int
+        Generated tokens that every segment has slots for.
     """
 
-    def __init__(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, reserve: int):
-        self.batch, self.kv_heads = key.shape[:2]
-        self.counts = kept.sum(-1).cpu()  # [B, K] prompt entries
-        self.block = block_size(float(self.counts.double().mean()))
-        first = self._slab(key, self._block_counts(), reserve)
-        self._fill(first, key, value, kept)
-        self.slabs = [first]
+    def __init__(self, kernel: str, block: int, *, fixed: bool = False):
+        self.kernel, self.block, self.fixed = kernel, block, fixed
+        self.keys: torch.Tensor | None = None
+        self.values: torch.Tensor | None = None
+        self.room = 0
+        self.counts = torch.zeros(0, dtype=torch.int64)  # [S] on the CPU: prompt entries
+        self.chunk = block  # slots of a chunk for each segment
+        # where the store is not fixed: tokens generated in all and before this pool
+        self.appended, self._begun_at = 0, 0
+        self._blocks: Blocks | None = None  # in use
+        self._full: list[Blocks] = []  # earlier pools
+        self._indexes: dict[int, dict[str, torch.Tensor]] = {}  # by S: what a step reads besides the pool
+        steps = {"triton": self._triton_step, "torch": self._fixed_step if fixed else self._growing_step}
+        self._step = steps[kernel]
+        self._operator: Any = triton_operators().ragged_decode_step if kernel == "triton" else None
 
-    def _block_counts(self) -> torch.Tensor:
-        return (self.counts.flatten() + self.block - 1) // self.block
-
-    def _slab(self, like: torch.Tensor, block_counts: torch.Tensor, reserve: int) -> Slab:
-        segments = self.batch * self.kv_heads
-        chunks = max(1, -(-min(reserve, RESERVE) // self.block))
-        prompt_blocks = int(block_counts.sum())
-        ids = torch.arange(segments)
-        segment = torch.cat([ids.repeat_interleave(block_counts), ids.repeat(chunks)]).to(like.device)
-        shape = (len(segment), self.block, like.shape[-1])
-        # unused slots must be finite: -inf plus NaN would be NaN
-        return Slab(
-            keys=like.new_zeros(shape),
-            values=like.new_zeros(shape),
-            bias=torch.full((len(segment), self.block, 1), -torch.inf, device=like.device),
-            segment=segment,
-            prompt_blocks=prompt_blocks,
-            segments=segments,
-        )
-
-    def _fill(self, slab: Slab, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> None:
-        row, head, position = kept.nonzero(as_tuple=True)  # sorted by row, head, position
-        counts, blocks = self.counts.flatten(), self._block_counts()
-        first_slot = (blocks.cumsum(0) - blocks) * self.block
-        first_entry = counts.cumsum(0) - counts
-        jump = (first_slot - first_entry).to(key.device)  # slot of an entry minus its running number
-        slot = torch.arange(len(position), device=key.device) + jump[row * self.kv_heads + head]
-        slab.keys.view(-1, key.shape[-1])[slot] = key[row, head, position]
-        slab.values.view(-1, key.shape[-1])[slot] = value[row, head, position]
-        slab.bias.view(-1)[slot] = 0.0
+    @property
+    def segments(self) -> int:
+        """S of the present sample."""
+        return len(self.counts)
 
     @property
     def nbytes(self) -> int:
-        """Allocated bytes of keys and values, unfilled slots included."""
-        return sum(slab.nbytes for slab in self.slabs)
+        """Bytes of keys and values that the present sample takes, unfilled slots included."""
+        if not self.fixed:
+            return self.allocated_bytes
+        return 2 * self._slots_needed() * self.keys.shape[1] * self.keys.element_size()
 
-    def append(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Add one generated token's [B, K, 1, D]: O(KV heads), nothing stored is moved."""
-        if self.slabs[-1].room == 0:
-            none = torch.zeros(self.batch * self.kv_heads, dtype=torch.int64)
-            self.slabs.append(self._slab(key, none, RESERVE))
-        self.slabs[-1].append(key.flatten(0, 2), value.flatten(0, 2))
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of keys and values held, for this and for later samples."""
+        pools = [*(blocks.keys for blocks in self._full), *([] if self.keys is None else [self.keys])]
+        return sum(2 * pool.numel() * pool.element_size() for pool in pools)
 
-    def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Attention of [B, H, 1, D] over all entries -> [B, 1, H, D]."""
+    @property
+    def index(self) -> dict[str, torch.Tensor]:
+        """``length``, ``prompt``, ``first``, ``capacity``, int64 [S] each, and what the kernel needs."""
+        return self._indexes[self.segments]
+
+    def generated_count(self) -> torch.Tensor:
+        """Tokens generated so far: int64 [] on the device."""
+        return self.index["length"][0] - self.index["prompt"][0]
+
+    def addresses(self) -> tuple[tuple[int, ...], ...]:
+        """Where everything lies that a step touches; a captured step is valid as long as this stays equal."""
+        tensors = (self.keys, self.values, *self.index.values())
+        return tuple((tensor.data_ptr(), *tensor.shape) for tensor in tensors)
+
+    def fill(
+        self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, counts: torch.Tensor, room: int
+    ) -> None:
+        """Store a prompt in place of the last one.
+
+        Parameters
+        ----------
+        key, value : torch.Tensor
+            [B, K, N, D].
+        kept : torch.Tensor
+            bool [B, K, N]: the entries to store.
+        counts : torch.Tensor
+            int64 [B, K] on the CPU: how many those are.
+        room : int
+            Generated tokens to make room for.
+        """
+        self.counts = counts.flatten()
+        self.appended = self._begun_at = 0
+        self._blocks, self._full = None, []
+        # the torch kernel reads whole blocks, so its chunk is one; Triton reads only what is filled
+        self.chunk = self.block if self.kernel == "torch" else self._whole_blocks(max(1, min(room, RESERVE)))
+        self.room = -(-max(room, 1) // self.chunk) * self.chunk
+        if not self._fits(key):
+            self.keys = self.values = None  # before larger ones are taken
+            self._allocate(key)
+        elif self.kernel == "torch":  # weights of zero do not silence what is not finite
+            self.keys.zero_()
+            self.values.zero_()
+        self._write_prompt(key.detach(), value.detach(), kept)
+        self._write_index(self.counts)
+
+    def make_room(self, tokens: int) -> None:
+        """Have slots for this many generated tokens in all; between steps only."""
+        if tokens <= self.room:
+            return
+        length = self.index["length"].clone()
+        self.room = -(-tokens // self.chunk) * self.chunk
+        if not self._fits(self.keys):
+            filled = self.keys, self.values
+            self._allocate(self.keys)
+            for pool, old in zip((self.keys, self.values), filled, strict=True):
+                pool[: len(old)] = old
+        self._write_index(length)
+
+    def set_length(self, length: torch.Tensor) -> None:
+        """Go back to int64 [S] entries per segment; what lies behind them counts as never written."""
+        self._write_index(length)
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Add one generated token's [B, K, 1, D], then attention of [B, H, 1, D] over all -> [B, 1, H, D].
+
+        A fixed store never waits for the device and changes nothing but tensors.
+        """
         batch, heads, _, dim = query.shape
-        rows = query.reshape(batch * self.kv_heads, heads // self.kv_heads, dim)
-        output = ragged_attention(rows, [slab.blocks() for slab in self.slabs], scaling)
-        return output.view(batch, 1, heads, dim)
+        if not self.fixed:
+            if self.appended == self.room:
+                self._grow()
+            self.appended += 1
+        rows = query.reshape(self.segments, -1, dim)
+        key, value = key.detach().reshape(-1, dim), value.detach().reshape(-1, dim)
+        return self._step(rows, key, value, scaling).view(batch, 1, heads, dim)
+
+    def check_room(self) -> None:
+        """Fail, on the device and without waiting for it, where the next token has no slot."""
+        torch._assert_async(self.index["length"][0] < self.index["capacity"][0], NO_ROOM)
+
+    def _grow(self) -> None:
+        if self.kernel == "triton":  # reads one pool
+            self.make_room(self.room + RESERVE)
+            return
+        self._full.append(self._blocks)
+        self._begun_at, self.room = self.appended, self.room + RESERVE
+        shape = (self.segments * RESERVE, self.keys.shape[1])
+        self.keys, self.values = self.keys.new_zeros(shape), self.values.new_zeros(shape)
+        owner = torch.arange(self.segments, device=self.keys.device).repeat(RESERVE // self.block)
+        bias = torch.full((len(owner), self.block, 1), -torch.inf, device=self.keys.device)
+        self._indexes[self.segments] = {"owner": owner, "bias": bias}
+
+    def _growing_step(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        chunk, slot = divmod(self.appended - 1 - self._begun_at, self.block)
+        if slot == 0:  # views of the blocks in use, one more for each segment
+            prompt = 0 if self._full else self._prompt_slots() // self.block
+            used, shape = prompt + (chunk + 1) * self.segments, (-1, self.block, self.keys.shape[1])
+            pool = self.keys.view(shape), self.values.view(shape), self.index["bias"], self.index["owner"]
+            self._blocks = Blocks(*(tensor[:used] for tensor in pool))
+        keys, values, bias, _ = self._blocks
+        keys[-self.segments :, slot], values[-self.segments :, slot] = key, value
+        bias[-self.segments :, slot] = 0.0
+        return ragged_attention(query, [*self._full, self._blocks], scaling)
+
+    def _fixed_step(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        index, shape = self.index, (-1, self.block, self.keys.shape[1])
+        slot = index["first"] + index["way"].index_select(0, index["generated"])
+        self.keys.index_copy_(0, slot, key)
+        self.values.index_copy_(0, slot, value)
+        index["bias"].view(-1).index_fill_(0, slot, 0.0)
+        index["generated"].add_(1)
+        index["length"].add_(1)
+        blocks = Blocks(self.keys.view(shape), self.values.view(shape), index["bias"], index["owner"])
+        return shifted_attention(query, [blocks], scaling)
+
+    def _triton_step(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        index = self.index
+        lists = index["items"], index["ranges"], index["length"]
+        return self._operator(query, key, value, self.keys, self.values, *lists, scaling)
+
+    def _whole_blocks(self, entries: Any) -> Any:
+        return (entries + self.block - 1) // self.block * self.block
+
+    def _prompt_slots(self) -> int:
+        return int(self._whole_blocks(self.counts).sum())
+
+    def _slots_needed(self) -> int:
+        return self._prompt_slots() + self.segments * self.room
+
+    def _fits(self, like: torch.Tensor) -> bool:
+        if self.keys is None:
+            return False
+        facts = self.keys.dtype, self.keys.device, self.keys.shape[1]
+        same = facts == (like.dtype, like.device, like.shape[-1])
+        return same and len(self.keys) >= self._slots_needed()
+
+    def _allocate(self, like: torch.Tensor) -> None:
+        blocks = self._slots_needed() // self.block
+        shape = ((bucket(blocks) if self.fixed else blocks) * self.block, like.shape[-1])
+        self._indexes.clear()
+        self.keys, self.values = (self._new(shape, like.dtype, like.device) for _ in range(2))
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return (static_zeros if self.fixed else _zeros)(shape, dtype, device)
+
+    def _write_prompt(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> None:
+        kv_heads, length, dim = key.shape[1:]
+        pools = (self.keys, key), (self.values, value)
+        if bool((self.counts == length).all()):  # everything: no entry needs to be looked up
+            for pool, source in pools:
+                area = pool[: self._prompt_slots()].view(self.segments, -1, dim)
+                area[:, :length] = source.reshape(-1, length, dim)
+            return
+        row, head, position = kept.nonzero(as_tuple=True)  # sorted by row, head, position
+        slots = self._whole_blocks(self.counts)
+        # first slot of a segment minus the running number of its first entry
+        jump = ((slots.cumsum(0) - slots) - (self.counts.cumsum(0) - self.counts)).to(key.device)
+        slot = torch.arange(len(position), device=key.device) + jump[row * kv_heads + head]
+        for pool, source in pools:
+            pool[slot] = source[row, head, position]
+
+    def _write_index(self, length: torch.Tensor) -> None:
+        """Describe the present sample to a step, in tensors that keep their places in a fixed store."""
+        slots = self._whole_blocks(self.counts)
+        offset, segment = slots.cumsum(0) - slots, torch.arange(self.segments)
+        first = self._prompt_slots() + segment * self.chunk
+        described = {
+            "length": length,
+            "prompt": self.counts,
+            "first": first,
+            "capacity": self.counts + self.room,
+        }
+        if self.kernel == "triton":
+            stride = self.segments * self.chunk
+            chunks = first[:, None] + stride * torch.arange(self.room // self.chunk)
+            starts = torch.cat([offset[:, None], chunks], dim=1)  # [S, 1 + chunks]
+            sizes = torch.full_like(starts, self.chunk)
+            sizes[:, 0] = self.counts
+            described |= plan(starts, sizes, len(self.keys))._asdict()
+        else:
+            described |= self._blocks_of(slots, length.cpu())
+            # how far behind its first slot a segment's n-th generated entry lies
+            step = torch.arange(len(self.keys) // self.segments)
+            described["way"] = step // self.chunk * (self.segments * self.chunk) + step % self.chunk
+            described["generated"] = (length.cpu() - self.counts)[:1]
+        held = self._indexes.setdefault(self.segments, {})
+        for name, tensor in described.items():
+            if name not in held or held[name].shape != tensor.shape:
+                held[name] = self._new(tuple(tensor.shape), tensor.dtype, self.keys.device)
+            held[name].copy_(tensor)
+
+    def _blocks_of(self, slots: torch.Tensor, length: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Whose every block is, and which slots are used: int64 [M] and float32 [M, T, 1] as Blocks wants."""
+        size, generated = self.block, int(length[0] - self.counts[0])
+        blocks = slots // size
+        prompt = int(blocks.sum())
+        owner = torch.zeros(len(self.keys) // size, dtype=torch.int64)  # what nobody owns has no used slot
+        filled = torch.zeros_like(owner)
+        owner[:prompt] = torch.arange(self.segments).repeat_interleave(blocks)
+        before = torch.arange(prompt) - (blocks.cumsum(0) - blocks).repeat_interleave(blocks)
+        filled[:prompt] = (self.counts.repeat_interleave(blocks) - before * size).clamp(max=size)
+        chunks = self.room // size
+        owner[prompt : prompt + chunks * self.segments] = torch.arange(self.segments).repeat(chunks)
+        in_chunk = (generated - torch.arange(chunks) * size).clamp(0, size)
+        filled[prompt : prompt + chunks * self.segments] = in_chunk.repeat_interleave(self.segments)
+        used = torch.arange(size) < filled[:, None]
+        bias = torch.full(used.shape, -torch.inf).masked_fill_(used, 0.0)
+        return {"owner": owner, "bias": bias.unsqueeze(-1)}
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)

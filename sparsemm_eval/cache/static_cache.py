@@ -6,7 +6,7 @@ import torch
 
 from sparsemm_eval.cache.arena import Arena
 from sparsemm_eval.cache.ragged_cache import Prompt, RaggedCache, RaggedLayer
-from sparsemm_eval.cache.static_store import StaticStore
+from sparsemm_eval.cache.ragged_store import RaggedStore
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
 
@@ -45,7 +45,7 @@ class StaticLayer(RaggedLayer):
             self.keys, self.values = key_states, value_states
         return key_states, value_states
 
-    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> StaticStore:
+    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> RaggedStore:
         if self.layer == 0:
             self.arena.set_width(self.prompt_width, key.device)
         store = self.arena.stores[self.layer]

@@ -1,13 +1,11 @@
 """Single-token ragged attention as torch operators, so that compilation and CUDA graphs accept it.
 
-A pool is one layer's storage: keys and values [slots, D]. A segment is one (row, KV head) pair and owns a run
-of slots, filled from the first; the work list (``work_list.plan``) says where. Nothing here waits for the
+A pool is one layer's storage: keys and values [slots, D]. A segment is one (row, KV head) pair and owns runs
+of slots, filled in their order; the work list (``work_list.plan``) says where. Nothing here waits for the
 device.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 
@@ -111,27 +109,6 @@ def ragged_decode_step(
 @ragged_decode_step.register_fake
 def _(query, key, value, keys, values, items, ranges, length, scaling):
     return ragged_triton.empty_results(query)[0]
-
-
-def merge_parts(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Join the results that the same queries have on several pools.
-
-    Parameters
-    ----------
-    parts : sequence of tuple
-        What ``ragged_decode_attention`` returned for each pool.
-
-    Returns
-    -------
-    torch.Tensor
-        [S, G, D] in the outputs' dtype.
-    """
-    lse = torch.stack([part[1] for part in parts])  # [parts, S, G]
-    shift = lse.amax(0).nan_to_num(neginf=0.0)
-    weights = (lse - shift).exp()
-    weights = weights / weights.sum(0).clamp_min(torch.finfo(torch.float32).tiny)
-    joined = sum(w[..., None] * part[0].float() for w, part in zip(weights, parts, strict=True))
-    return joined.to(parts[0][0].dtype)
 
 
 def _check(

@@ -22,8 +22,8 @@ class WorkList(NamedTuple):
     Attributes
     ----------
     items : torch.Tensor
-        int32 [W, 4], W a power of two. Columns: segment; first slot in the pool; slots of the segment before
-        the span; slots in the span (0: an idle row that fills W up).
+        int32 [W, 4], W a power of two. Columns: segment; first slot in the pool; entries of the segment
+        before the span; slots in the span (0: an idle row that fills W up).
     ranges : torch.Tensor
         int32 [S, 2]: a segment's first item and how many it has.
     """
@@ -32,53 +32,59 @@ class WorkList(NamedTuple):
     ranges: torch.Tensor
 
 
-def plan(offset: torch.Tensor, capacity: torch.Tensor, slots: int, *, programs: int = PROGRAMS) -> WorkList:
+def plan(starts: torch.Tensor, sizes: torch.Tensor, slots: int, *, programs: int = PROGRAMS) -> WorkList:
     """Cut all segments of a layer into spans.
 
-    Shapes depend on ``slots``, S and ``programs`` only and nothing waits for the device, so lists of
-    different prompts fit the same buffers and the same captured CUDA graph.
+    The length of a span follows from the sizes, so from the sample. The lists' shapes depend on ``slots``, S
+    and ``programs`` only: lists of different prompts fit the same buffers and the same captured CUDA graph.
 
     Parameters
     ----------
-    offset, capacity : torch.Tensor
-        int64 [S], any device: a segment's first slot in the pool and how many it owns, room for generated
-        tokens included.
+    starts, sizes : torch.Tensor
+        int64 [S, R]: the runs of slots that a segment owns, in the order in which they are filled: where each
+        begins in the pool, and how many slots it has.
     slots : int
-        Slots in the pool, at least all capacities together.
+        Slots in the pool, at least all sizes together.
     programs : int
         Spans to aim at.
 
     Returns
     -------
     WorkList
-        On the device of ``offset``.
+        On the device of ``starts``.
     """
-    segments = len(offset)
-    span = span_slots(slots, programs)
-    count = (capacity + span - 1) // span
-    end = count.cumsum(0)
-    first = end - count
-    # every segment's last span may be a short one, hence one more per segment
-    item = torch.arange(power_of_two(-(-slots // span) + segments), device=offset.device)
-    segment = torch.searchsorted(end, item, right=True)
-    idle = segment == segments
-    segment = segment.clamp_max(segments - 1)
-    before = (item - first[segment]) * span
-    taken = torch.where(idle, 0, (capacity[segment] - before).clamp_max(span))
-    items = torch.stack([segment, offset[segment] + before, before, taken], dim=1)
-    return WorkList(items.to(torch.int32), torch.stack([first, count], dim=1).to(torch.int32))
+    segments, runs = starts.shape
+    span = span_slots(int(sizes.sum()), programs)
+    before_run = sizes.cumsum(1) - sizes
+    count = (sizes + span - 1) // span  # [S, R]
+    end = count.flatten().cumsum(0)
+    item = torch.arange(_rows(segments, slots, programs, int(end[-1])), device=starts.device)
+    run = torch.searchsorted(end, item, right=True)
+    idle = run == end.numel()
+    run = run.clamp_max(end.numel() - 1)
+    inside = (item - (end - count.flatten())[run]) * span
+    taken = torch.where(idle, 0, (sizes.flatten()[run] - inside).clamp_max(span))
+    segment = torch.div(run, runs, rounding_mode="floor")
+    columns = segment, starts.flatten()[run] + inside, before_run.flatten()[run] + inside, taken
+    first = (end - count.flatten()).view(segments, runs)[:, 0]
+    ranges = torch.stack([first, count.sum(1)], dim=1)
+    return WorkList(torch.stack(columns, dim=1).to(torch.int32), ranges.to(torch.int32))
 
 
 def span_slots(slots: int, programs: int = PROGRAMS) -> int:
-    """Slots per span of a pool: whole tiles, and no more spans than ``programs`` where that can be."""
+    """Slots per span: whole tiles, and no more spans than ``programs`` where that can be."""
     wanted = max(SHORTEST_SPAN, -(-slots // programs))
     return -(-wanted // SPAN_MULTIPLE) * SPAN_MULTIPLE
 
 
-def refill(static: WorkList, new: WorkList) -> None:
-    """Replace a list's contents, not its addresses, so that a captured CUDA graph reads the new one."""
-    static.items.copy_(new.items)
-    static.ranges.copy_(new.ranges)
+def _rows(segments: int, slots: int, programs: int, needed: int) -> int:
+    """W: what any sample of S segments in a pool can need.
+
+    Whole spans, and a shorter last one for each run. A segment has its prompt's run and one for generated
+    tokens, or several of four shortest spans each.
+    """
+    most = min(programs, -(-slots // SHORTEST_SPAN)) + 2 * segments + slots // SHORTEST_SPAN // 4
+    return power_of_two(max(most, needed))
 
 
 def power_of_two(number: int) -> int:

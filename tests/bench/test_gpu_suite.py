@@ -67,11 +67,11 @@ def test_all_sections(tmp_path):
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch):
-    from sparsemm_eval.cache.static_store import StaticStore
+    from sparsemm_eval.cache.ragged_store import RaggedStore
 
     right = list(kernel_checks.checks(torch.device("cpu"), "torch", (torch.float32,)))
     assert all(check.passed for check in right)
-    original = StaticStore.attend
-    monkeypatch.setattr(StaticStore, "attend", lambda *args: original(*args) * 1.01)
+    original = RaggedStore.attend
+    monkeypatch.setattr(RaggedStore, "attend", lambda *args: original(*args) * 1.01)
     wrong = list(kernel_checks.checks(torch.device("cpu"), "torch", (torch.float32,)))
     assert not any(check.passed for check in wrong)

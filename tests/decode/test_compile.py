@@ -87,7 +87,7 @@ def test_a_token_without_room_is_refused_and_a_replaced_cache_too():
     with compress(model, config_of("snapkv", model), decode="compile") as session, torch.inference_mode():
         cache = session.new_cache(1)
         token = model(**inputs, past_key_values=cache).logits[:, -1].argmax(-1, keepdim=True)
-        while cache.layers[0].store.counts[0] + cache.layers[0].generated < cache.layers[0].store.block:
+        while cache.layers[0].generated < cache.layers[0].store.room:
             model(input_ids=token, past_key_values=cache)
         with pytest.raises(RuntimeError, match="no room"):
             model(input_ids=token, past_key_values=cache)

@@ -39,7 +39,7 @@ class Pool:
         return self.random(len(self.segments), group, self.dim)
 
     def work(self, **kwargs):
-        return plan(self.offset, self.capacity, self.slots, **kwargs)
+        return plan(self.offset[:, None], self.capacity[:, None], self.slots, **kwargs)
 
     def new_entries(self):
         """A token's key and value [S, D], also appended to the reference segments."""

@@ -8,7 +8,6 @@ from torch._inductor.utils import run_and_get_code
 
 from sparsemm_eval.cache.ragged_store import RaggedStore
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.kernels.work_list import refill
 from tests.kernels.ragged_pool import TOLERANCE, Pool, relative_error
 
 ragged_op = pytest.importorskip(
@@ -132,7 +131,8 @@ def test_a_list_refilled_in_place_serves_another_prompt():
     first = Pool([70, 3], 32, torch.float32, DEVICE, slots=512)
     second = Pool([1, 130], 32, torch.float32, DEVICE, slots=512, seed=1)
     work = first.work()
-    refill(work, second.work())
+    for held, new in zip(work, second.work(), strict=True):
+        held.copy_(new)
     query = second.query(4)
     assert relative_error(attention(second, query, work)[0], second.truth(query, SCALING)[0]) < 1e-5
 
@@ -155,18 +155,6 @@ def test_large_scores_stay_finite(scale):
     assert relative_error(output, pool.truth(query, SCALING)[0]) < 1e-4
 
 
-def test_parts_of_several_pools_join():
-    pool = Pool([0, 90, 5, 0], 32, torch.float32, DEVICE)
-    other = Pool([3, 20, 0, 0], 32, torch.float32, DEVICE, seed=1)
-    query = pool.query(4)
-    joined = ragged_op.merge_parts([attention(pool, query), attention(other, query)])
-    pool.segments = [
-        [torch.cat(both) for both in zip(*pair, strict=True)]
-        for pair in zip(pool.segments, other.segments, strict=True)
-    ]
-    assert relative_error(joined, pool.truth(query, SCALING)[0]) < 1e-5
-
-
 def test_equals_the_torch_implementation():
     pool = Pool([1, 33, 90, 64], 64, torch.float32, DEVICE)
     key, value = (torch.zeros(2, 2, 90, 64) for _ in range(2))
@@ -174,10 +162,11 @@ def test_equals_the_torch_implementation():
     for s, (keys, values) in enumerate(pool.segments):
         key[s // 2, s % 2, : len(keys)], value[s // 2, s % 2, : len(keys)] = keys, values
         kept[s // 2, s % 2, : len(keys)] = True
-    store = RaggedStore(key.to(DEVICE), value.to(DEVICE), kept.to(DEVICE), 4)
+    store = RaggedStore("torch", 32)
+    store.fill(key.to(DEVICE), value.to(DEVICE), kept.to(DEVICE), kept.sum(-1), 4)
     query, (new_key, new_value) = pool.query(4), pool.new_entries()
-    store.append(new_key.view(2, 2, 1, 64), new_value.view(2, 2, 1, 64))
-    theirs = store.attend(query.view(2, 8, 1, 64).to(DEVICE), SCALING).view(4, 4, 64)
+    token = new_key.view(2, 2, 1, 64), new_value.view(2, 2, 1, 64)
+    theirs = store.attend(query.view(2, 8, 1, 64).to(DEVICE), *token, SCALING).view(4, 4, 64)
     torch.testing.assert_close(step(pool, query, new_key, new_value), theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -303,7 +292,8 @@ def test_captured_graph_follows_growth_and_another_prompt():
     with torch.cuda.graph(graph):
         output = ragged_op.ragged_decode_step(query, key, value, keys, values, *static, length, SCALING)
     for pool in pools:
-        refill(static, pool.work())
+        for held, new in zip(static, pool.work(), strict=True):
+            held.copy_(new)
         for mine, theirs in ((keys, pool.keys), (values, pool.values), (length, pool.length)):
             mine.copy_(theirs)
         for _ in range(5):
@@ -314,3 +304,25 @@ def test_captured_graph_follows_growth_and_another_prompt():
             graph.replay()
             assert relative_error(output, pool.truth(fresh, SCALING)[0]) < 1e-2
         assert length.tolist() == [len(pair[0]) for pair in pool.segments]
+
+
+@pytest.mark.parametrize(("counts", "room", "steps"), [([[1, 90], [33, 64]], 20, 70), ([[300, 5]], 4, 9)])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_store_appends_and_attends_as_the_torch_one_does(counts, room, steps, fixed):
+    generator = torch.Generator().manual_seed(3)
+    counts = torch.tensor(counts)
+    key, value = (torch.randn(*counts.shape, 300, 32, generator=generator).to(DEVICE) for _ in range(2))
+    kept = (
+        torch.rand(*counts.shape, 300, generator=generator).argsort(-1).argsort(-1) < counts[..., None]
+    ).to(DEVICE)
+    stores = [RaggedStore(kernel, 32, fixed=fixed) for kernel in ("torch", "triton")]
+    for store in stores:
+        store.fill(key, value, kept, counts, room)
+    for step in range(steps):
+        query = torch.randn(len(counts), 8, 1, 32, generator=generator).to(DEVICE)
+        token = [torch.randn(len(counts), 2, 1, 32, generator=generator).to(DEVICE) for _ in range(2)]
+        for store in stores:
+            if fixed:
+                store.make_room(step + 1)
+        ours, theirs = (store.attend(query, *token, SCALING) for store in stores)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
