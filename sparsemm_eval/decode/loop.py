@@ -15,7 +15,6 @@ from sparsemm_eval.decode.positions import recorded_positions
 from sparsemm_eval.decode.settings import for_first_token, generation_config, loop_settings
 from sparsemm_eval.decode.step import CHECK_EVERY
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.text_decoder import TextDecoder
 
 FIRST_ROOM = 256  # generated tokens to make room for at first; doubled as often as needed
 
@@ -26,14 +25,14 @@ class DecodeLoop:
     Parameters
     ----------
     model : PreTrainedModel
-    decoder : TextDecoder
-        Of the model.
+    rotary : torch.nn.Module
+        The text decoder's rotary embedding, which positions are read from.
     compiled : bool
         Whether the step is compiled before it is captured.
     """
 
-    def __init__(self, model: PreTrainedModel, decoder: TextDecoder, *, compiled: bool):
-        self.model, self.decoder = model, decoder
+    def __init__(self, model: PreTrainedModel, rotary: torch.nn.Module, *, compiled: bool):
+        self.model, self.rotary = model, rotary
         self._steps = ReadySteps(model, compiled=compiled)
 
     @torch.no_grad()
@@ -74,7 +73,7 @@ class DecodeLoop:
         config = generation_config(self.model, kwargs)
         settings = loop_settings(config, prompt.shape[1])
         cache = new_cache(min(settings.max_new_tokens, FIRST_ROOM))
-        with recorded_positions(self.model, self.decoder) as positions:
+        with recorded_positions(self.rotary) as positions:
             tokens = original(*args, past_key_values=cache, **for_first_token(config, kwargs))
         answer = Answer(tokens[:, :-1], settings, kwargs.get("stopping_criteria") or ())
         answer.extend(tokens[:, -1:])

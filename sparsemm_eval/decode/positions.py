@@ -7,10 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
-
-from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.text_decoder import TextDecoder
 
 
 class LastPositions:
@@ -35,25 +31,10 @@ class LastPositions:
 
 
 @contextmanager
-def recorded_positions(model: PreTrainedModel, decoder: TextDecoder) -> Iterator[LastPositions]:
-    """Note the position ids of every forward call inside a ``with`` block.
-
-    Raises
-    ------
-    UnsupportedError
-        If the model's text decoder has no rotary embedding.
-    """
-    found = [
-        module.rotary_emb
-        for module in model.modules()
-        if hasattr(module, "rotary_emb") and getattr(module, "config", None) is decoder.config
-    ]
-    if not found:
-        raise UnsupportedError(
-            f"{type(model).__name__} has no rotary embedding to read positions from: use decode=eager"
-        )
+def recorded_positions(rotary: torch.nn.Module) -> Iterator[LastPositions]:
+    """Note the position ids that a text decoder's rotary embedding is given inside a ``with`` block."""
     positions = LastPositions()
-    hook = found[0].register_forward_pre_hook(positions.note, with_kwargs=True)
+    hook = rotary.register_forward_pre_hook(positions.note, with_kwargs=True)
     try:
         yield positions
     finally:

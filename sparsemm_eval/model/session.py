@@ -25,7 +25,7 @@ from sparsemm_eval.model import generation_rules
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.masked_heads import masked_heads
-from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
+from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder, rotary_embedding
 
 
 def compress(
@@ -126,7 +126,9 @@ class CompressionSession:
         self.stats: CacheStats | None = None
         self._arena: Arena | None = None
         self._loop = (
-            DecodeLoop(model, decoder, compiled=decode == "fused") if modes.captures(decode) else None
+            DecodeLoop(model, rotary_embedding(model, decoder), compiled=decode == "fused")
+            if modes.captures(decode)
+            else None
         )
         self._undo = ExitStack()
         self._prefilled_at: float | None = None

@@ -75,6 +75,22 @@ def find_text_decoder(model: PreTrainedModel) -> TextDecoder:
     return TextDecoder(config, tuple(found[layer] for layer in sorted(found)))
 
 
+def rotary_embedding(model: PreTrainedModel, decoder: TextDecoder) -> nn.Module:
+    """The module that turns a text decoder's position ids into rotations.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none.
+    """
+    for module in model.modules():
+        if hasattr(module, "rotary_emb") and getattr(module, "config", None) is decoder.config:
+            return module.rotary_emb
+    raise UnsupportedError(
+        f"{type(model).__name__} has no rotary embedding to read positions from: use decode=eager"
+    )
+
+
 def _slides(config: PreTrainedConfig) -> bool:
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
