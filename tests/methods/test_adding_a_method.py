@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def run(folder, *line):
-    plugin = {"SPARSEMM_PLUGINS": "my_method", "PYTHONPATH": str(folder)}
+    plugin = {"SPARSEMM_PLUGINS": "my_method", "PYTHONPATH": str(folder), "LMMS_EVAL_PLUGINS": ""}
     surroundings = {**os.environ, **environment(folder), **plugin}
     return subprocess.run(line, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
 
