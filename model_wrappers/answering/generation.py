@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from sparsemm_eval.checks import Count, Natural, NonNegative, Positive, PositiveShare, checked
 from sparsemm_eval.errors import ConfigError
 
 #: What tasks pass for other models; it changes nothing here, nor in upstream's wrappers of these families.
@@ -72,19 +73,16 @@ class GenerationSettings:
         if sequences != 1:
             raise ConfigError("num_return_sequences", sequences, "1: use --repeats for several answers")
         flag = given.pop("do_sample", None)
-        temperature = _number(given, "temperature", 1.0 if flag is True else 0.0, 0)
+        temperature = _taken(given, "temperature", NonNegative, 1.0 if flag is True else 0.0)
         settings = cls(
             until=_until(given.pop("until", None)),
-            max_new_tokens=_integer(given, "max_new_tokens", default_max_new_tokens, 1),
+            max_new_tokens=_taken(given, "max_new_tokens", Count, default_max_new_tokens),
             temperature=0.0 if flag is False else temperature,
-            top_p=_number(given, "top_p", 1.0, 0, 1),
-            top_k=_integer(given, "top_k", 0, 0),
-            repetition_penalty=_number(given, "repetition_penalty", 1.0, 0),
+            top_p=_taken(given, "top_p", PositiveShare, 1.0),
+            top_k=_taken(given, "top_k", Natural, 0),
+            repetition_penalty=_taken(given, "repetition_penalty", Positive, 1.0),
             seed=seed,
         )
-        if settings.top_p == 0 or settings.repetition_penalty == 0:
-            name = "top_p" if settings.top_p == 0 else "repetition_penalty"
-            raise ConfigError(name, 0, "a number > 0")
         if not settings.samples:
             # Without sampling these say nothing; equal settings must compare equal.
             settings = dataclasses.replace(settings, top_p=1.0, top_k=0, seed=None)
@@ -138,18 +136,5 @@ def _until(value: Any) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def _number(given: dict[str, Any], name: str, default: float, low: float, high: float | None = None) -> float:
-    value = given.pop(name, default)
-    valid = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not valid or not value >= low or (high is not None and value > high):
-        raise ConfigError(
-            name, value, f"a number >= {low}" if high is None else f"a number in [{low}, {high}]"
-        )
-    return float(value)
-
-
-def _integer(given: dict[str, Any], name: str, default: int, low: int) -> int:
-    value = given.pop(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < low:
-        raise ConfigError(name, value, f"an integer >= {low}")
-    return int(value)
+def _taken(given: dict[str, Any], name: str, kind: Any, default: Any) -> Any:
+    return checked(kind, name, given.pop(name, default))
