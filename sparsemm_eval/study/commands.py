@@ -43,7 +43,7 @@ app.command("dashboard")(dashboard_command)
 @app.command(
     "run",
     epilog="Examples: sparsemm study run study.yaml --dry-run; sparsemm study run study.yaml --gpus 0,1,2,3; "
-    "sparsemm study run study.yaml --only '*-fullkv-*'. Exit codes: 0 every cell is done, 1 a cell failed, "
+    "sparsemm study run study.yaml --only '*-b32-*'. Exit codes: 0 every cell is done, 1 a cell failed, "
     "2 the study cannot be run, 130 or 143 interrupted.",
 )
 def run(
@@ -61,7 +61,7 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Only cells with such an id, for instance '*-fullkv-*'; repeatable."
+            metavar="PATTERN", help="Only cells with such an id, for instance '*-b32-*' (budget 32); repeatable."
         ),
     ] = None,
     retry_failed: Annotated[
