@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -20,8 +24,9 @@ READER = "tiny-reader"
 # Prompts of pages are short: a question is about as long as this observation window.
 WINDOW = 8
 TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
-_UNCOMPRESSED = "llava_fullkv"
-MODELS = (_UNCOMPRESSED, "llava_snapkv", "llava_sparsemm")
+FAMILY, UNCOMPRESSED = "llava", "fullkv"
+METHODS = (UNCOMPRESSED, "snapkv", "sparsemm")
+TIMED_TOKENS = 9  # per document: the first ends the prefill, the others are a decode step each
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,35 @@ class Settings:
     limit: int
     output: Path
 
+    def knobs(self, method: str) -> dict[str, int]:
+        """The compression's knobs; none for the full cache."""
+        if method == UNCOMPRESSED:
+            return {}
+        return {"budget": self.budget, "window": WINDOW, "kernel_size": self.kernel_size}
+
 
 @dataclass(frozen=True)
-class Row:
-    """One model's line of the table; all figures as lmms-eval wrote them.
+class Times:
+    """CPU seconds of the process, one thread, medians.
 
     Attributes
     ----------
-    model : str
+    prefill : float
+        Of one document, up to its first token.
+    decode : float
+        Of one decode step.
+    """
+
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line of the table; all but the times as lmms-eval wrote it.
+
+    Attributes
+    ----------
     scores : dict
         Score by task.
     nominal_budget : int or None
@@ -61,8 +87,6 @@ class Row:
         Entries that were kept per KV head, mean over samples.
     kv_bytes : float
         Of the compressed prompt, mean over samples.
-    prefill_seconds, decode_seconds : float
-        Per sample, and per generated token.
     """
 
     model: str
@@ -70,12 +94,11 @@ class Row:
     nominal_budget: int | None
     effective_budget: float
     kv_bytes: float
-    prefill_seconds: float
-    decode_seconds: float
+    times: Times
 
 
 def run(settings: Settings) -> list[Row]:
-    """Evaluate every model; one lmms-eval process each, both tasks in it.
+    """Evaluate every method in one lmms-eval process each, both tasks in it; then measure their times.
 
     Raises
     ------
@@ -84,27 +107,20 @@ def run(settings: Settings) -> list[Row]:
     """
     # So small a model gains little from a second thread, and on shared cores loses much by waiting for it.
     surroundings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return [
-        row_of(model, evaluate(arguments_of(model, settings), environment=surroundings)[0])
-        for model in MODELS
-    ]
+    files = {
+        method: evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in METHODS
+    }
+    times = cpu_times(settings)
+    return [row_of(method, file, times[method]) for method, file in files.items()]
 
 
-def arguments_of(model: str, settings: Settings) -> list[str]:
-    """lmms-eval's arguments for one model.
-
-    The journal is off and batches hold one sample, so that every time is measured anew and is one sample's.
-    """
-    model_args = [f"pretrained={READER}", "journal=off"]
-    if model != _UNCOMPRESSED:
-        model_args += [
-            f"budget={settings.budget}",
-            f"window={WINDOW}",
-            f"kernel_size={settings.kernel_size}",
-        ]
+def arguments_of(method: str, settings: Settings) -> list[str]:
+    """lmms-eval's arguments for one method; without journal, so that every answer is generated."""
+    model = f"{FAMILY}_{method}"
+    model_args = {"pretrained": READER, "journal": "off", **settings.knobs(method)}
     values = {
         "model": model,
-        "model_args": ",".join(model_args),
+        "model_args": ",".join(f"{name}={value}" for name, value in model_args.items()),
         "tasks": ",".join(TASKS),
         "limit": str(settings.limit),
         "batch_size": "1",
@@ -114,24 +130,88 @@ def arguments_of(model: str, settings: Settings) -> list[str]:
     return [*options, "--log_samples"]
 
 
-def row_of(model: str, results: ResultsFile) -> Row:
-    """Read one model's figures.
+def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> dict[str, Times]:
+    """CPU times by method on the tasks' documents, in this process on one thread.
+
+    The methods take turns at every document, so that whatever else the machine does hits all of them alike.
+
+    Parameters
+    ----------
+    settings : Settings
+    clock : callable
+        Seconds; by default the CPU time of this process.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from sparsemm_eval import CompressionConfig, compress
+    from sparsemm_eval.heads.scoring.load_model import load_model
+    from sparsemm_eval.pages.readers.held_out import documents
+
+    logging.disable_progress_bar()
+    loaded = load_model(READER, "cpu", "float32")
+    loaded.model.generation_config.eos_token_id = None  # every method takes as many steps
+    configs = {
+        method: CompressionConfig(method, head_scores=READER, **settings.knobs(method)) for method in METHODS
+    }
+    prefills, steps = ({method: [] for method in METHODS} for _ in range(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for document in itertools.chain(*(documents(task, settings.limit) for task in TASKS)):
+            inputs = _inputs_of(loaded.processor, document)
+            for method, config in configs.items():
+                with compress(loaded.model, config):
+                    marks = _token_times(loaded.model, inputs, clock)
+                prefill, *decode = [after - before for before, after in itertools.pairwise(marks)]
+                prefills[method].append(prefill)
+                steps[method] += decode
+    finally:
+        torch.set_num_threads(threads)
+    return {method: Times(median(prefills[method]), median(steps[method])) for method in METHODS}
+
+
+def _inputs_of(processor: Any, document: dict[str, Any]) -> dict[str, Any]:
+    content = [{"type": "image"}, {"type": "text", "text": document["question"]}]
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return processor(text=[text], images=[document["image"].convert("RGB")], return_tensors="pt")
+
+
+def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float]) -> list[float]:
+    """What the clock says before the prompt and after every generated token."""
+    import torch
+
+    marks: list[float] = []
+
+    def note(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        marks.append(clock())
+        return torch.zeros(len(tokens), dtype=torch.bool)
+
+    with torch.inference_mode():
+        marks.append(clock())
+        model.generate(**inputs, do_sample=False, max_new_tokens=TIMED_TOKENS, stopping_criteria=[note])
+    return marks
+
+
+def row_of(method: str, results: ResultsFile, times: Times) -> Row:
+    """One method's figures.
 
     Raises
     ------
     EvaluationError
-        If one is missing.
+        If lmms-eval recorded one less.
     """
+    model = f"{FAMILY}_{method}"
     measured = results.contents.get("throughput", {})
     try:
         return Row(
             model=model,
             scores={task: results.scores(task)[metric] for task, metric in TASKS.items()},
-            nominal_budget=None if model == _UNCOMPRESSED else int(measured["avg_nominal_budget"]),
+            nominal_budget=None if method == UNCOMPRESSED else int(measured["avg_nominal_budget"]),
             effective_budget=measured["avg_effective_budget"],
             kv_bytes=measured["avg_kv_bytes"],
-            prefill_seconds=measured["avg_prefill_seconds"],
-            decode_seconds=measured["avg_decode_seconds"],
+            times=times,
         )
     except KeyError as error:
         raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {model}") from error
@@ -148,8 +228,8 @@ def table_of(rows: list[Row], settings: Settings) -> Table:
         "nominal\nbudget",
         "effective\nbudget",
         "KV KiB\n/sample",
-        "prefill\nms",
-        "decode\nms/token",
+        "prefill\nCPU ms",
+        "CPU ms\n/token",
     )
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -160,8 +240,8 @@ def table_of(rows: list[Row], settings: Settings) -> Table:
             "all" if row.nominal_budget is None else str(row.nominal_budget),
             f"{row.effective_budget:.1f}",
             f"{row.kv_bytes / 1024:.0f}",
-            f"{row.prefill_seconds * 1000:.1f}",
-            f"{row.decode_seconds * 1000:.2f}",
+            f"{row.times.prefill * 1000:.1f}",
+            f"{row.times.decode * 1000:.2f}",
         )
     return table
 
@@ -184,7 +264,7 @@ def command(
     console.print(f"Full results, with every answer: {output.resolve()}", soft_wrap=True)
     other = 7 if kernel_size == 5 else 5
     console.print(
-        f"kernel_size moves the picture: try sparsemm demo --kernel-size {other} before judging a method.",
+        f"Scores depend on kernel_size: try sparsemm demo --kernel-size {other} before judging a method.",
         soft_wrap=True,
     )
     console.print(
