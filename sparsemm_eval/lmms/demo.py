@@ -20,35 +20,31 @@ from sparsemm_eval.errors import EvaluationError, SparseMMError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
 
-READER = "tiny-reader"
+READER, FAMILY = "tiny-reader", "llava"
 # Prompts of pages are short: a question is about as long as this observation window.
 WINDOW = 8
 TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
-FAMILY, UNCOMPRESSED = "llava", "fullkv"
+UNCOMPRESSED = "fullkv"
 METHODS = (UNCOMPRESSED, "snapkv", "sparsemm")
-TIMED_TOKENS = 9  # per document: the first ends the prefill, the others are a decode step each
+TIMED_TOKENS = 9  # per document: the first ends the prefill, each of the others is a decode step
+HEADINGS = (
+    *(task.replace("_", "\n") for task in TASKS),
+    "nominal\nbudget",
+    "effective\nbudget",
+    "KV KiB\n/sample",
+    "prefill\nCPU ms\n/sample",
+    "decode\nCPU ms\n/token",
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the demo runs.
+    """What the demo runs."""
 
-    Attributes
-    ----------
-    budget : int
-        Nominal entries per KV head, for the methods that compress.
-    kernel_size : int
-        Width of the pooling over importance.
-    limit : int
-        Documents per task.
-    output : pathlib.Path
-        Folder of the full results.
-    """
-
-    budget: int
-    kernel_size: int
-    limit: int
-    output: Path
+    budget: int  # nominal entries per KV head, for the methods that compress
+    kernel_size: int  # width of the pooling over importance
+    limit: int  # documents per task
+    output: Path  # folder of the full results
 
     def knobs(self, method: str) -> dict[str, int]:
         """The compression's knobs; none for the full cache."""
@@ -59,46 +55,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Times:
-    """CPU seconds of the process, one thread, medians.
+    """Medians of CPU seconds."""
 
-    Attributes
-    ----------
-    prefill : float
-        Of one document, up to its first token.
-    decode : float
-        Of one decode step.
-    """
-
-    prefill: float
-    decode: float
+    prefill: float  # of one document, up to its first token
+    decode: float  # of one decode step
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method's line of the table; all but the times as lmms-eval wrote it.
-
-    Attributes
-    ----------
-    scores : dict
-        Score by task.
-    nominal_budget : int or None
-        None for the full cache.
-    effective_budget : float
-        Entries that were kept per KV head, mean over samples.
-    kv_bytes : float
-        Of the compressed prompt, mean over samples.
-    """
-
-    model: str
-    scores: dict[str, float]
-    nominal_budget: int | None
-    effective_budget: float
-    kv_bytes: float
-    times: Times
-
-
-def run(settings: Settings) -> list[Row]:
-    """Evaluate every method in one lmms-eval process each, both tasks in it; then measure their times.
+def run(settings: Settings) -> list[list[str]]:
+    """The table's rows: every method evaluated in one lmms-eval process, and then timed beside the others.
 
     Raises
     ------
@@ -107,11 +71,9 @@ def run(settings: Settings) -> list[Row]:
     """
     # So small a model gains little from a second thread, and on shared cores loses much by waiting for it.
     surroundings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    files = {
-        method: evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in METHODS
-    }
+    files = [evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in METHODS]
     times = cpu_times(settings)
-    return [row_of(method, file, times[method]) for method, file in files.items()]
+    return [row_of(method, file, times[method]) for method, file in zip(METHODS, files, strict=True)]
 
 
 def arguments_of(method: str, settings: Settings) -> list[str]:
@@ -131,15 +93,10 @@ def arguments_of(method: str, settings: Settings) -> list[str]:
 
 
 def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> dict[str, Times]:
-    """CPU times by method on the tasks' documents, in this process on one thread.
+    """Times by method on the tasks' documents, in this process on one thread.
 
     The methods take turns at every document, so that whatever else the machine does hits all of them alike.
-
-    Parameters
-    ----------
-    settings : Settings
-    clock : callable
-        Seconds; by default the CPU time of this process.
+    The clock's seconds are by default the CPU time of the process, which waiting for others is no part of.
     """
     import torch
     from transformers.utils import logging
@@ -172,8 +129,8 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
 
 
 def _inputs_of(processor: Any, document: dict[str, Any]) -> dict[str, Any]:
-    content = [{"type": "image"}, {"type": "text", "text": document["question"]}]
-    messages = [{"role": "user", "content": content}]
+    question = {"type": "text", "text": document["question"]}
+    messages = [{"role": "user", "content": [{"type": "image"}, question]}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return processor(text=[text], images=[document["image"].convert("RGB")], return_tensors="pt")
 
@@ -194,55 +151,38 @@ def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float])
     return marks
 
 
-def row_of(method: str, results: ResultsFile, times: Times) -> Row:
-    """One method's figures.
+def row_of(method: str, results: ResultsFile, times: Times) -> list[str]:
+    """One method's cells; all but the times as lmms-eval recorded it, means over samples.
 
     Raises
     ------
     EvaluationError
-        If lmms-eval recorded one less.
+        If a figure is missing.
     """
-    model = f"{FAMILY}_{method}"
     measured = results.contents.get("throughput", {})
     try:
-        return Row(
-            model=model,
-            scores={task: results.scores(task)[metric] for task, metric in TASKS.items()},
-            nominal_budget=None if method == UNCOMPRESSED else int(measured["avg_nominal_budget"]),
-            effective_budget=measured["avg_effective_budget"],
-            kv_bytes=measured["avg_kv_bytes"],
-            times=times,
-        )
+        return [
+            f"{FAMILY}_{method}",
+            *(f"{results.scores(task)[metric]:.3f}" for task, metric in TASKS.items()),
+            "all" if method == UNCOMPRESSED else f"{measured['avg_nominal_budget']:.0f}",
+            f"{measured['avg_effective_budget']:.1f}",
+            f"{measured['avg_kv_bytes'] / 1024:.0f}",
+            f"{times.prefill * 1000:.1f}",
+            f"{times.decode * 1000:.2f}",
+        ]
     except KeyError as error:
-        raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {model}") from error
+        raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {method}") from error
 
 
-def table_of(rows: list[Row], settings: Settings) -> Table:
-    """The rows as a table for the terminal."""
+def table_of(rows: list[list[str]], settings: Settings) -> Table:
+    """The rows as a table for the terminal, 80 columns wide."""
     knobs = f"window={WINDOW}, kernel_size={settings.kernel_size}, {settings.limit} documents per task"
-    # Fits into 80 columns.
     table = Table(title=f"{READER}, {knobs}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("model", no_wrap=True)
-    headings = (
-        *(task.replace("_", "\n") for task in TASKS),
-        "nominal\nbudget",
-        "effective\nbudget",
-        "KV KiB\n/sample",
-        "prefill\nCPU ms",
-        "CPU ms\n/token",
-    )
-    for heading in headings:
+    for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            row.model,
-            *(f"{row.scores[task]:.3f}" for task in TASKS),
-            "all" if row.nominal_budget is None else str(row.nominal_budget),
-            f"{row.effective_budget:.1f}",
-            f"{row.kv_bytes / 1024:.0f}",
-            f"{row.times.prefill * 1000:.1f}",
-            f"{row.times.decode * 1000:.2f}",
-        )
+        table.add_row(*row)
     return table
 
 
@@ -261,13 +201,10 @@ def command(
         console.print(f"[bold red]sparsemm demo failed:[/] {error}")
         raise typer.Exit(1) from error
     console.print(table_of(rows, settings))
-    console.print(f"Full results, with every answer: {output.resolve()}", soft_wrap=True)
     other = 7 if kernel_size == 5 else 5
-    console.print(
+    for line in (
+        f"Full results, with every answer: {output.resolve()}",
         f"Scores depend on kernel_size: try sparsemm demo --kernel-size {other} before judging a method.",
-        soft_wrap=True,
-    )
-    console.print(
         "A tiny model on rendered pages: it shows the mechanism, not the size of the effect at 7B.",
-        soft_wrap=True,
-    )
+    ):
+        console.print(line, soft_wrap=True)

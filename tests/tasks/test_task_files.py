@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsemm_eval.lmms.task_needs import suite_members
+from sparsemm_eval.lmms.tasks import suite_members
 from tests.lmms_process import environment
 
 ROOT = Path(__file__).parents[2]

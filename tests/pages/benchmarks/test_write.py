@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from sparsemm_eval.lmms.evaluate import evaluate
-from sparsemm_eval.lmms.task_needs import suite_members
+from sparsemm_eval.lmms.tasks import suite_members
 from sparsemm_eval.pages.benchmarks import write as benchmarks
 from tests.lmms_process import environment
 
