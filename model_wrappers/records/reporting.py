@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
-from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 
+from sparsemm_eval import compat
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
 from sparsemm_eval.model_wrappers.answering.samples import Sample
@@ -122,12 +122,7 @@ class Report:
         if compression["method"] != "fullkv":
             nominal = {f"nominal_{name}": compression[name] for name in _NOMINAL}
         # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
-        log_metrics(
-            total_elapsed_time=totals.seconds,
-            total_gen_tokens=totals.generated_tokens,
-            avg_speed=totals.generated_tokens / totals.seconds if totals.seconds else 0.0,
-            additional_metrics={**nominal, **measured},
-        )
+        compat.log_throughput(totals.seconds, totals.generated_tokens, {**nominal, **measured})
 
 
 def _moment(world_size: int) -> str:

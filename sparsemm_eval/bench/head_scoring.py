@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from sparsemm_eval import compat
 from sparsemm_eval.bench.clock import extra_bytes, timed
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
 from sparsemm_eval.heads.scoring.answers import encode_prompts, end_tokens, ground_truth_answers, join
@@ -118,7 +119,7 @@ def score_literally(
         limit = min(limit, len(truth) + EXTRA_TOKENS)
     inputs = encode_prompts(model, processor, [sample])
     text_config = model.config.get_text_config()
-    before = text_config._attn_implementation
+    before = compat.attention_of(text_config)
     model.set_attn_implementation("eager")
     try:
         answer, strongest = _token_by_token(model, inputs, forced, limit, rule.topk)

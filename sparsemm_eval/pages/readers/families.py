@@ -91,7 +91,7 @@ def save(model, processor, directory):
     stored = copy.deepcopy(model).to(torch.bfloat16)
     # A loaded model remembers the folder it came from; files that ship must not.
     for config in (stored.config, stored.config.text_config, stored.config.vision_config):
-        config._name_or_path = ""
+        config.name_or_path = ""
         config.dtype = torch.bfloat16
     stored.save_pretrained(directory)
     processor.save_pretrained(directory)

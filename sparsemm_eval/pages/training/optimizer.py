@@ -52,5 +52,6 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate * factor
             optimizer.step()
-        torch._foreach_copy_(self.parameters, self.masters)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.copy_(master)
         return norm.item()
