@@ -3,8 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmms_eval.models.chat.llava_hf import LlavaHf as ChatLlavaHf
-from lmms_eval.models.simple.llava_hf import LlavaHf as SimpleLlavaHf
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.model.families.llava import LLAVA, context_prompt, messages_prompt
@@ -12,6 +10,7 @@ from sparsemm_eval.model_wrappers.llava_chat import LlavaFullKV as ChatFullKV
 from sparsemm_eval.model_wrappers.llava_simple import LlavaFullKV as SimpleFullKV
 from tests.model.families.recording import inputs_of_ours, inputs_of_upstream
 from tests.model.families.seven_tasks import FILES, image_of, question
+from tests.model.families.upstream import ChatLlavaHf, SimpleLlavaHf
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SETUPS = {

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from lmms_eval.models.model_utils.media_encoder import encode_image_to_data_url
-from lmms_eval.models.simple.qwen2_vl import Qwen2_VL
 
 from sparsemm_eval.model.families.qwen2vl import QWEN2VL
 from sparsemm_eval.model_wrappers.qwen2vl_simple import Qwen2VLFullKV
 from tests.model.families.recording import inputs_of_ours, inputs_of_upstream
 from tests.model.families.seven_tasks import FILES, image_of, question
+from tests.model.families.upstream import Qwen2_VL
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 KEYS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
