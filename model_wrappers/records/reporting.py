@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class Report:
 
 def _moment(world_size: int) -> str:
     """Now, as rank 0 sees it."""
-    moment = [datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")]
+    moment = [datetime.now(UTC).strftime("%Y%m%dT%H%M%S")]
     if world_size > 1:
         torch.distributed.broadcast_object_list(moment, src=0)
     return moment[0]
