@@ -1,10 +1,8 @@
-# Everything from nothing but python3 (3.10 or newer, with venv): `make demo`, `make test`.
+# Everything from nothing but python3 (3.11 or newer, with venv): `make demo`, `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# the tested set has releases that Python 3.10 cannot install
-CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("--constraint constraints.txt" * (sys.version_info >= (3, 11)))')
 
 .PHONY: help install demo test test-slow study evidence style format clean
 
@@ -19,9 +17,9 @@ help:
 
 install: $(READY)
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 demo: $(READY)

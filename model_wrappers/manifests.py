@@ -9,13 +9,11 @@ from sparsemm_eval.errors import SparseMMError
 from sparsemm_eval.methods.base import Method
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.base import Family
-from sparsemm_eval.model.families.registry import families
+from sparsemm_eval.model.families.registry import ANY_FAMILY, families
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
-#: Family part of the names that take the family from the checkpoint.
-ANY_FAMILY = "vlm"
 CHAT, SIMPLE = "__chat", "__simple"
 
 

@@ -10,7 +10,7 @@ import typer
 from sparsemm_eval.bench import commands as bench
 from sparsemm_eval.errors import SparseMMError
 from sparsemm_eval.heads import commands as heads
-from sparsemm_eval.lmms import demo, evaluate, task_listing
+from sparsemm_eval.lmms import demo, evaluate, tasks
 from sparsemm_eval.pages import commands as pages
 from sparsemm_eval.study import commands as study
 from sparsemm_eval.study.report import report_command
@@ -26,7 +26,7 @@ app.command("demo")(demo.command)
 app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     evaluate.command
 )
-app.command("tasks")(task_listing.command)
+app.command("tasks")(tasks.command)
 app.add_typer(heads.app, name="heads")
 app.add_typer(pages.app, name="pages")
 app.add_typer(bench.app, name="bench")

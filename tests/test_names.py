@@ -1,4 +1,4 @@
-"""One name in one place: no file but a method's own says its name, and the README's tables are the registry's."""
+"""One name in one place: only a method's file says its name, and README's tables are the registry's."""
 
 import ast
 import re

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 
+from sparsemm_eval import compat
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
 from sparsemm_eval.model_wrappers.answering.samples import Sample
@@ -118,17 +118,12 @@ class Report:
         numbers = {name: value for name, value in compression.items() if isinstance(value, (int, float))}
         nominal = {f"nominal_{name}": value for name, value in numbers.items()}
         # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
-        log_metrics(
-            total_elapsed_time=totals.seconds,
-            total_gen_tokens=totals.generated_tokens,
-            avg_speed=totals.generated_tokens / totals.seconds if totals.seconds else 0.0,
-            additional_metrics={**nominal, **measured},
-        )
+        compat.log_throughput(totals.seconds, totals.generated_tokens, {**nominal, **measured})
 
 
 def _moment(world_size: int) -> str:
     """Now, as rank 0 sees it."""
-    moment = [datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")]
+    moment = [datetime.now(UTC).strftime("%Y%m%dT%H%M%S")]
     if world_size > 1:
         torch.distributed.broadcast_object_list(moment, src=0)
     return moment[0]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
+
+
+def now(device: torch.device) -> float:
+    """Seconds of the host's clock once all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def milliseconds(function: Callable[[], object], rounds: int, device: torch.device) -> float:
     """Median milliseconds of a call, all of which are queued before the first is waited for."""
     if device.type != "cuda":
-        taken = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            function()
-            taken.append(1000 * (time.perf_counter() - started))
-        return median(taken)
+        return 1000 * interleaved({"call": function}, rounds, device, warmup=0)["call"]
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
     marks[0].record()
     for mark in marks[1:]:
@@ -28,16 +34,39 @@ def milliseconds(function: Callable[[], object], rounds: int, device: torch.devi
     return median(begin.elapsed_time(end) for begin, end in itertools.pairwise(marks))
 
 
+def interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    warmup: int | None = None,
+) -> dict[str, float]:
+    """Median seconds of each function, called in turn so that a disturbance hits all alike.
+
+    A number of calls, ``warmup``, come first and are not timed: by default a tenth of ``rounds``, at least 3.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(-(max(rounds // 10, 3) if warmup is None else warmup), rounds):
+        for name, function in functions.items():
+            started = now(device)
+            function()
+            elapsed = now(device) - started
+            if number >= 0:
+                seconds[name].append(elapsed)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    """What a piece of work returns, and its seconds; on a CPU those that this process had the processor."""
+    clock = time.process_time if device.type == "cpu" else partial(now, device)
+    started = clock()
+    result = work()
+    return result, clock() - started
+
+
 def copy_bandwidth(device: torch.device, size: int | None = None, rounds: int = 20) -> float:
     """Bytes per second that a copy moves, what it reads and what it writes together.
 
-    Parameters
-    ----------
-    device : torch.device
-    size : int, optional
-        Bytes to copy; default 1 GiB on a GPU and 256 MiB on a CPU.
-    rounds : int
-        Timed copies.
+    It copies `size` bytes: by default 1 GiB on a GPU and 256 MiB on a CPU.
     """
     size = size or (2**30 if device.type == "cuda" else 2**28)
     source = torch.randn(size // 4, device=device)  # zeros may be stored more cheaply
@@ -58,3 +87,12 @@ def reset_peak(device: torch.device) -> None:
 def peak_bytes(device: torch.device) -> int | None:
     """Most bytes allocated since ``reset_peak``; None on a CPU, which counts nothing."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def extra_bytes(work: Callable[[], object], device: torch.device) -> int | None:
+    """Most bytes that a piece of work allocates beside what is there; None on a CPU."""
+    reset_peak(device)
+    before = peak_bytes(device)
+    work()
+    after = peak_bytes(device)
+    return None if before is None or after is None else after - before

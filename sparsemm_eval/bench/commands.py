@@ -2,29 +2,255 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from sparsemm_eval.bench import head_scoring_command, model_commands
-from sparsemm_eval.checks import Count, listed
+from sparsemm_eval.checks import Count, checked, listed, one_of
 from sparsemm_eval.errors import ConfigError
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
-model_commands.add_to(app)
-
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-app.command("heads", epilog=head_scoring_command.EPILOG)(head_scoring_command.command)
+def _option(kind: Any, default: Any, meaning: str, **limits: Any) -> tuple[Any, Any]:
+    return Annotated[kind, typer.Option(help=meaning, **limits)], default
 
 
-@app.callback()
-def bench() -> None:
-    """Measure speed and memory on this machine."""
+#: Options of all commands over whole models, and what they are where a command says nothing else.
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "shape": _option(str, "vicuna", "vicuna, mistral, qwen2vl or tiny."),
+    "methods": _option(str | None, None, "Methods, comma-separated; default FullKV and SparseMM."),
+    "modes": _option(
+        str,
+        "dynamic,eager,graph",
+        "dynamic and static (FullKV only), eager, graph, fused; comma-separated.",
+    ),
+    "lengths": _option(str, "2048,8192,16384,32000", "Prompt tokens, comma-separated."),
+    "batches": _option(str, "1", "Sequences at once, comma-separated."),
+    "budget": _option(int, 256, "Mean entries per KV head.", min=2),
+    "steps": _option(int, 8, "Decode steps that are timed.", min=1),
+    "head_scores": _option(str | None, None, "Head scores: file or name; default a synthetic table."),
+    "device": _option(str, "cuda", "cpu or cuda."),
+    "dtype": _option(str, "bfloat16", "float32, bfloat16 or float16."),
+    "kernel": _option(str, "auto", "auto, torch or triton."),
+    "out": _option(Path | None, None, "Folder for JSON, Markdown and a plot."),
+}
+
+
+@dataclass(frozen=True)
+class ModelCommand:
+    """A command over whole models with random weights.
+
+    Its plot shows a `quantity` under a `label`; `options` are defaults of its own, or whole options.
+    """
+
+    name: str
+    help: str
+    quantity: str
+    label: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+MODEL_COMMANDS = (
+    ModelCommand(
+        "decode",
+        "Time per token beside the time of a copy of all bytes that must be read.\n\n"
+        "Example: sparsemm bench decode --shape tiny --device cpu --dtype float32 --lengths 64 --budget 40",
+        "ms_per_token",
+        "ms per token",
+        {"steps": 64},
+    ),
+    ModelCommand(
+        "prefill",
+        "Time to the first token, compression included.",
+        "prefill_ms",
+        "prefill, ms",
+        {"modes": "dynamic,eager"},
+    ),
+    ModelCommand(
+        "memory",
+        "Peak memory, split into weights, keys and values, and the rest.",
+        "kv",
+        "bytes held for keys and values",
+        {"batches": "1,8"},
+    ),
+    ModelCommand(
+        "throughput",
+        "Samples per second end to end, prompt and answer.",
+        "samples_per_s",
+        "samples per second",
+        {
+            "lengths": "2300",
+            "batches": "1,8",
+            "steps": _option(int, 16, "New tokens per sample.", min=1),
+            "samples": _option(int, 32, "Samples that are timed.", min=1),
+        },
+    ),
+)
+
+
+def _runner(command: ModelCommand) -> Callable[..., None]:
+    """The function that typer calls; typer reads its options from its signature."""
+    options = dict(OPTIONS)
+    for name, own in command.options.items():
+        options[name] = own if isinstance(own, tuple) else (OPTIONS[name][0], own)
+
+    def run(**given: Any) -> None:
+        _measure(command, given)
+
+    run.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+            for name, (kind, default) in options.items()
+        ]
+    )
+    return run
+
+
+for _command in MODEL_COMMANDS:
+    app.command(_command.name, help=_command.help)(_runner(_command))
+
+
+def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
+    from sparsemm_eval.bench import model_runs, report
+    from sparsemm_eval.bench.clock import copy_bandwidth
+    from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
+    from sparsemm_eval.heads.scores.table import HeadScores
+    from sparsemm_eval.methods import fullkv, methods, sparsemm
+
+    shape = SHAPES[checked(one_of(*SHAPES), "shape", given["shape"])]
+    where, dtype = _device(given["device"]), _dtype(given["dtype"])
+    lengths, steps = listed(Count, "lengths", given["lengths"]), given["steps"]
+    modes = _names("modes", given["modes"], model_runs.MODES)
+    default = f"{fullkv.METHOD.name},{sparsemm.METHOD.name}"
+    settings = model_runs.combinations(
+        _names("methods", given["methods"] or default, methods()),
+        [mode for mode in modes if mode != "static" or command.name != "throughput"],
+        lengths,
+        listed(Count, "batches", given["batches"]),
+        budget=given["budget"],
+        steps=steps,
+        kernel=given["kernel"],
+    )
+    bandwidth = copy_bandwidth(where)
+    typer.echo(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s")
+    model = build(shape, where, dtype, max(lengths) + steps + 64)
+    own = given["head_scores"]
+    scores = HeadScores.resolve(own) if own else synthetic_scores(shape.layers, shape.heads)
+
+    def run(setting: model_runs.Setting) -> dict[str, Any]:
+        if command.name != "throughput":
+            return model_runs.measure(model, setting, bandwidth, scores)
+        rate = model_runs.samples_per_second(model, setting, steps, given["samples"], scores)
+        return {**asdict(setting), "samples_per_s": rate}
+
+    rows = [model_runs.guarded(setting, run) for setting in settings]
+    typer.echo(report.markdown(rows))
+    if given["out"] is not None:
+        facts = report.machine(where)
+        facts |= {"shape": shape.title, "dtype": given["dtype"], "copy_bytes_per_s": bandwidth}
+        name = f"bench-{command.name}"
+        report.save({**facts, "rows": rows}, given["out"], name, command.quantity, command.label)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    where = torch.device(name)
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", name, "cpu: there is no CUDA device here")
+    return where
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, checked(one_of(*DTYPES), "dtype", name))
+
+
+def _names(argument: str, given: str, known: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    return [checked(one_of(*known), argument, name) for name in names]
+
+
+HEADS_EPILOG = """Examples:
+
+sparsemm bench heads
+
+sparsemm bench heads --model random-llava-next-7b --device cuda --dtype bfloat16 --anchor documents
+--modes teacher --images 1000 --literal-images 0 --batch-sizes 8"""
+
+
+@app.command("heads", epilog=HEADS_EPILOG)
+def heads(
+    model: Annotated[
+        str, typer.Option(help="Shipped reader, hub id, folder, or random-llava-next-7b.")
+    ] = "tiny-reader",
+    anchor: Annotated[str, typer.Option(help="A built-in anchor.")] = "pages",
+    modes: Annotated[str, typer.Option(help="teacher, generate, or both.")] = "teacher,generate",
+    batch_sizes: Annotated[str, typer.Option(help="Of this package, comma-separated.")] = "1,4,16",
+    images: Annotated[int, typer.Option(min=1, help="Images that this package scores.")] = 48,
+    literal_images: Annotated[
+        int, typer.Option(min=0, help="How many of them the literal way scores; 0: it is not run.")
+    ] = 12,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Names the images.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16.")] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Scoring heads in one pass, against eager attention, token by token, with a loop over all heads.
+
+    Seconds on a CPU are the processor's, of all threads: set OMP_NUM_THREADS=1 to compare them.
+    """
+    import torch
+
+    from sparsemm_eval.bench import head_scoring, random_models
+    from sparsemm_eval.heads.anchors.registry import anchor_named
+    from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+    from sparsemm_eval.heads.scoring.load_model import load_model
+
+    if literal_images > images:
+        raise ConfigError("literal_images", literal_images, f"at most images={images}")
+    source, sizes = anchor_named(anchor), listed(Count, "batch_sizes", batch_sizes)
+    rules = [
+        ScoringRule(mode.strip(), source.rule, max_new_tokens=max_new_tokens) for mode in modes.split(",")
+    ]
+    if model == random_models.LLAVA_NEXT_7B:
+        loaded = random_models.random_llava_next_7b(device, _dtype(dtype))
+    else:
+        found = load_model(model, device, dtype)
+        loaded = (found.model, found.processor)
+    rows = [
+        row
+        for rule in rules
+        for row in head_scoring.measure(*loaded, source, rule, sizes, images, literal_images, seed)
+    ]
+    memory = None
+    if loaded[0].device.type == "cuda":
+        samples = [source.sample(seed, index) for index in range(min(images, max(sizes)))]
+        memory = head_scoring.peak_memory(*loaded, samples)
+    if as_json:
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows], "memory": memory}, indent=2))
+        return
+    _print_table(
+        f"{model}, anchor {anchor}, {dtype}, {device}, {torch.get_num_threads()} threads",
+        ("mode", "batch", "images", "ms/image", "literal ms/image", "ratio", "same scores"),
+        [row.cells() for row in rows],
+    )
+    if memory is not None:
+        typer.echo(
+            f"peak memory beyond the weights, {memory['tokens']} tokens: plain prefill "
+            f"{memory['prefill'] / 2**20:.0f} MiB, scoring pass {memory['probe'] / 2**20:.0f} MiB "
+            f"({memory['probe'] / memory['prefill']:.2f}x)"
+        )
 
 
 @app.command("attention")
@@ -43,31 +269,30 @@ def attention(
     Example: sparsemm bench attention --budgets 256 --groups 1,7
     """
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
-    from sparsemm_eval.bench.decode_attention import measure, shapes
+    from sparsemm_eval.bench.decode_attention import Shape, measure
 
-    if dtype not in DTYPES:
-        raise ConfigError("dtype", dtype, "one of " + ", ".join(DTYPES))
-    where = torch.device(device)
-    grid = shapes(
-        tuple(listed(Count, "budgets", budgets)),
-        tuple(listed(Count, "groups", groups)),
-        kv_heads,
-        head_dim,
-        getattr(torch, dtype),
-    )
-    rows = [measure(shape, rounds=rounds, device=where) for shape in grid]
+    kind, where = _dtype(dtype), torch.device(device)
+    sizes, shares = listed(Count, "budgets", budgets), listed(Count, "groups", groups)
+    shapes = [Shape(kv_heads, group, head_dim, budget, kind) for budget in sizes for group in shares]
+    rows = [measure(shape, rounds=rounds, device=where) for shape in shapes]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], default=str, indent=2))
         return
-    table = Table(title=f"One decode step's attention, {kv_heads} KV heads x {head_dim}, {dtype}, {device}")
-    names = ("mean entries", "longest", "group", "SDPA ms", "SDPA rows ms", "ragged ms", "/ SDPA", "/ rows")
-    for name in names:
-        table.add_column(name, justify="right")
+    _print_table(
+        f"One decode step's attention, {kv_heads} KV heads x {head_dim}, {dtype}, {device}",
+        ("mean entries", "longest", "group", "SDPA ms", "SDPA rows ms", "ragged ms", "/ SDPA", "/ rows"),
+        [row.cells() for row in rows],
+    )
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
     for row in rows:
-        times = [f"{ms:.3f}" for ms in (row.dense_ms, row.rows_ms, row.ragged_ms)]
-        ratios = [f"{row.ragged_ms / rival:.2f}" for rival in (row.dense_ms, row.rows_ms)]
-        table.add_row(str(row.shape.budget), str(row.longest), str(row.shape.group), *times, *ratios)
+        table.add_row(*row)
     Console().print(table)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from sparsemm_eval.bench.timing import interleaved
+from sparsemm_eval.bench.clock import interleaved
 from sparsemm_eval.cache.ragged_store import RaggedStore, block_size
 from sparsemm_eval.methods.apportion import water_fill
 
@@ -29,25 +29,20 @@ class Shape:
 
 @dataclass(frozen=True)
 class Row:
-    """Median milliseconds per call.
-
-    Attributes
-    ----------
-    longest : int
-        Entries of the longest head.
-    dense_ms : float
-        SDPA as transformers calls it at decode, with ``enable_gqa``.
-    rows_ms : float
-        SDPA with a group's queries as rows of one head: the same result, faster on a CPU.
-    ragged_ms : float
-        This package.
-    """
+    """Median milliseconds per call."""
 
     shape: Shape
-    longest: int
-    dense_ms: float
-    rows_ms: float
-    ragged_ms: float
+    longest: int  # entries of the longest head
+    dense_ms: float  # SDPA as transformers calls it at decode, with enable_gqa
+    rows_ms: float  # SDPA with a group's queries as rows of one head: the same result, faster on a CPU
+    ragged_ms: float  # this package
+
+    def cells(self) -> list[str]:
+        """Of the command's table."""
+        counts = (self.shape.budget, self.longest, self.shape.group)
+        times = (self.dense_ms, self.rows_ms, self.ragged_ms)
+        ratios = (self.ragged_ms / self.dense_ms, self.ragged_ms / self.rows_ms)
+        return [*map(str, counts), *(f"{ms:.3f}" for ms in times), *(f"{ratio:.2f}" for ratio in ratios)]
 
 
 def head_lengths(shape: Shape, generator: torch.Generator) -> torch.Tensor:
@@ -103,12 +98,3 @@ def _in_turn(calls: list[Callable[[], object]]) -> Callable[[], None]:
             call()
 
     return run
-
-
-def shapes(
-    budgets: tuple[int, ...], groups: tuple[int, ...], kv_heads: int, head_dim: int, dtype: torch.dtype
-) -> Iterator[Shape]:
-    """Every combination of budget and GQA group."""
-    for budget in budgets:
-        for group in groups:
-            yield Shape(kv_heads, group, head_dim, budget, dtype)

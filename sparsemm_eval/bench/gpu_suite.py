@@ -24,15 +24,15 @@ from typing import Any
 import torch
 
 from sparsemm_eval.bench import kernel_checks
-from sparsemm_eval.bench.clock import copy_bandwidth, milliseconds, peak_bytes, reset_peak
+from sparsemm_eval.bench.clock import copy_bandwidth, extra_bytes, milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.decode_attention import Shape
-from sparsemm_eval.bench.model_runs import Result, Setting, measure, samples_per_second
-from sparsemm_eval.bench.model_shapes import SHAPES, build
-from sparsemm_eval.bench.report import machine, markdown, record
-from sparsemm_eval.bench.synthetic_scores import synthetic_scores
+from sparsemm_eval.bench.model_runs import Setting, guarded, measure, samples_per_second
+from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
+from sparsemm_eval.bench.report import machine, markdown
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.kernels.dispatch import choose
+from sparsemm_eval.methods import fullkv, snapkv, sparsemm
 from sparsemm_eval.methods.window_attention import window_importance
 from sparsemm_eval.model.session import compress
 
@@ -48,33 +48,31 @@ LAYERS = (
     (8, 4, 16384, 1),
 )
 TINY_LAYERS = ((4, 1, 40, 1),)
+FULLKV, SNAPKV, SPARSEMM = (module.METHOD.name for module in (fullkv, snapkv, sparsemm))
+# Methods, or methods and modes, of the sections: in this order, while there is time.
+LONG_PROMPTS = (
+    (FULLKV, "graph"),
+    (SNAPKV, "graph"),
+    (SPARSEMM, "graph"),
+    (FULLKV, "dynamic"),
+    (SPARSEMM, "eager"),
+)
+BENCHMARK_MIX = ((FULLKV, "dynamic"), (FULLKV, "graph"), (SPARSEMM, "eager"), (SPARSEMM, "graph"))
+SAME_TOKENS = (FULLKV, SPARSEMM)
+FUSED_STEPS = (SPARSEMM, FULLKV, SNAPKV)
+LARGE_BATCHES = OTHER_SHAPES = (SPARSEMM, FULLKV)
 
 
 @dataclass
 class Suite:
-    """What the sections share.
-
-    Attributes
-    ----------
-    device : torch.device
-    tiny : bool
-        Small shapes, to test the suite itself.
-    kernel : str
-        ``torch`` or ``triton``.
-    bandwidth : float
-        Bytes per second of a copy.
-    sections : dict
-        Results by section.
-    ends : float
-        ``time.monotonic`` at which the running section shall stop taking on more.
-    """
+    """What the sections share."""
 
     device: torch.device
-    tiny: bool
-    kernel: str
-    bandwidth: float = 1.0
-    sections: dict[str, Any] = field(default_factory=dict)
-    ends: float = 0.0
+    tiny: bool  # small shapes, to test the suite itself
+    kernel: str  # torch or triton
+    bandwidth: float = 1.0  # bytes per second of a copy
+    sections: dict[str, Any] = field(default_factory=dict)  # results by section
+    ends: float = 0.0  # time.monotonic at which the running section shall stop taking on more
     models: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -102,6 +100,31 @@ class Suite:
         shape = SHAPES["tiny" if self.tiny else name]
         return synthetic_scores(shape.layers, shape.heads)
 
+    def lengths(self, *lengths: int) -> list[int]:
+        """Prompt tokens."""
+        return [128] if self.tiny else list(lengths)
+
+    def setting(self, method: str, mode: str, length: int, batch: int = 1) -> Setting:
+        """Of one measurement."""
+        budget, steps = (48, 8) if self.tiny else (256, 64)
+        return Setting(method, mode, length, batch, budget, steps, self.kernel)
+
+    def decode(self, name: str, settings: list[Setting]) -> dict[str, Any]:
+        """Measure a shape's decode steps; rows that had no time or no memory say so."""
+        rows: list[dict[str, Any]] = []
+        for setting in settings:
+            if not self.has_time:
+                rows.append({**asdict(setting), "error": "no time left"})
+                continue
+            rows.append(guarded(setting, partial(self._measured, name)))
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return {"shape": name, "rows": rows}
+
+    def _measured(self, name: str, setting: Setting) -> dict[str, Any]:
+        return measure(self.model(name), setting, self.bandwidth, self.scores(name))
+
 
 def environment(suite: Suite) -> dict[str, Any]:
     """Machine and copy bandwidth."""
@@ -123,41 +146,36 @@ def kernel_is_right(suite: Suite) -> dict[str, Any]:
 def kernel_is_fast(suite: Suite) -> dict[str, Any]:
     """Small layers in microseconds, large ones in shares of the copy bandwidth; ragged against uniform."""
     rows = []
-    # kv heads, group, mean entries, batch
-    cases = TINY_LAYERS if suite.tiny else LAYERS
-    for kv_heads, group, entries, batch in cases:
+    for kv_heads, group, entries, batch in TINY_LAYERS if suite.tiny else LAYERS:
         for ragged in (False, True):
             if suite.has_time:
                 shape = Shape(kv_heads, group, 32 if suite.tiny else 128, entries, suite.dtype)
+                rounds = 3 if suite.tiny else 40
                 row = kernel_checks.speed(
-                    shape, batch, ragged=ragged, device=suite.device, kernel=suite.kernel,
-                    bandwidth=suite.bandwidth, rounds=3 if suite.tiny else 40,
-                )  # fmt: skip
-                rows.append({**asdict(row), "kv_heads": kv_heads, "batch": batch})
+                    shape, batch, ragged, suite.device, suite.kernel, suite.bandwidth, rounds
+                )
+                rows.append({**row, "kv_heads": kv_heads, "batch": batch})
     return {"rows": rows}
 
 
 def same_tokens(suite: Suite) -> dict[str, Any]:
     """Small float32 models: all modes against eager decoding, alone and in a batch, greedy and drawn."""
-    model = build(SHAPES["tiny"], suite.device, torch.float32, 1024)
-    scores = synthetic_scores(SHAPES["tiny"].layers, SHAPES["tiny"].heads)
+    shape = SHAPES["tiny"]
+    model = build(shape, suite.device, torch.float32, 1024)
+    scores = synthetic_scores(shape.layers, shape.heads)
     generator = torch.Generator().manual_seed(0)
     outcome = {}
-    for method in ("fullkv", "sparsemm"):
-        config = CompressionConfig(
-            method, budget=48, window=8, head_scores=scores if method == "sparsemm" else None
-        )
+    for method in SAME_TOKENS:
+        config = CompressionConfig.fitting(method, budget=48, window=8, head_scores=scores)
         for batch, draws in ((1, False), (3, False), (2, True)):
             ids = [torch.randint(1, 97, (batch, n), generator=generator).to(suite.device) for n in (300, 200)]
             truth = _answers(model, config, ids, "eager", draws)
             for mode in ("compile", "graph", "fused"):
                 if mode != "graph" and (suite.tiny or batch > 1):
                     continue
-                equal = [
-                    torch.equal(a, b)
-                    for a, b in zip(_answers(model, config, ids, mode, draws), truth, strict=True)
-                ]
-                outcome[f"{method} {mode} batch {batch}{' drawn' if draws else ''}"] = all(equal)
+                pairs = zip(_answers(model, config, ids, mode, draws), truth, strict=True)
+                equal = all(torch.equal(ours, theirs) for ours, theirs in pairs)
+                outcome[f"{method} {mode} batch {batch}{' drawn' if draws else ''}"] = equal
     if not all(outcome.values()):
         raise AssertionError(f"tokens differ: {outcome}")
     return outcome
@@ -175,99 +193,47 @@ def _answers(model: Any, config: CompressionConfig, prompts: list, decode: str, 
         return answers
 
 
-def _decode_rows(suite: Suite, name: str, settings: list[Setting]) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for setting in settings:
-        if not suite.has_time:
-            rows.append({**asdict(setting), "error": "no time left"})
-            continue
-        try:
-            rows += record([_measured(suite, name, setting)])
-        except torch.OutOfMemoryError as error:
-            rows.append({**asdict(setting), "error": f"out of memory: {str(error).splitlines()[0][:160]}"})
-        gc.collect()
-        if suite.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return {"shape": name, "rows": rows}
-
-
-def _measured(suite: Suite, name: str, setting: Setting) -> Result:
-    return measure(suite.model(name), setting, suite.bandwidth, suite.scores(name))
-
-
-def _lengths(suite: Suite, *lengths: int) -> list[int]:
-    return [128] if suite.tiny else list(lengths)
-
-
 def long_prompts(suite: Suite) -> dict[str, Any]:
     """Vicuna shape, batch 1: the methods in the modes, at 32K and 16K."""
-    settings = []
-    for length in _lengths(suite, 32_000, 16_000):
-        settings += [
-            _setting(suite, method, mode, length)
-            for method, mode in (
-                ("fullkv", "graph"),
-                ("snapkv", "graph"),
-                ("sparsemm", "graph"),
-                ("fullkv", "dynamic"),
-                ("sparsemm", "eager"),
-            )
-        ]
-    return _decode_rows(suite, "vicuna", settings)
+    lengths = suite.lengths(32_000, 16_000)
+    settings = [suite.setting(*choice, length) for length in lengths for choice in LONG_PROMPTS]
+    return suite.decode("vicuna", settings)
 
 
 def fused_steps(suite: Suite) -> dict[str, Any]:
     """Vicuna shape, 32K, batch 1: the captured step with fused kernels."""
-    length = _lengths(suite, 32_000)[0]
-    methods = ("sparsemm",) if suite.tiny else ("sparsemm", "fullkv", "snapkv")
+    length = suite.lengths(32_000)[0]
+    methods = FUSED_STEPS[:1] if suite.tiny else FUSED_STEPS
     mode = "graph" if suite.tiny else "fused"  # compiling takes a minute on a CPU
-    return _decode_rows(suite, "vicuna", [_setting(suite, method, mode, length) for method in methods])
+    return suite.decode("vicuna", [suite.setting(method, mode, length) for method in methods])
 
 
 def large_batches(suite: Suite) -> dict[str, Any]:
     """Vicuna shape, 8K, batch 32 and 8."""
-    length = _lengths(suite, 8_000)[0]
-    settings = [
-        _setting(suite, method, "graph", length, 2 if suite.tiny else batch)
-        for batch in (8, 32)
-        for method in ("sparsemm", "fullkv")
-    ]
-    return _decode_rows(suite, "vicuna", settings)
+    length = suite.lengths(8_000)[0]
+    sizes = (2, 2) if suite.tiny else (8, 32)
+    settings = [suite.setting(method, "graph", length, size) for size in sizes for method in LARGE_BATCHES]
+    return suite.decode("vicuna", settings)
 
 
 def other_shapes(suite: Suite) -> dict[str, Any]:
     """Mistral and Qwen2-VL shapes at 32K."""
-    length = _lengths(suite, 32_000)[0]
-    return {
-        name: _decode_rows(
-            suite, name, [_setting(suite, method, "graph", length) for method in ("sparsemm", "fullkv")]
-        )
-        for name in ("mistral", "qwen2vl")
-    }
-
-
-def _setting(suite: Suite, method: str, mode: str, length: int, batch: int = 1) -> Setting:
-    budget, steps = (48, 8) if suite.tiny else (256, 64)
-    return Setting(method, mode, length, batch, budget, steps, suite.kernel)
+    length = suite.lengths(32_000)[0]
+    settings = [suite.setting(method, "graph", length) for method in OTHER_SHAPES]
+    return {name: suite.decode(name, settings) for name in ("mistral", "qwen2vl")}
 
 
 def importance_share(suite: Suite) -> dict[str, Any]:
     """Time and temporary memory of the importance pass beside a layer's prefill."""
     rows = []
-    for length in _lengths(suite, 8_000, 32_000):
+    for length in suite.lengths(8_000, 32_000):
         model = suite.model("vicuna")
-        config = model.config
-        dim = config.hidden_size // config.num_attention_heads
-        score, temporary = _importance(
-            suite, config.num_attention_heads, config.num_key_value_heads, length, dim
-        )
-        ids = torch.randint(1, config.vocab_size, (1, length), device=suite.device)
-        forward = partial(model, input_ids=ids, use_cache=False, logits_to_keep=1)
+        score, temporary = _importance(suite, model.config, length)
+        ids = torch.randint(1, model.config.vocab_size, (1, length), device=suite.device)
         with torch.inference_mode():
             reset_peak(suite.device)
-            whole = milliseconds(forward, 3, suite.device)
-            peak = peak_bytes(suite.device)
-        layer = whole / config.num_hidden_layers
+            forward = partial(model, input_ids=ids, use_cache=False, logits_to_keep=1)
+            layer = milliseconds(forward, 3, suite.device) / model.config.num_hidden_layers
         rows.append(
             {
                 "length": length,
@@ -275,40 +241,38 @@ def importance_share(suite: Suite) -> dict[str, Any]:
                 "layer_ms": layer,
                 "share": score / layer,
                 "importance_bytes": temporary,
-                "prefill_peak_bytes": peak,
+                "prefill_peak_bytes": peak_bytes(suite.device),
             }
         )
     return {"rows": rows}
 
 
-def _importance(suite: Suite, heads: int, kv_heads: int, length: int, dim: int) -> tuple[float, int | None]:
+def _importance(suite: Suite, config: Any, length: int) -> tuple[float, int | None]:
     """Milliseconds of the importance pass over one layer, and the bytes it takes for a while."""
+    dim = config.hidden_size // config.num_attention_heads
     query, key = (
         torch.randn(1, count, length, dim, device=suite.device, dtype=suite.dtype)
-        for count in (heads, kv_heads)
+        for count in (config.num_attention_heads, config.num_key_value_heads)
     )
     score = partial(window_importance, query, key, window=32, kernel_size=5)
+    taken: list[float] = []
+
+    def timed() -> None:
+        taken.append(milliseconds(score, 2 if suite.tiny else 5, suite.device))
+
     with torch.inference_mode():
         score()
-        reset_peak(suite.device)
-        before = peak_bytes(suite.device)
-        taken = milliseconds(score, 2 if suite.tiny else 5, suite.device)
-        after = peak_bytes(suite.device)
-    return taken, None if after is None else after - before
+        temporary = extra_bytes(timed, suite.device)
+    return taken[0], temporary
 
 
 def benchmark_mix(suite: Suite) -> dict[str, Any]:
     """Samples per second end to end: prompts of 2.3K tokens, 16 new tokens."""
-    length = _lengths(suite, 2_300)[0]
-    samples, rows = (2, []) if suite.tiny else (12, [])
-    for method, mode in (
-        ("fullkv", "dynamic"),
-        ("fullkv", "graph"),
-        ("sparsemm", "eager"),
-        ("sparsemm", "graph"),
-    ):
+    length = suite.lengths(2_300)[0]
+    samples, rows = 2 if suite.tiny else 12, []
+    for method, mode in BENCHMARK_MIX:
         if suite.has_time:
-            setting = _setting(suite, method, mode, length)
+            setting = suite.setting(method, mode, length)
             rate = samples_per_second(suite.model("vicuna"), setting, 16, samples, suite.scores("vicuna"))
             rows.append({"method": method, "mode": mode, "length": length, "samples_per_s": rate})
     return {"rows": rows}
@@ -349,32 +313,34 @@ def run(suite: Suite, names: set[str] | None = None) -> None:
         suite.sections[name] = {**result, "seconds": round(time.monotonic() - started, 1)}
 
 
+def _rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A section's rows of figures, those of its parts included."""
+    for part in (section, *section.values()):
+        if isinstance(part, dict):
+            yield from part.get("rows", [])
+
+
 def _cells(sections: dict[str, Any]) -> Iterator[str]:
     """The short table: one line per section, one per row of figures."""
     for name, section in sections.items():
         error = section.get("error")
-        yield f"{'FAIL' if error else 'ok':4} {name} ({section.get('seconds', 0)} s)" + (
-            f": {error.strip().splitlines()[-1][:140]}" if error else ""
-        )
-        parts = [section, *(part for part in section.values() if isinstance(part, dict))]
-        for part in parts:
-            for row in part.get("rows", []):
-                yield "       " + _line(row)
+        reason = f": {error.strip().splitlines()[-1][:140]}" if error else ""
+        yield f"{'FAIL' if error else 'ok':4} {name} ({section.get('seconds', 0)} s){reason}"
+        for row in _rows(section):
+            yield "       " + _line(row)
 
 
 def _line(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"{row['method']:9} {row['mode']:8} {row['length']:6} x{row['batch']:<3} {row['error'][:90]}"
-    if "ms_per_token" in row:
-        peak = max(row["peak_prefill"] or 0, row["peak_decode"] or 0) / 1e9
-        return (
-            f"{row['method']:9} {row['mode']:8} {row['length']:6} x{row['batch']:<3} "
-            f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
+    if "error" not in row and "ms_per_token" not in row:
+        return ", ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in row.items()
         )
-    return ", ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in row.items()
-    )
+    start = f"{row['method']:9} {row['mode']:8} {row['length']:6} x{row['batch']:<3} "
+    if "error" in row:
+        return start + row["error"][:90]
+    peak = max(row["peak_prefill"] or 0, row["peak_decode"] or 0) / 1e9
+    return start + f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
 
 
 def main(arguments: list[str] | None = None) -> Suite:
@@ -383,9 +349,7 @@ def main(arguments: list[str] | None = None) -> Suite:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", default=os.environ.get("OUT", "gpu_suite"), help="folder for gpu_suite.json")
-    parser.add_argument(
-        "--tiny", action="store_true", help="small shapes on the CPU, to test the suite itself"
-    )
+    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU, to test the suite")
     parser.add_argument("--kernel", default="auto", help="auto, torch or triton")
     parser.add_argument("--only", nargs="*", help="names of sections; default all")
     given = parser.parse_args(arguments)
@@ -396,14 +360,7 @@ def main(arguments: list[str] | None = None) -> Suite:
     run(suite, set(given.only) if given.only else None)
     out = Path(given.out)
     write_text_atomically(out / "gpu_suite.json", json.dumps(suite.sections, indent=2) + "\n")
-    rows = [
-        row
-        for section in suite.sections.values()
-        for part in (section, *section.values())
-        if isinstance(part, dict)
-        for row in part.get("rows", [])
-        if "ms_per_token" in row
-    ]
+    rows = [row for section in suite.sections.values() for row in _rows(section) if "ms_per_token" in row]
     write_text_atomically(out / "gpu_suite.md", markdown(rows))
     print("\n".join(_cells(suite.sections)))
     return suite

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from sparsemm_eval import compat
+from sparsemm_eval.bench.clock import extra_bytes, timed
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
 from sparsemm_eval.heads.scoring.answers import encode_prompts, end_tokens, ground_truth_answers, join
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule
@@ -29,12 +31,10 @@ class Row:
 
     Attributes
     ----------
-    mode : str
     batch_size : int
         Of this package's way; the literal one takes images one by one.
     images : int
         That this package scored; the literal way the first ``literal_images`` of them.
-    literal_images : int
     ours, literal : float
         Seconds per image; on a CPU the processor's, so that other processes on the machine count little.
         ``literal`` is nan where it was not measured.
@@ -55,6 +55,19 @@ class Row:
         """How many times as long the literal way takes."""
         return self.literal / self.ours
 
+    def cells(self) -> list[str]:
+        """Of the command's table."""
+        measured = self.same is not None
+        return [
+            self.mode,
+            str(self.batch_size),
+            str(self.images),
+            f"{1000 * self.ours:.1f}",
+            f"{1000 * self.literal:.1f} ({self.literal_images} images)" if measured else "not run",
+            f"{self.ratio:.1f}" if measured else "",
+            {True: "yes", False: "no", None: ""}[self.same],
+        ]
+
 
 def measure(
     model: PreTrainedModel,
@@ -66,49 +79,28 @@ def measure(
     literal_images: int,
     seed: int = 0,
 ) -> list[Row]:
-    """Score the same images both ways.
+    """Score the first `images` of an anchor, and the first `literal_images` the literal way too.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        With SDPA attention; it has it again afterwards.
-    processor, anchor, rule
-        As for ``score_heads``.
-    batch_sizes : sequence of int
-    images, literal_images : int
-        How many this package scores, and how many of them the literal way; it needs none.
-    seed : int
-        Of the anchor.
-
-    Returns
-    -------
-    list of Row
-        One per batch size.
+    The model has SDPA attention, and has it again afterwards. There is a row per batch size.
     """
-    device = model.device
+    literal, seconds = [], float("nan")
     samples = [anchor.sample(seed, index) for index in range(literal_images)]
-    literal: list[ImageScore] = []
-    seconds = float("nan")
     if samples:
         score_literally(model, processor, samples[0], rule)  # the first call of anything takes longer
 
-        def all_literally() -> None:
-            for index in range(literal_images):
-                literal.append(score_literally(model, processor, anchor.sample(seed, index), rule))
+        def one_by_one() -> list[ImageScore]:
+            drawn = (anchor.sample(seed, index) for index in range(literal_images))
+            return [score_literally(model, processor, sample, rule) for sample in drawn]
 
-        seconds = _seconds(all_literally, device) / literal_images
+        literal, taken = timed(one_by_one, model.device)
+        seconds = taken / literal_images
     rows = []
     for batch_size in batch_sizes:
         score_heads(model, processor, anchor, rule, Workload(min(images, batch_size), batch_size, seed))
-        found: dict[int, ImageScore] = {}
-
-        def ours(batch_size: int = batch_size, found: dict[int, ImageScore] = found) -> None:
-            work = Workload(images, batch_size, seed)
-            found.update(score_heads(model, processor, anchor, rule, work))
-
-        taken = _seconds(ours, device) / images
+        work = Workload(images, batch_size, seed)
+        found, taken = timed(partial(score_heads, model, processor, anchor, rule, work), model.device)
         same = all(_same(found[index], score) for index, score in enumerate(literal)) if literal else None
-        rows.append(Row(rule.mode, batch_size, images, literal_images, taken, seconds, same))
+        rows.append(Row(rule.mode, batch_size, images, literal_images, taken / images, seconds, same))
     return rows
 
 
@@ -119,13 +111,6 @@ def score_literally(
 
     Prefill, then one token per step, all with eager attention that returns its matrices; after every step a
     loop over layers and heads takes each head's strongest keys.
-
-    Parameters
-    ----------
-    model, processor
-        See ``score_batch``.
-    sample : AnchorSample
-    rule : ScoringRule
     """
     truth = ground_truth_answers(processor, [sample])[0]
     forced = truth if rule.mode == "teacher" else None
@@ -133,13 +118,30 @@ def score_literally(
     if rule.rule == "aligned":
         limit = min(limit, len(truth) + EXTRA_TOKENS)
     inputs = encode_prompts(model, processor, [sample])
-    before = model.config.get_text_config()._attn_implementation
+    text_config = model.config.get_text_config()
+    before = compat.attention_of(text_config)
     model.set_attn_implementation("eager")
     try:
         answer, strongest = _token_by_token(model, inputs, forced, limit, rule.topk)
     finally:
         model.set_attn_implementation(before)
-    return _count(model, processor, sample, rule, inputs, answer, strongest)
+    grid = inputs.get("image_grid_thw")
+    tokens = image_tokens(model.config, *sample.image.size, None if grid is None else grid[0].tolist())
+    places = prompt_positions(model.config, inputs["input_ids"][0], tokens)
+    shape = (text_config.num_hidden_layers, text_config.num_attention_heads)
+    scores, hits = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int64)
+    counted = 0
+    for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
+        region = {index for box in target.boxes for index in tokens.region(box, rule.include_base)}
+        keys = {int(places[index]) for index in region}
+        counted += bool(keys)
+        for layer in range(shape[0]):
+            for head in range(shape[1]):
+                for key in strongest[target.index][layer][head]:
+                    if key in keys:
+                        scores[layer, head] += 1 / len(keys)
+                        hits[layer, head] += 1
+    return ImageScore(counted, len(answer), scores, hits, sample.bad_boxes)
 
 
 @torch.inference_mode()
@@ -167,61 +169,14 @@ def _token_by_token(
     return answer, strongest
 
 
-def _count(
-    model: PreTrainedModel,
-    processor: Any,
-    sample: AnchorSample,
-    rule: ScoringRule,
-    inputs: dict[str, Any],
-    answer: list[int],
-    strongest: Strongest,
-) -> ImageScore:
-    grid = inputs.get("image_grid_thw")
-    tokens = image_tokens(model.config, *sample.image.size, None if grid is None else grid[0].tolist())
-    places = prompt_positions(model.config, inputs["input_ids"][0], tokens)
-    config = model.config.get_text_config()
-    shape = (config.num_hidden_layers, config.num_attention_heads)
-    scores, hits = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int64)
-    counted = 0
-    for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
-        region = {index for box in target.boxes for index in tokens.region(box, rule.include_base)}
-        keys = {int(places[index]) for index in region}
-        counted += bool(keys)
-        for layer in range(shape[0]):
-            for head in range(shape[1]):
-                for key in strongest[target.index][layer][head]:
-                    if key in keys:
-                        scores[layer, head] += 1 / len(keys)
-                        hits[layer, head] += 1
-    return ImageScore(counted, len(answer), scores, hits, sample.bad_boxes)
+def peak_memory(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> dict[str, int]:
+    """The memory of the scoring pass over one batch beside that of a plain prefill, on a GPU.
 
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes beyond the weights, at the highest.
-
-    Attributes
-    ----------
-    prefill, probe : int
-        Of a plain prefill, which keeps keys and values, and of the scoring pass over the same tokens.
-    tokens : int
-    """
-
-    prefill: int
-    probe: int
-    tokens: int
-
-
-def peak_memory(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> Memory:
-    """Compare the memory of the scoring pass with that of a plain prefill on a GPU.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        On a CUDA device.
-    processor
-    samples : sequence of AnchorSample
-        One batch.
+    Returns
+    -------
+    dict
+        Most bytes beyond the weights of a ``prefill``, which keeps keys and values, and of a ``probe``, the
+        scoring pass; and the ``tokens`` of the batch.
     """
     inputs = encode_prompts(model, processor, samples)
     sequences = join(inputs, ground_truth_answers(processor, samples), processor.tokenizer.pad_token_id or 0)
@@ -237,17 +192,14 @@ def peak_memory(model: PreTrainedModel, processor: Any, samples: Sequence[Anchor
     def probe() -> None:
         strongest_keys(model, sequences.inputs, queries.to(model.device))
 
-    return Memory(_peak(prefill, model.device), _peak(probe, model.device), length * len(starts))
+    peaks = {"prefill": _peak(prefill, model.device), "probe": _peak(probe, model.device)}
+    return {**peaks, "tokens": length * len(starts)}
 
 
 def _peak(work: Callable[[], None], device: torch.device) -> int:
     work()
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
-    return torch.cuda.max_memory_allocated(device) - before
+    return extra_bytes(work, device)
 
 
 def _same(first: ImageScore, second: ImageScore) -> bool:
@@ -256,12 +208,3 @@ def _same(first: ImageScore, second: ImageScore) -> bool:
         and torch.equal(first.hits, second.hits)
         and torch.allclose(first.scores, second.scores)
     )
-
-
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    started = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,20 +34,14 @@ class Check:
 
 
 def random_store(
-    counts: torch.Tensor,
-    dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    kernel: str,
-    room: int,
-    seed: int,
+    counts: torch.Tensor, layer: Shape, device: torch.device, kernel: str, room: int, seed: int
 ) -> tuple[RaggedStore, list[tuple[torch.Tensor, torch.Tensor]]]:
     """A store of random entries, int64 [B, K] of them, and the entries themselves per segment."""
     generator = torch.Generator(device).manual_seed(seed)
     length = int(counts.max())
-    shape = (*counts.shape, length, dim)
+    size = (*counts.shape, length, layer.head_dim)
     key, value = (
-        torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype)
+        torch.randn(size, generator=generator, device=device, dtype=torch.float32).to(layer.dtype)
         for _ in range(2)
     )
     kept = torch.arange(length, device=device) < counts.to(device)[..., None]
@@ -68,33 +63,26 @@ def checks(device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]) -
         counts = torch.randint(1, 700, (batch, kv_heads), generator=generator)
         counts[0, 0] = 1
         for dtype in dtypes:
-            yield _check(counts, group, dim, dtype, device, kernel, number)
+            error = _error(counts, Shape(kv_heads, group, dim, 0, dtype), device, kernel, number)
+            name = str(dtype).removeprefix("torch.")
+            yield Check(batch, kv_heads, group, dim, name, error, TOLERANCE[dtype])
 
 
-def _check(
-    counts: torch.Tensor,
-    group: int,
-    dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    kernel: str,
-    seed: int,
-) -> Check:
-    batch, kv_heads = counts.shape
-    store, entries = random_store(counts, dim, dtype, device, kernel, 8, seed)
+def _error(counts: torch.Tensor, layer: Shape, device: torch.device, kernel: str, seed: int) -> float:
+    """The largest relative error of three steps; NaN if one is."""
+    (batch, kv_heads), group, dim = counts.shape, layer.group, layer.head_dim
+    store, entries = random_store(counts, layer, device, kernel, 8, seed)
     generator = torch.Generator(device).manual_seed(seed + 1)
     worst = 0.0
     for _ in range(3):
         query, key, value = (
-            torch.randn(batch, heads, 1, dim, generator=generator, device=device).to(dtype)
+            torch.randn(batch, heads, 1, dim, generator=generator, device=device).to(layer.dtype)
             for heads in (kv_heads * group, kv_heads, kv_heads)
         )
+        appended = zip(key.flatten(0, 1), value.flatten(0, 1), strict=True)
         entries = [
-            (
-                torch.cat([k, key[i // kv_heads, i % kv_heads]]),
-                torch.cat([v, value[i // kv_heads, i % kv_heads]]),
-            )
-            for i, (k, v) in enumerate(entries)
+            (torch.cat([k, new_key]), torch.cat([v, new_value]))
+            for (k, v), (new_key, new_value) in zip(entries, appended, strict=True)
         ]
         ours = store.attend(query, key, value, dim**-0.5).double().view(-1, group, dim)
         rows = query.double().view(-1, group, dim)
@@ -106,33 +94,13 @@ def _check(
         )
         error = float((ours - truth).norm() / truth.norm())
         worst = error if error != error else max(worst, error)
-    tolerance = TOLERANCE[dtype]
-    return Check(batch, kv_heads, group, dim, str(dtype).removeprefix("torch."), worst, tolerance)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Time of one layer's attention over fresh entries, and its share of the copy bandwidth."""
-
-    entries: int
-    ragged: bool
-    group: int
-    megabytes: float
-    microseconds: float
-    share: float
+    return worst
 
 
 def speed(
-    shape: Shape,
-    batch: int,
-    *,
-    ragged: bool,
-    device: torch.device,
-    kernel: str,
-    bandwidth: float,
-    rounds: int,
-) -> Speed:
-    """Time a layer, in a CUDA graph on a GPU, reading another layer's entries every time.
+    shape: Shape, batch: int, ragged: bool, device: torch.device, kernel: str, bandwidth: float, rounds: int
+) -> dict[str, Any]:
+    """Time a layer's attention, in a CUDA graph on a GPU, reading another layer's entries every time.
 
     Parameters
     ----------
@@ -140,15 +108,17 @@ def speed(
         Of one layer; ``budget`` is the mean number of entries per KV head.
     ragged : bool
         Few long heads and many short ones; else all alike.
+
+    Returns
+    -------
+    dict
+        ``entries`` and ``megabytes`` of a layer, ``microseconds``, ``share`` of the copy bandwidth.
     """
     lengths = head_lengths(shape, torch.Generator().manual_seed(0))
     counts = (lengths if ragged else torch.full_like(lengths, shape.budget)).repeat(batch, 1)
     layer_bytes = int(counts.sum()) * 2 * shape.head_dim * torch.empty((), dtype=shape.dtype).element_size()
     layers = max(2, min(16, int(4e8 // max(layer_bytes, 1))))  # more than a cache holds
-    stores = [
-        random_store(counts, shape.head_dim, shape.dtype, device, kernel, 64, seed)[0]
-        for seed in range(layers)
-    ]
+    stores = [random_store(counts, shape, device, kernel, 64, seed)[0] for seed in range(layers)]
     heads = shape.kv_heads * shape.group
     query = torch.randn(batch, heads, 1, shape.head_dim, device=device).to(shape.dtype)
     key, value = (
@@ -160,19 +130,15 @@ def speed(
             store.attend(query, key, value, shape.head_dim**-0.5)
 
     timed = _captured(run) if device.type == "cuda" else run
-    starts = [store.index["length"].clone() for store in stores]
     taken = milliseconds(timed, rounds, device) / layers
-    for store, start in zip(stores, starts, strict=True):
-        store.set_length(start)
-    seconds = taken / 1000
-    return Speed(
-        int(counts.sum()),
-        ragged,
-        shape.group,
-        layer_bytes / 1e6,
-        taken * 1000,
-        layer_bytes / seconds / bandwidth,
-    )
+    return {
+        "entries": int(counts.sum()),
+        "ragged": ragged,
+        "group": shape.group,
+        "megabytes": layer_bytes / 1e6,
+        "microseconds": taken * 1000,
+        "share": layer_bytes / (taken / 1000) / bandwidth,
+    }
 
 
 def _captured(run: Callable[[], None]) -> Callable[[], None]:

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from sparsemm_eval.bench.clock import milliseconds, peak_bytes, reset_peak
-from sparsemm_eval.bench.model_shapes import weight_bytes
+from sparsemm_eval.bench.clock import milliseconds, now, peak_bytes, reset_peak
+from sparsemm_eval.bench.random_models import weight_bytes
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode.capture import ReadySteps
 from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.decode.step import CHECK_EVERY
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.methods.registry import method_named
 from sparsemm_eval.model.session import CompressionSession, compress
 
 #: dynamic: a DynamicCache, as users have it. static: transformers' StaticCache, its step compiled on a GPU.
-#: Both FullKV only.
-MODES = ("dynamic", "static", "eager", "graph", "fused")
+PLAIN_MODES = ("dynamic", "static")  # of the full cache only
+MODES = (*PLAIN_MODES, "eager", "graph", "fused")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured.
-
-    Attributes
-    ----------
-    method, mode : str
-    length, batch : int
-        Prompt tokens, sequences.
-    budget : int
-    steps : int
-        Decode steps that are timed.
-    kernel : str
-    """
+    """What is measured: prompts of `length` tokens, `batch` at once, then `steps` timed decode steps."""
 
     method: str
     mode: str
@@ -46,147 +38,169 @@ class Setting:
     steps: int = 64
     kernel: str = "auto"
 
-
-@dataclass(frozen=True)
-class Result:
-    """What came out. Times are medians; bytes None where the device counts none.
-
-    Attributes
-    ----------
-    setting : Setting
-    prefill_ms, ms_per_token : float
-    moved_bytes : int
-        Weights and kept keys and values, read once per step.
-    floor_ms : float
-        Time of a copy of as many bytes.
-    share : float
-        Of the copy bandwidth: floor_ms / ms_per_token.
-    weights, kv : int
-        Bytes held; ``kv`` is what is allocated for keys and values during decode.
-    peak_prefill, peak_decode : int or None
-        Most bytes allocated during each.
-    """
-
-    setting: Setting
-    prefill_ms: float
-    ms_per_token: float
-    moved_bytes: int
-    floor_ms: float
-    share: float
-    weights: int
-    kv: int
-    peak_prefill: int | None
-    peak_decode: int | None
-
     @property
-    def rest(self) -> int | None:
-        """Bytes of the peak that are neither weights nor keys and values."""
-        if self.peak_prefill is None or self.peak_decode is None:
-            return None
-        return max(self.peak_prefill, self.peak_decode) - self.weights - self.kv
+    def exists(self) -> bool:
+        """Whether the mode can run the method: transformers' own caches hold the full cache only."""
+        return self.mode not in PLAIN_MODES or not compresses(self.method)
+
+    def open(
+        self, model: PreTrainedModel, head_scores: object
+    ) -> AbstractContextManager[CompressionSession | None]:
+        """The compression session; None in the modes of transformers' own caches.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown mode, or a method that the mode cannot run.
+        """
+        if self.mode not in MODES:
+            raise ConfigError("mode", self.mode, "one of " + ", ".join(MODES))
+        if not self.exists:
+            raise ConfigError("method", self.method, f"the full cache with mode={self.mode}")
+        if self.mode in PLAIN_MODES:
+            return nullcontext()
+        # prompts that are shorter than the window keep everything anyway
+        window = min(32, self.budget - 1)
+        settings = {"budget": self.budget, "window": window, "head_scores": head_scores}
+        config = CompressionConfig.fitting(self.method, **settings)
+        return compress(model, config, decode=self.mode, kernel=self.kernel)
+
+
+def compresses(method: str) -> bool:
+    """Whether a method may evict anything at all."""
+    return method_named(method).evicts
+
+
+def combinations(
+    methods: Sequence[str],
+    modes: Sequence[str],
+    lengths: Sequence[int],
+    batches: Sequence[int],
+    **others: Any,
+) -> list[Setting]:
+    """A setting for every combination that exists."""
+    every = itertools.product(lengths, batches, methods, modes)
+    settings = [Setting(method, mode, length, batch, **others) for length, batch, method, mode in every]
+    return [setting for setting in settings if setting.exists]
+
+
+def guarded(setting: Setting, run: Callable[[Setting], dict[str, Any]]) -> dict[str, Any]:
+    """A flat record of what a run found; if it does not fit the memory, ``error`` says so."""
+    try:
+        return run(setting)
+    except torch.OutOfMemoryError as error:
+        message = f"out of memory: {str(error).splitlines()[0]}"
+    torch.cuda.empty_cache()  # here the failed attempt's tensors are gone
+    return {**asdict(setting), "error": message}
 
 
 def measure(
     model: PreTrainedModel, setting: Setting, bandwidth: float, head_scores: object = None, seed: int = 0
-) -> Result:
+) -> dict[str, Any]:
     """Prefill a fresh random prompt and time decode steps.
+
+    Returns
+    -------
+    dict
+        A flat record of JSON types: the setting; ``prefill_ms`` and ``ms_per_token``, medians;
+        ``moved_bytes``, weights and kept keys and values, read once per step; ``floor_ms``, the time of a
+        copy of as many bytes; ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the
+        ``weights`` and what is allocated for keys and values during decode, ``kv``; most bytes allocated
+        during each phase, ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None
+        where the device counts none.
 
     Raises
     ------
     ConfigError
         For an unknown mode, or a method that the mode cannot run.
     """
-    if setting.mode not in MODES:
-        raise ConfigError("mode", setting.mode, "one of " + ", ".join(MODES))
-    with torch.inference_mode():
-        if setting.mode in ("dynamic", "static"):
-            if setting.method != "fullkv":
-                raise ConfigError("method", setting.method, f"fullkv with mode={setting.mode}")
-            return _measure_plain(model, setting, bandwidth, seed)
-        scores = head_scores if setting.method == "sparsemm" else None
-        # prompts that are shorter than the window keep everything anyway
-        config = CompressionConfig(
-            setting.method, budget=setting.budget, window=min(32, setting.budget - 1), head_scores=scores
-        )
-        with compress(model, config, decode=setting.mode, kernel=setting.kernel) as session:
-            return _measure_session(model, session, setting, bandwidth, seed)
+    with torch.inference_mode(), setting.open(model, head_scores) as session:
+        if session is not None:
+            cache: Any = session.new_cache(setting.steps + 4 * CHECK_EVERY)
+        elif setting.mode == "static":
+            cache = StaticCache(config=model.config, max_cache_len=setting.length + setting.steps + 16)
+        else:
+            cache = DynamicCache(config=model.config)
+        ids, prefill_ms, peak_prefill = _prefill(model, cache, setting, seed)
+        step, tokens = _stepper(model, cache, ids, setting)
+        ms, peak_decode = _time_steps(step, tokens, setting, model.device)
+        held, used = _kv_bytes(cache, session, setting)
+    weights, read = weight_bytes(model)
+    floor = 1000 * (read + used) / bandwidth
+    counted = peak_prefill is not None and peak_decode is not None
+    return {
+        **asdict(setting),
+        "prefill_ms": prefill_ms,
+        "ms_per_token": ms,
+        "moved_bytes": read + used,
+        "floor_ms": floor,
+        "share": floor / ms,
+        "weights": weights,
+        "kv": held,
+        "peak_prefill": peak_prefill,
+        "peak_decode": peak_decode,
+        "rest": max(peak_prefill, peak_decode) - weights - held if counted else None,
+    }
 
 
-def _measure_plain(model: PreTrainedModel, setting: Setting, bandwidth: float, seed: int) -> Result:
-    if setting.mode == "static":
-        cache = StaticCache(config=model.config, max_cache_len=setting.length + setting.steps + 16)
-    else:
-        cache = DynamicCache(config=model.config)
-    ids, prefill_ms, peak = _prefill(model, cache, setting, seed)
-    step = _stepper(
-        model, cache, ids, setting, compiled=setting.mode == "static" and model.device.type == "cuda"
-    )
-    ms, peak_decode = _time_steps(step, 1, setting, model.device)
+def _kv_bytes(cache: Any, session: CompressionSession | None, setting: Setting) -> tuple[int, int]:
+    """Bytes allocated for keys and values, and those of the prompt's entries."""
+    if session is not None:
+        stats = cache.stats()
+        held = stats.kv_bytes_end if setting.mode == "eager" else session.arena.nbytes
+        return held, int(stats.kv_bytes.sum())
     layers = [(layer.keys, layer.values) for layer in cache.layers]
-    held = sum(keys.numel() * keys.element_size() + values.numel() * values.element_size()
-               for keys, values in layers)  # fmt: skip
-    entries = setting.batch * setting.length * len(layers) * layers[0][0].shape[1]
-    used = entries * 2 * layers[0][0].shape[3] * layers[0][0].element_size()
-    return _result(model, setting, bandwidth, prefill_ms, ms, used, held, peak, peak_decode)
-
-
-def _measure_session(
-    model: PreTrainedModel, session: CompressionSession, setting: Setting, bandwidth: float, seed: int
-) -> Result:
-    cache = session.new_cache(setting.steps + 4 * CHECK_EVERY)
-    ids, prefill_ms, peak = _prefill(model, cache, setting, seed)
-    if setting.mode == "eager":
-        tokens = 1
-        step = _stepper(model, cache, ids, setting, compiled=False)
-    else:
-        steps = ReadySteps(model, compiled=setting.mode == "fused")
-        positions = torch.full((setting.batch, 1), setting.length, device=model.device)
-        ready = steps.begin(cache, Choice(), torch.cat([ids, ids[:, -1:]], dim=1), positions)
-        tokens = CHECK_EVERY if model.device.type == "cuda" else 1  # on a busy CPU short spans are cleaner
-
-        def step() -> None:
-            steps.run(ready, tokens)
-
-    ms, peak_decode = _time_steps(step, tokens, setting, model.device)
-    stats = cache.stats()
-    held = stats.kv_bytes_end if setting.mode == "eager" else session.arena.nbytes
-    used = int(stats.kv_bytes.sum())
-    return _result(model, setting, bandwidth, prefill_ms, ms, used, held, peak, peak_decode)
+    held = sum(tensor.numel() * tensor.element_size() for pair in layers for tensor in pair)
+    keys = layers[0][0]
+    entries = setting.batch * setting.length * len(layers) * keys.shape[1]
+    return held, entries * 2 * keys.shape[3] * keys.element_size()
 
 
 def _prefill(
     model: PreTrainedModel, cache: object, setting: Setting, seed: int
 ) -> tuple[torch.Tensor, float, int | None]:
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, model.config.vocab_size, (setting.batch, setting.length), generator=generator).to(
-        model.device
-    )
+    ids = _random_prompts(model, setting, torch.Generator().manual_seed(seed))
     reset_peak(model.device)
-    started = time.perf_counter()
+    started = now(model.device)
     model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return ids, 1000 * (time.perf_counter() - started), peak_bytes(model.device)
+    return ids, 1000 * (now(model.device) - started), peak_bytes(model.device)
+
+
+def _random_prompts(model: PreTrainedModel, setting: Setting, generator: torch.Generator) -> torch.Tensor:
+    size = (setting.batch, setting.length)
+    return torch.randint(1, model.config.vocab_size, size, generator=generator).to(model.device)
 
 
 def _stepper(
-    model: PreTrainedModel, cache: object, ids: torch.Tensor, setting: Setting, *, compiled: bool
-) -> Callable[[], None]:
-    """A decode step with greedy choice, token by token as ``generate`` does it."""
-    tokens = ids[:, -1:].clone()
+    model: PreTrainedModel, cache: Any, ids: torch.Tensor, setting: Setting
+) -> tuple[Callable[[], object], int]:
+    """A decode step with greedy choice, and how many tokens a call of it makes."""
+    on_gpu = model.device.type == "cuda"
     positions = torch.full((setting.batch, 1), setting.length, device=model.device)
+    if setting.mode in ("graph", "fused"):
+        steps = ReadySteps(model, compiled=setting.mode == "fused")
+        ready = steps.begin(cache, Choice(), torch.cat([ids, ids[:, -1:]], dim=1), positions)
+        several = CHECK_EVERY if on_gpu else 1  # on a busy CPU short spans are cleaner
+
+        def steps_at_once() -> None:
+            steps.run(ready, several)
+
+        return steps_at_once, several
+
+    tokens = ids[:, -1:].clone()
 
     def forward(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         output = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
         return output.logits[:, -1].float().argmax(-1, keepdim=True)
 
+    compiled = setting.mode == "static" and on_gpu
     run = torch.compile(forward, mode="reduce-overhead", fullgraph=True) if compiled else forward
 
     def step() -> None:
         tokens.copy_(run(tokens, positions))
         positions.add_(1)
 
-    return step
+    return step, 1
 
 
 def _time_steps(
@@ -199,50 +213,21 @@ def _time_steps(
     return ms, peak_bytes(device)
 
 
-def _result(
-    model: PreTrainedModel,
-    setting: Setting,
-    bandwidth: float,
-    prefill_ms: float,
-    ms: float,
-    used: int,
-    held: int,
-    peak: int | None,
-    peak_decode: int | None,
-) -> Result:
-    weights, read = weight_bytes(model)
-    floor = 1000 * (read + used) / bandwidth
-    return Result(setting, prefill_ms, ms, read + used, floor, floor / ms, weights, held, peak, peak_decode)
-
-
 def samples_per_second(
     model: PreTrainedModel, setting: Setting, new_tokens: int, samples: int, head_scores: object = None
 ) -> float:
     """Batches of fresh random prompts through ``generate``, prompt and answer, one after the other."""
     generator = torch.Generator().manual_seed(1)
-    shape = (setting.batch, setting.length)
+    batches = max(samples // setting.batch, 1)
 
     def answer() -> None:
-        ids = torch.randint(1, model.config.vocab_size, shape, generator=generator).to(model.device)
+        ids = _random_prompts(model, setting, generator)
         mask = torch.ones_like(ids)
         model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
 
-    def rate() -> float:
+    with torch.inference_mode(), setting.open(model, head_scores):
         answer()
-        batches = max(samples // setting.batch, 1)
-        started = time.perf_counter()
+        started = now(model.device)
         for _ in range(batches):
             answer()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        return batches * setting.batch / (time.perf_counter() - started)
-
-    with torch.inference_mode():
-        if setting.mode == "dynamic":
-            return rate()
-        scores = head_scores if setting.method == "sparsemm" else None
-        config = CompressionConfig(
-            setting.method, budget=setting.budget, window=min(32, setting.budget - 1), head_scores=scores
-        )
-        with compress(model, config, decode=setting.mode, kernel=setting.kernel):
-            return rate()
+        return batches * setting.batch / (now(model.device) - started)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from sparsemm_eval.bench.model_runs import Result
+from sparsemm_eval.bench.model_runs import compresses
 from sparsemm_eval.files import write_text_atomically
-
-GIGABYTE = 1e9
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -29,19 +26,19 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """The processor's name; what Python and psutil tell of it is an architecture at most."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def record(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Results as JSON types, one flat record each."""
-    flat = []
-    for result in results:
-        fields = asdict(result)
-        flat.append({**fields.pop("setting"), **fields, "rest": result.rest})
-    return flat
+def _gigabytes(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e9:.3f}"
+
+
+def _highest(row: dict[str, Any]) -> int | None:
+    return None if row["peak_prefill"] is None else max(row["peak_prefill"], row["peak_decode"])
 
 
 COLUMNS = {
@@ -49,7 +46,7 @@ COLUMNS = {
     "mode": lambda row: row["mode"],
     "prompt": lambda row: str(row["length"]),
     "batch": lambda row: str(row["batch"]),
-    "budget": lambda row: "–" if row["method"] == "fullkv" else str(row["budget"]),
+    "budget": lambda row: str(row["budget"]) if compresses(row["method"]) else "–",
 }
 LATENCY = {
     "prefill ms": lambda row: f"{row['prefill_ms']:.1f}",
@@ -60,15 +57,9 @@ LATENCY = {
     "GB weights": lambda row: _gigabytes(row["weights"]),
     "GB KV": lambda row: _gigabytes(row["kv"]),
     "GB rest": lambda row: _gigabytes(row["rest"]),
-    "GB peak": lambda row: _gigabytes(
-        None if row["peak_prefill"] is None else max(row["peak_prefill"], row["peak_decode"])
-    ),
+    "GB peak": lambda row: _gigabytes(_highest(row)),
 }
 THROUGHPUT = {"samples/s": lambda row: f"{row['samples_per_s']:.3f}"}
-
-
-def _gigabytes(count: int | None) -> str:
-    return "–" if count is None else f"{count / GIGABYTE:.3f}"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -87,21 +78,21 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], quantity: str, label: str, path: Path) -> None:
     """A quantity over prompt length, a line per method, mode and batch size."""
+    import pandas as pd
+
     from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 
     figure = new_figure(path, width=7, height=4.5)
     axes = figure.subplots()
-    lines: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
-    for row in rows:
-        if row.get(quantity) is not None:
-            key = (row["method"], row["mode"], row["batch"])
-            lines.setdefault(key, []).append((row["length"], row[quantity]))
-    for (method, mode, batch), points in lines.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=f"{method}, {mode}, batch {batch}")
+    frame = pd.DataFrame(rows, columns=["method", "mode", "batch", "length", quantity]).dropna()
+    for (method, mode, batch), line in frame.groupby(["method", "mode", "batch"], sort=False):
+        line = line.sort_values("length")
+        name = f"{method}, {mode}, batch {batch}"
+        axes.plot(line["length"], line[quantity], marker="o", label=name)
     axes.set_xlabel("prompt tokens")
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
-    if lines:
+    if len(frame):
         axes.legend(fontsize="small")
     save_figure(figure, path)
 

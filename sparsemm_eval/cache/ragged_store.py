@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sparsemm_eval import compat
 from sparsemm_eval.kernels.dispatch import triton_operators
 from sparsemm_eval.kernels.ragged_torch import Blocks, ragged_attention, shifted_attention
 from sparsemm_eval.kernels.work_list import plan
@@ -29,12 +30,10 @@ def bucket(count: int) -> int:
 
 def static_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A tensor that later samples will write to, and that compiled code may take the address of."""
-    from torch import _dynamo  # takes seconds, and only fixed stores need it
-
     # one that is made in inference mode could not be written to outside it
     with torch.inference_mode(False):
         tensor = torch.zeros(shape, dtype=dtype, device=device)
-    _dynamo.mark_static_address(tensor)
+    compat.mark_static_address(tensor)
     return tensor
 
 
@@ -179,7 +178,7 @@ class RaggedStore:
 
     def check_room(self) -> None:
         """Fail, on the device and without waiting for it, where the next token has no slot."""
-        torch._assert_async(self.index["length"][0] < self.index["capacity"][0], NO_ROOM)
+        compat.assert_on_device(self.index["length"][0] < self.index["capacity"][0], NO_ROOM)
 
     def _grow(self) -> None:
         if self.kernel == "triton":  # reads one pool
@@ -285,7 +284,7 @@ class RaggedStore:
             starts = torch.cat([offset[:, None], chunks], dim=1)  # [S, 1 + chunks]
             sizes = torch.full_like(starts, self.chunk)
             sizes[:, 0] = self.counts
-            described |= plan(starts, sizes, len(self.keys))._asdict()
+            described["items"], described["ranges"] = plan(starts, sizes, len(self.keys))
         else:
             described |= self._blocks_of(slots, length.cpu())
             # how far behind its first slot a segment's n-th generated entry lies

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
+from sparsemm_eval import compat
 from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.errors import UnsupportedError
 
@@ -96,7 +97,7 @@ def generation_config(model: PreTrainedModel, arguments: dict[str, Any]) -> Gene
         if arguments.get(name):
             raise UnsupportedError(f"{name} is not supported with decode=graph or fused: use decode=eager")
     given = {name: value for name, value in arguments.items() if name in _NAMES}
-    config, _ = model._prepare_generation_config(copy.deepcopy(arguments.get("generation_config")), **given)
+    config = compat.generation_config_of(model, copy.deepcopy(arguments.get("generation_config")), given)
     for name, neutral in NEUTRAL.items():
         value = getattr(config, name, None)
         if value not in neutral:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -16,66 +20,57 @@ from sparsemm_eval.errors import EvaluationError, SparseMMError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
 
-READER = "tiny-reader"
+READER, FAMILY = "tiny-reader", "llava"
 # Prompts of pages are short: a question is about as long as this observation window.
 WINDOW = 8
 TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
-_UNCOMPRESSED = "llava_fullkv"
-MODELS = (_UNCOMPRESSED, "llava_snapkv", "llava_sparsemm")
+TIMED_TOKENS = 9  # per document: the first ends the prefill, each of the others is a decode step
+HEADINGS = (
+    *(task.replace("_", "\n") for task in TASKS),
+    "nominal\nbudget",
+    "effective\nbudget",
+    "KV KiB\n/sample",
+    "prefill\nCPU ms\n/sample",
+    "decode\nCPU ms\n/token",
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the demo runs.
+    """What the demo runs."""
 
-    Attributes
-    ----------
-    budget : int
-        Nominal entries per KV head, for the methods that compress.
-    kernel_size : int
-        Width of the pooling over importance.
-    limit : int
-        Documents per task.
-    output : pathlib.Path
-        Folder of the full results.
-    """
+    budget: int  # nominal entries per KV head, for the methods that compress
+    kernel_size: int  # width of the pooling over importance
+    limit: int  # documents per task
+    output: Path  # folder of the full results
 
-    budget: int
-    kernel_size: int
-    limit: int
-    output: Path
+    def knobs(self, method: str) -> dict[str, int]:
+        """The compression's knobs; none for the full cache."""
+        from sparsemm_eval.methods.registry import method_named
+
+        if not method_named(method).evicts:
+            return {}
+        return {"budget": self.budget, "window": WINDOW, "kernel_size": self.kernel_size}
+
+
+def compared() -> tuple[str, ...]:
+    """The methods in the table, the full cache first."""
+    # torch takes seconds to import, and other commands need not wait for it
+    from sparsemm_eval.methods import fullkv, snapkv, sparsemm
+
+    return tuple(module.METHOD.name for module in (fullkv, snapkv, sparsemm))
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model's line of the table; all figures as lmms-eval wrote them.
+class Times:
+    """Medians of CPU seconds."""
 
-    Attributes
-    ----------
-    model : str
-    scores : dict
-        Score by task.
-    nominal_budget : int or None
-        None for the full cache.
-    effective_budget : float
-        Entries that were kept per KV head, mean over samples.
-    kv_bytes : float
-        Of the compressed prompt, mean over samples.
-    prefill_seconds, decode_seconds : float
-        Per sample, and per generated token.
-    """
-
-    model: str
-    scores: dict[str, float]
-    nominal_budget: int | None
-    effective_budget: float
-    kv_bytes: float
-    prefill_seconds: float
-    decode_seconds: float
+    prefill: float  # of one document, up to its first token
+    decode: float  # of one decode step
 
 
-def run(settings: Settings) -> list[Row]:
-    """Evaluate every model; one lmms-eval process each, both tasks in it.
+def run(settings: Settings) -> list[list[str]]:
+    """The table's rows: every method evaluated in one lmms-eval process, and then timed beside the others.
 
     Raises
     ------
@@ -84,27 +79,19 @@ def run(settings: Settings) -> list[Row]:
     """
     # So small a model gains little from a second thread, and on shared cores loses much by waiting for it.
     surroundings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return [
-        row_of(model, evaluate(arguments_of(model, settings), environment=surroundings)[0])
-        for model in MODELS
-    ]
+    methods = compared()
+    files = [evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in methods]
+    times = cpu_times(settings)
+    return [row_of(method, file, times[method]) for method, file in zip(methods, files, strict=True)]
 
 
-def arguments_of(model: str, settings: Settings) -> list[str]:
-    """lmms-eval's arguments for one model.
-
-    The journal is off and batches hold one sample, so that every time is measured anew and is one sample's.
-    """
-    model_args = [f"pretrained={READER}", "journal=off"]
-    if model != _UNCOMPRESSED:
-        model_args += [
-            f"budget={settings.budget}",
-            f"window={WINDOW}",
-            f"kernel_size={settings.kernel_size}",
-        ]
+def arguments_of(method: str, settings: Settings) -> list[str]:
+    """lmms-eval's arguments for one method; without journal, so that every answer is generated."""
+    model = f"{FAMILY}_{method}"
+    model_args = {"pretrained": READER, "journal": "off", **settings.knobs(method)}
     values = {
         "model": model,
-        "model_args": ",".join(model_args),
+        "model_args": ",".join(f"{name}={value}" for name, value in model_args.items()),
         "tasks": ",".join(TASKS),
         "limit": str(settings.limit),
         "batch_size": "1",
@@ -114,55 +101,99 @@ def arguments_of(model: str, settings: Settings) -> list[str]:
     return [*options, "--log_samples"]
 
 
-def row_of(model: str, results: ResultsFile) -> Row:
-    """Read one model's figures.
+def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> dict[str, Times]:
+    """Times by method on the tasks' documents, in this process on one thread.
+
+    The methods take turns at every document, so that whatever else the machine does hits all of them alike.
+    The clock's seconds are by default the CPU time of the process, which waiting for others is no part of.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from sparsemm_eval.config import CompressionConfig
+    from sparsemm_eval.heads.scoring.load_model import load_model
+    from sparsemm_eval.model.session import compress
+    from sparsemm_eval.pages.readers.reading import documents
+
+    logging.disable_progress_bar()
+    loaded = load_model(READER, "cpu", "float32")
+    loaded.model.generation_config.eos_token_id = None  # every method takes as many steps
+    configs = {
+        method: CompressionConfig.fitting(method, head_scores=READER, **settings.knobs(method))
+        for method in compared()
+    }
+    prefills, steps = ({method: [] for method in configs} for _ in range(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for document in itertools.chain(*(documents(task, settings.limit) for task in TASKS)):
+            inputs = _inputs_of(loaded.processor, document)
+            for method, config in configs.items():
+                with compress(loaded.model, config):
+                    marks = _token_times(loaded.model, inputs, clock)
+                prefill, *decode = [after - before for before, after in itertools.pairwise(marks)]
+                prefills[method].append(prefill)
+                steps[method] += decode
+    finally:
+        torch.set_num_threads(threads)
+    return {method: Times(median(prefills[method]), median(steps[method])) for method in configs}
+
+
+def _inputs_of(processor: Any, document: dict[str, Any]) -> dict[str, Any]:
+    question = {"type": "text", "text": document["question"]}
+    messages = [{"role": "user", "content": [{"type": "image"}, question]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return processor(text=[text], images=[document["image"].convert("RGB")], return_tensors="pt")
+
+
+def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float]) -> list[float]:
+    """What the clock says before the prompt and after every generated token."""
+    import torch
+
+    marks: list[float] = []
+
+    def note(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        marks.append(clock())
+        return torch.zeros(len(tokens), dtype=torch.bool)
+
+    with torch.inference_mode():
+        marks.append(clock())
+        model.generate(**inputs, do_sample=False, max_new_tokens=TIMED_TOKENS, stopping_criteria=[note])
+    return marks
+
+
+def row_of(method: str, results: ResultsFile, times: Times) -> list[str]:
+    """One method's cells; all but the times as lmms-eval recorded it, means over samples.
 
     Raises
     ------
     EvaluationError
-        If one is missing.
+        If a figure is missing.
     """
     measured = results.contents.get("throughput", {})
     try:
-        return Row(
-            model=model,
-            scores={task: results.scores(task)[metric] for task, metric in TASKS.items()},
-            nominal_budget=None if model == _UNCOMPRESSED else int(measured["avg_nominal_budget"]),
-            effective_budget=measured["avg_effective_budget"],
-            kv_bytes=measured["avg_kv_bytes"],
-            prefill_seconds=measured["avg_prefill_seconds"],
-            decode_seconds=measured["avg_decode_seconds"],
-        )
+        return [
+            f"{FAMILY}_{method}",
+            *(f"{results.scores(task)[metric]:.3f}" for task, metric in TASKS.items()),
+            f"{measured['avg_nominal_budget']:.0f}" if "avg_nominal_budget" in measured else "all",
+            f"{measured['avg_effective_budget']:.1f}",
+            f"{measured['avg_kv_bytes'] / 1024:.0f}",
+            f"{times.prefill * 1000:.1f}",
+            f"{times.decode * 1000:.2f}",
+        ]
     except KeyError as error:
-        raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {model}") from error
+        raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {method}") from error
 
 
-def table_of(rows: list[Row], settings: Settings) -> Table:
-    """The rows as a table for the terminal."""
+def table_of(rows: list[list[str]], settings: Settings) -> Table:
+    """The rows as a table for the terminal, 80 columns wide."""
     knobs = f"window={WINDOW}, kernel_size={settings.kernel_size}, {settings.limit} documents per task"
-    # Fits into 80 columns.
     table = Table(title=f"{READER}, {knobs}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("model", no_wrap=True)
-    headings = (
-        *(task.replace("_", "\n") for task in TASKS),
-        "nominal\nbudget",
-        "effective\nbudget",
-        "KV KiB\n/sample",
-        "prefill\nms",
-        "decode\nms/token",
-    )
-    for heading in headings:
+    for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            row.model,
-            *(f"{row.scores[task]:.3f}" for task in TASKS),
-            "all" if row.nominal_budget is None else str(row.nominal_budget),
-            f"{row.effective_budget:.1f}",
-            f"{row.kv_bytes / 1024:.0f}",
-            f"{row.prefill_seconds * 1000:.1f}",
-            f"{row.decode_seconds * 1000:.2f}",
-        )
+        table.add_row(*row)
     return table
 
 
@@ -181,13 +212,10 @@ def command(
         console.print(f"[bold red]sparsemm demo failed:[/] {error}")
         raise typer.Exit(1) from error
     console.print(table_of(rows, settings))
-    console.print(f"Full results, with every answer: {output.resolve()}", soft_wrap=True)
     other = 7 if kernel_size == 5 else 5
-    console.print(
-        f"kernel_size moves the picture: try sparsemm demo --kernel-size {other} before judging a method.",
-        soft_wrap=True,
-    )
-    console.print(
+    for line in (
+        f"Full results, with every answer: {output.resolve()}",
+        f"Scores depend on kernel_size: try sparsemm demo --kernel-size {other} before judging a method.",
         "A tiny model on rendered pages: it shows the mechanism, not the size of the effect at 7B.",
-        soft_wrap=True,
-    )
+    ):
+        console.print(line, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import signal
@@ -10,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +18,8 @@ import typer
 
 from sparsemm_eval.errors import EvaluationError, SparseMMError
 from sparsemm_eval.lmms import arguments as lmms_arguments
-from sparsemm_eval.lmms import provenance as result_provenance
 from sparsemm_eval.lmms import results as lmms_results
-from sparsemm_eval.lmms import task_needs
+from sparsemm_eval.lmms.tasks import check_needs
 
 
 def evaluate(
@@ -28,20 +27,10 @@ def evaluate(
 ) -> list[lmms_results.ResultsFile]:
     """Run lmms-eval in a process of its own and make sure that it did what it was asked for.
 
-    Parameters
-    ----------
-    arguments : sequence of str
-        lmms-eval's own, passed on unchanged; an output path and the include path are added.
-    processes : int
-        More than one: data parallel, under torch.distributed.
-    environment : mapping, optional
-        Additions to the environment.
-
-    Returns
-    -------
-    list of ResultsFile
-        One for every evaluation of the command line; with ``stats_dir`` among the model_args, the run record
-        is added to the file under the key ``sparsemm``.
+    The arguments are lmms-eval's own and passed on unchanged; an output path and the include path are added.
+    More than one of `processes` are data parallel, under torch.distributed; `environment` holds additions.
+    Every evaluation of the command line has a results file; with ``stats_dir`` among the model_args, the run
+    record is added to it under the key ``sparsemm``.
 
     Raises
     ------
@@ -53,9 +42,9 @@ def evaluate(
         If lmms-eval failed, whatever its exit status, or left a task without scores.
     """
     runs = lmms_arguments.read(arguments)
-    for warning in task_needs.check(task for run in runs for task in run.tasks):
+    for warning in check_needs(task for run in runs for task in run.tasks):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    start = result_provenance.now()
+    start = int(time.time())  # file systems may keep whole seconds only
     before = {run.output_path: lmms_results.snapshot(run.output_path) for run in runs}
     with tempfile.TemporaryDirectory(prefix="sparsemm-eval-") as scratch:
         completed = lmms_arguments.complete(arguments, Path(scratch))
@@ -64,7 +53,7 @@ def evaluate(
     if status:
         raise EvaluationError(f"lmms-eval ended with {_status_text(status)}; see the messages above")
     files = [lmms_results.find(run, before[run.output_path]) for run in runs]
-    return [result_provenance.complete(file, run, start) for file, run in zip(files, runs, strict=True)]
+    return [lmms_results.with_record(file, run, start) for file, run in zip(files, runs, strict=True)]
 
 
 def command(
@@ -101,8 +90,7 @@ def _device_environment(arguments: Sequence[str], processes: int) -> dict[str, s
         return {}
     import torch
 
-    line = " ".join(arguments).replace("--device ", "device=")
-    on_cpu = "device=cpu" in line or not torch.cuda.is_available()
+    on_cpu = lmms_arguments.runs_on_cpu(arguments) or not torch.cuda.is_available()
     return {"ACCELERATE_USE_CPU": "true"} if on_cpu else {}
 
 
@@ -110,25 +98,17 @@ def _run(line: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command with our standard streams; what would end us ends it first."""
     print(f"$ {shlex.join(line)}", flush=True)
     child = subprocess.Popen(line, env=dict(environment))
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there signals can be caught
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate()) if in_main_thread else None
     try:
-        with _termination_passed_to(child):
-            return child.wait()
+        return child.wait()
     except KeyboardInterrupt:
         # The terminal has sent the interrupt to the child too; it may still be writing.
         child.wait()
         raise
-
-
-@contextlib.contextmanager
-def _termination_passed_to(child: subprocess.Popen) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    try:
-        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _status_text(status: int) -> str:

@@ -1,10 +1,11 @@
-"""Results files of lmms-eval: which are new, and whether they hold what was asked for."""
+"""Results files of lmms-eval: which are new, whether they hold what was asked for, and what run made them."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,12 @@ from sparsemm_eval.lmms.arguments import Run
 _NOT_SCORES = ("alias", "samples", " ")
 # Named after date and time; some tasks write other files ending in _results.json below the output path.
 _FILE_NAME = "[0-9]" * 8 + "_" + "[0-9]" * 6 + "_results.json"
+_STATS_DIR = re.compile(r"(?:^|,)stats_dir=([^,]+)")
 
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """One ``…_results.json`` of lmms-eval.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-    contents : dict
-        As upstream wrote it.
-    """
+    """One ``…_results.json`` of lmms-eval, and its contents as upstream wrote them."""
 
     path: Path
     contents: dict[str, Any]
@@ -41,13 +36,7 @@ class ResultsFile:
         }
 
     def tasks_of(self, name: str) -> list[str]:
-        """Tasks that a name on the command line stands for in this file; empty if it is not there.
-
-        Parameters
-        ----------
-        name : str
-            Task, group, tag, pattern, YAML file or folder of such files.
-        """
+        """Tasks here that the name of a task, group, tag, pattern, YAML file or folder of them stands for."""
         results = self.contents.get("results", {})
         if Path(name).is_dir():
             return list(results)
@@ -69,13 +58,7 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def find(run: Run, before: dict[Path, tuple[int, int]]) -> ResultsFile:
-    """The results that a run has left.
-
-    Parameters
-    ----------
-    run : Run
-    before : dict
-        `snapshot` of its output path from before the run.
+    """The results that a run has left since the `snapshot` of its output path.
 
     Raises
     ------
@@ -95,6 +78,34 @@ def find(run: Run, before: dict[Path, tuple[int, int]]) -> ResultsFile:
         path, names = next(iter(missing.items()))
         raise EvaluationError(f"{path} has no score for {', '.join(names)}; see the messages above")
     return complete[-1]
+
+
+def with_record(file: ResultsFile, run: Run, since: float) -> ResultsFile:
+    """Put the wrapper's run record into the results file, under the key ``sparsemm``.
+
+    Unchanged if the run did not ask for a record with ``stats_dir=…`` in its model_args. Records from before
+    `since`, in seconds since the epoch, are those of other runs.
+
+    Raises
+    ------
+    EvaluationError
+        If the record is missing.
+    """
+    asked = _STATS_DIR.search(run.model_args)
+    if asked is None:
+        return file
+    # lmms-eval takes seconds to import, and most runs need nothing of it here.
+    from sparsemm_eval.model_wrappers.records.run_record import complete_results, read_runs
+
+    records = [
+        record
+        for record in read_runs(asked[1])
+        if record["model_name"] == run.model and Path(record["path"]).stat().st_mtime >= since
+    ]
+    if not records:
+        raise EvaluationError(f"{run.model} left no run record in stats_dir={asked[1]}")
+    complete_results(file.path, records[-1])
+    return ResultsFile(file.path, {**file.contents, "sparsemm": records[-1]})
 
 
 def _load(path: Path) -> ResultsFile:

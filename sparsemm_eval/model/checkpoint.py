@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model import shipped
 from sparsemm_eval.model.families.base import Family
@@ -87,8 +88,8 @@ def load(arguments: Arguments, family: Family | None, placement: Placement) -> C
     if placement.device_map is None:
         model.to(placement.device)
     processor.tokenizer.padding_side = "left"
-    commit = getattr(config, "_commit_hash", None)
-    fingerprint = f"hub:{commit}" if folder is None and commit else f"sha256:{_digest(folder, model)}"
+    commit = compat.hub_commit(arguments.pretrained, arguments.revision) if folder is None else None
+    fingerprint = f"hub:{commit}" if commit else f"sha256:{_digest(folder, model)}"
     return Checkpoint(arguments.pretrained, fingerprint, model, processor, limits, family)
 
 

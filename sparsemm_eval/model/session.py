@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from sparsemm_eval import compat
 from sparsemm_eval.cache.arena import Arena
 from sparsemm_eval.cache.ragged_cache import DEFAULT_RESERVE, RaggedCache
 from sparsemm_eval.cache.static_cache import StaticCache
@@ -89,7 +90,7 @@ def with_head_scores(
     """
     if "head_scores" not in config.needs:
         return config
-    name = name or getattr(model.config, "_name_or_path", None) or None
+    name = name or model.config.name_or_path or None
     if config.head_scores is None and name is None:
         remedy = f"a table, a file or a name: method {config.method!r} needs one"
         raise ConfigError("head_scores", None, remedy)
@@ -159,7 +160,7 @@ class CompressionSession:
 
     def __enter__(self) -> CompressionSession:
         text_config = self.decoder.config
-        before = text_config._attn_implementation
+        before = compat.attention_of(text_config)
         if before in (ATTENTION, STATIC_ATTENTION):
             raise UnsupportedError("the model is already inside a `with compress(...)` block")
         if before != "sdpa":
@@ -169,15 +170,15 @@ class CompressionSession:
             )
         register()
         try:
-            self._attach(text_config, before)
+            self._attach(text_config)
         except BaseException:
             self._undo.close()
             raise
         return self
 
-    def _attach(self, text_config: PreTrainedConfig, before: str) -> None:
-        text_config._attn_implementation = ATTENTION if self.decode == "eager" else STATIC_ATTENTION
-        self._undo.callback(setattr, text_config, "_attn_implementation", before)
+    def _attach(self, text_config: PreTrainedConfig) -> None:
+        name = ATTENTION if self.decode == "eager" else STATIC_ATTENTION
+        self._undo.enter_context(compat.attention_set_to(text_config, name))
         for attention in self.decoder.attentions:
             hook = attention.register_forward_pre_hook(_hand_over_cache_layer, with_kwargs=True)
             self._undo.callback(hook.remove)

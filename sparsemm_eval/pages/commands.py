@@ -31,13 +31,16 @@ def benchmarks(
     seed: Annotated[int, typer.Option(min=0, help="Other seeds, other pages.")] = DEFAULT_SEED,
 ) -> None:
     """Render small stand-ins for the seven benchmarks; upstream's own tasks then run without a hub."""
+    from sparsemm_eval.methods import fullkv
+    from sparsemm_eval.model.families.registry import ANY_FAMILY
     from sparsemm_eval.pages.benchmarks.write import write_stand_ins
 
     for folder in write_stand_ins(directory, count, seed):
         print(folder)
     print(
-        f"\nTo evaluate a reader on them:\n  cd {directory.resolve()} && sparsemm eval --model llava_fullkv "
-        "--model_args pretrained=tiny-reader --tasks sparsemm_suite --output_path runs"
+        f"\nTo evaluate a reader on them:\n  cd {directory.resolve()} && sparsemm eval "
+        f"--model {ANY_FAMILY}_{fullkv.METHOD.name} --model_args pretrained=tiny-reader "
+        "--tasks sparsemm_suite --output_path runs"
     )
     print(
         "textcaps_val needs java. ocrbench divides its points by 1000 whatever the number of documents: with "

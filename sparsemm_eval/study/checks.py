@@ -166,7 +166,7 @@ def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
 
 
 def _of_tasks(study: Study) -> Iterator[Problem]:
-    from sparsemm_eval.lmms import task_needs
+    from sparsemm_eval.lmms.tasks import check_needs
 
     places = {
         name: ("tasks", index, inner) if ("tasks", index, inner) in study.document.lines else ("tasks", index)
@@ -180,7 +180,7 @@ def _of_tasks(study: Study) -> Iterator[Problem]:
         )
     for name, place in places.items():
         try:
-            task_needs.check([name])
+            check_needs([name])
         except UnsupportedError as error:
             yield study.document.problem(place, name, str(error))
 

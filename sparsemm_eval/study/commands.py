@@ -19,7 +19,7 @@ from sparsemm_eval.study.figures import figures_command
 from sparsemm_eval.study.show import show_command
 from sparsemm_eval.study.signals import ended_by_signals
 
-_File = Annotated[Path, typer.Argument(metavar="STUDY.YAML", help="The study's file.")]
+_File = Annotated[Path, typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.")]
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder (its output).")]
 _Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for scripts; messages go to standard error.")
@@ -61,7 +61,7 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Only cells with such an id, for instance '*-b32-*' (budget 32); repeatable."
+            metavar="PATTERN", help="Only cells with such an id, for instance '*-b32-*'; repeatable."
         ),
     ] = None,
     retry_failed: Annotated[
@@ -110,6 +110,16 @@ def run(
         raise typer.Exit(128 + received[0])
     if not outcome.complete:
         raise typer.Exit(1)
+
+
+@app.command("list")
+def list_shipped() -> None:
+    """Show the studies that come with the package; they run by name."""
+    from sparsemm_eval.studies import FOLDER
+
+    for path in sorted(FOLDER.glob("*.yaml")):
+        print(f"{path.stem:12} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+    print(f"\nFor instance: sparsemm study run tiny --dry-run; the files are in {FOLDER}")
 
 
 @app.command(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError, EvaluationError, UnsupportedError
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.study.dashboard_workspace import DashboardPlan, build, workspaces
@@ -80,8 +81,7 @@ def read_plan(folder: Path, entity: str | None = None, project: str | None = Non
 
 def to_json(plan: DashboardPlan) -> dict[str, Any]:
     """The workspace as W&B would store it: entity, project, name and the view's ``spec``."""
-    # The package has no public way to serialise; this is what its own save() sends.
-    view = build(plan)._to_model()
+    view = compat.workspace_view(build(plan))
     return {
         "entity": view.entity,
         "project": view.project,

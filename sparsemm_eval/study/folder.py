@@ -6,7 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def utc_now() -> str:
     """ISO time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_full(error: OSError) -> bool:

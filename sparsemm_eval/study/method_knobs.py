@@ -9,8 +9,7 @@ from sparsemm_eval.config import knobs_in_use, needs_of
 from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.base import Knob, Style
 from sparsemm_eval.methods.registry import all_knobs, method_named, methods, scores
-from sparsemm_eval.model.families.registry import families
-from sparsemm_eval.model_wrappers.manifests import ANY_FAMILY
+from sparsemm_eval.model.families.registry import ANY_FAMILY, families
 
 #: The method that the others are compared with.
 REFERENCE = fullkv.METHOD.name

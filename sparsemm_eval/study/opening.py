@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.studies import FOLDER
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.settings import Study
@@ -16,12 +17,13 @@ USAGE_ERROR = 2
 
 
 def load(file: Path) -> tuple[Study, list[Cell]]:
-    """A study and its cells; mistakes are printed and end the command with code 2."""
+    """The study of a file, or of a name that comes with the package; mistakes end the command with code 2."""
     # The wrappers' checks import torch.
     from sparsemm_eval.study import checks
 
     try:
-        return checks.load(file)
+        shipped = FOLDER / f"{file}.yaml"
+        return checks.load(shipped if shipped.is_file() and not file.exists() else file)
     except SparseMMError as error:
         typer.echo(f"sparsemm study: {error}", err=True)
         raise typer.Exit(USAGE_ERROR) from error

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
+
 #: Environment variable with the token of the claim that a process works under.
 MARK = "SPARSEMM_STUDY_CLAIM"
 #: Seconds between asking a cell's processes to end and ending them.
 GRACE = 15.0
-_PROC = Path("/proc")
 
 
 def start(
@@ -60,7 +61,7 @@ def end(child: subprocess.Popen[bytes], mark: str, grace: float = GRACE) -> None
 
 
 def end_marked(mark: str, grace: float = GRACE) -> None:
-    """End all processes of this machine that carry a mark; none where the system cannot say."""
+    """End all processes of this machine that carry a mark."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         found = marked(mark)
         _signal(found, number)
@@ -69,63 +70,41 @@ def end_marked(mark: str, grace: float = GRACE) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Pids of running processes with a mark in their environment."""
-    wanted = f"{MARK}={mark}".encode()
-    return [pid for pid in _pids() if pid != os.getpid() and wanted in _environment(pid)]
+    """Pids of running processes with a mark in their environment, as far as they let it be read."""
+    processes = psutil.process_iter(["environ"])
+    found = [process.pid for process in processes if (process.info["environ"] or {}).get(MARK) == mark]
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def machine() -> str:
     """Names this machine since its start, and this container on it: where pids mean the same."""
     parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append((_PROC / "sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink(_PROC / "self/ns/pid"))
+    with contextlib.suppress(OSError):  # Linux alone says so
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
 
 
 def started(pid: int) -> str | None:
-    """When a process began, in the system's ticks; tells it from a later one of the same pid."""
-    fields = _stat(pid)
-    return fields[19] if fields else None
+    """When a process began, in hundredths of a second since the machine did; None if there is none.
+
+    It tells a process from a later one of the same pid, also when the clock is set in between.
+    """
+    try:
+        boot = psutil.boot_time()
+        return str(round(100 * (psutil.Process(pid).create_time() - boot)))
+    except psutil.NoSuchProcess:
+        return None
 
 
 def is_running(pid: int, since: str | None) -> bool:
     """Whether that very process runs; one that has ended and was not waited for does not."""
-    fields = _stat(pid)
-    if fields is not None:
-        return fields[0] not in ("Z", "X") and (since is None or fields[19] == since)
-    if _PROC.joinpath("self/stat").exists():
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the state on; the name before them may hold blanks and brackets."""
-    try:
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def _pids() -> Iterable[int]:
-    if not _PROC.is_dir():
-        return []
-    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        # Empty for those that have ended and were not waited for.
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        # Gone, or somebody else's.
-        return []
+    ended = status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    return not ended and (since is None or started(pid) == since)
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:

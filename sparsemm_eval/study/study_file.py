@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsemm_eval.errors import one_of
 from sparsemm_eval.methods.registry import methods
-from sparsemm_eval.model_wrappers.manifests import ANY_FAMILY
+from sparsemm_eval.model.families.registry import ANY_FAMILY
 from sparsemm_eval.study.method_knobs import elsewhere, family_names
 from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study, Wandb

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval import compat
+
 INTERRUPTED = 255
 
 #: Metric -> the metric on its x-axis. None of them enters the summary, which holds results only.
@@ -144,11 +146,9 @@ def _quiet_settings(wandb: Any) -> Any:
 def check() -> int:
     """0 if there are credentials; never prompts, and asks no server (which `wandb.login` may do)."""
     import wandb
-    from wandb.sdk.lib.wbauth import authenticate_session
 
     try:
-        host = wandb.setup().settings.base_url
-        return 0 if authenticate_session(host=host, source="sparsemm", no_offline=True) else 1
+        return 0 if compat.has_wandb_credentials() else 1
     except wandb.errors.Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

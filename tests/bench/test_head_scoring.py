@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.bench.commands import app
 from sparsemm_eval.bench.head_scoring import Row, measure, score_literally
-from sparsemm_eval.bench.random_model import random_llava_next_7b
+from sparsemm_eval.bench.random_models import random_llava_next_7b
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.documents import DOCUMENTS
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule

@@ -4,9 +4,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sparsemm_eval.bench import report
 from sparsemm_eval.bench.commands import app
-from sparsemm_eval.bench.grid import Grid
-from sparsemm_eval.bench.synthetic_scores import synthetic_scores
+from sparsemm_eval.bench.model_runs import combinations, guarded
+from sparsemm_eval.bench.random_models import synthetic_scores
 from sparsemm_eval.errors import ConfigError
 
 TINY = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32", "--lengths", "64", "--budget", "40"]
@@ -70,8 +71,20 @@ def test_the_synthetic_table_is_as_concentrated_as_published():
 
 
 def test_plain_caches_know_fullkv_only():
-    grid = Grid(["snapkv"], ["dynamic", "static", "eager"], [64], [1], 40, 2, "auto")
-    assert [setting.mode for setting in grid.settings()] == ["eager"]
+    settings = combinations(["snapkv"], ["dynamic", "static", "eager"], [64], [1])
+    assert [setting.mode for setting in settings] == ["eager"]
+
+
+def test_a_run_without_memory_is_a_row_of_table_and_plot(tmp_path):
+    def fail(setting):
+        raise torch.OutOfMemoryError("no room\nand more")
+
+    (setting,) = combinations(["fullkv"], ["eager"], [64], [2], budget=40)
+    row = guarded(setting, fail)
+    assert (row["method"], row["batch"], row["error"]) == ("fullkv", 2, "out of memory: no room")
+    report.save({"rows": [row]}, tmp_path, "bench", "kv", "bytes")
+    assert "| fullkv | eager | 64 | 2 | – | out of memory: no room |" in (tmp_path / "bench.md").read_text()
+    assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import sparsemm_eval
 from sparsemm_eval.cli import app
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import demo
 from sparsemm_eval.lmms.results import ResultsFile
 
 SETTINGS = demo.Settings(budget=32, kernel_size=5, limit=3, output=Path("runs/demo"))
+TIMES = demo.Times(prefill=0.05, decode=0.004)
 
 
 def results(**changes):
@@ -19,26 +21,31 @@ def results(**changes):
         "avg_nominal_budget": 32.0,
         "avg_effective_budget": 31.5,
         "avg_kv_bytes": 2048.0,
-        "avg_prefill_seconds": 0.05,
-        "avg_decode_seconds": 0.004,
+        "avg_prefill_seconds": 99.0,  # by the clock on the wall, and so no figure of the table
+        "avg_decode_seconds": 99.0,
     }
     scores = {"pages_qa": {"exact_match,none": 0.75}, "pages_ocr": {"character_accuracy,none": 0.5}}
     contents = {"results": scores, "throughput": {**measured, **changes}}
     return ResultsFile(Path("r.json"), contents)
 
 
+def stub(monkeypatch):
+    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
+    monkeypatch.setattr(demo, "cpu_times", lambda settings: dict.fromkeys(demo.compared(), TIMES))
+
+
 def test_arguments():
-    line = demo.arguments_of("llava_snapkv", SETTINGS)
+    line = demo.arguments_of("snapkv", SETTINGS)
     given = dict(zip(line[:-1:2], line[1::2], strict=True))
     expected = "pretrained=tiny-reader,journal=off,budget=32,window=8,kernel_size=5"
     assert given["--model_args"] == expected
     assert given["--tasks"] == "pages_qa,pages_ocr"
-    full = demo.arguments_of("llava_fullkv", SETTINGS)
+    full = demo.arguments_of("fullkv", SETTINGS)
     assert "pretrained=tiny-reader,journal=off" in full
 
 
 def test_table_shows_what_was_recorded(monkeypatch):
-    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
+    stub(monkeypatch)
     console = Console(width=80, record=True)
     console.print(demo.table_of(demo.run(SETTINGS), SETTINGS))
     text = console.export_text()
@@ -48,13 +55,37 @@ def test_table_shows_what_was_recorded(monkeypatch):
     assert lines["llava_fullkv"] == [*measured[:2], "all", *measured[3:]]
     assert "window=8, kernel_size=5" in text
     assert "…" not in text
+    assert text.count("CPU ms") == 2
+
+
+def test_times_are_the_clocks_and_methods_take_turns(monkeypatch):
+    """A clock that a method moves on at every look, by the more the later it is in the list."""
+    turns, now = [], [0.0]
+    compress = sparsemm_eval.compress
+
+    def noted(model, config):
+        turns.append(config.method)
+        return compress(model, config)
+
+    def clock():
+        now[0] += 10.0 ** demo.compared().index(turns[-1])
+        return now[0]
+
+    monkeypatch.setattr(sparsemm_eval, "compress", noted)
+    found = demo.cpu_times(SETTINGS, clock)
+    assert turns == list(demo.compared()) * len(demo.TASKS) * SETTINGS.limit
+    assert found == {
+        method: demo.Times(step, step) for method, step in zip(demo.compared(), (1, 10, 100), strict=True)
+    }
+    looks = demo.TIMED_TOKENS + 1  # before the prompt, and after every token
+    assert now[0] == 111 * looks * len(demo.TASKS) * SETTINGS.limit
 
 
 def test_a_missing_figure_is_an_error():
     file = results()
     del file.contents["throughput"]["avg_kv_bytes"]
     with pytest.raises(EvaluationError, match="avg_kv_bytes"):
-        demo.row_of("llava_snapkv", file)
+        demo.row_of("snapkv", file, TIMES)
 
 
 def test_a_failed_run_fails_the_demo(monkeypatch):
@@ -68,8 +99,8 @@ def test_a_failed_run_fails_the_demo(monkeypatch):
 
 
 def test_the_command_says_where_results_are_and_names_kernel_size(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
+    stub(monkeypatch)
     outcome = CliRunner().invoke(app, ["demo", "--output", str(tmp_path)])
     assert outcome.exit_code == 0, outcome.output
     assert str(tmp_path) in outcome.output
-    assert "kernel_size moves the picture" in outcome.output
+    assert "Scores depend on kernel_size" in outcome.output

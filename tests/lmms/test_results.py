@@ -1,12 +1,13 @@
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.arguments import Run
-from sparsemm_eval.lmms.results import find, snapshot
+from sparsemm_eval.lmms.results import ResultsFile, find, snapshot, with_record
 
 NAME = "20260102_030405_results.json"
 
@@ -107,3 +108,38 @@ def test_a_group_with_an_unscored_member_is_incomplete(tmp_path):
 
 def test_a_missing_folder_has_no_results(tmp_path):
     assert snapshot(Path(tmp_path, "nowhere")) == {}
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = tmp_path / NAME
+    path.write_text(json.dumps({"results": {}}))
+    return ResultsFile(path, {"results": {}})
+
+
+def recorded(model_args):
+    return Run("llava_snapkv", model_args, ("pages_qa",), Path("out"))
+
+
+def put_record(folder, name, model="llava_snapkv"):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}_sparsemm_run.json").write_text(json.dumps({"model_name": model, "run": name}))
+
+
+def test_nothing_is_done_unless_asked(results):
+    assert with_record(results, recorded("budget=8"), time.time()) is results
+
+
+def test_the_record_of_the_run_is_added(results, tmp_path):
+    start = int(time.time())
+    put_record(tmp_path / "stats", "mine")
+    put_record(tmp_path / "stats", "other", model="llava_fullkv")
+    completed = with_record(results, recorded(f"budget=8,stats_dir={tmp_path / 'stats'},window=4"), start)
+    assert completed.contents["sparsemm"]["run"] == "mine"
+    assert json.loads(results.path.read_text()) == completed.contents
+
+
+def test_an_old_record_does_not_count(results, tmp_path):
+    put_record(tmp_path / "stats", "mine")
+    with pytest.raises(EvaluationError, match="no run record"):
+        with_record(results, recorded(f"stats_dir={tmp_path / 'stats'}"), time.time() + 60)

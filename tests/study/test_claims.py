@@ -146,7 +146,6 @@ ORPHAN = """
 """
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 def test_what_a_dead_owner_left_running_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(processes.end_marked, "__defaults__", (1.0,))
     owner = script(ORPHAN, tmp_path)

@@ -265,3 +265,15 @@ def test_the_live_table_shows_what_matters_now(study_file, tmp_path):
     assert f"start   {cells[0].id}" in screen
     assert "3 done   left: 0 s" in screen
     assert "pages_qa" in screen
+
+
+def test_shipped_studies_are_listed_and_run_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = call("list").output
+    assert [line.split()[0] for line in listed.splitlines()[:2]] == ["benchmarks", "tiny"]
+    outcome = call("run", "tiny", "--dry-run")
+    assert outcome.exit_code == 0, outcome.output
+    assert "123 cells: 123 pending; folder" in outcome.output
+    (tmp_path / "tiny").write_text("name: [")  # a file of the user's goes first
+    assert call("run", "tiny", "--dry-run").exit_code == 2
+    assert call("run", "huge", "--dry-run").exit_code == 2

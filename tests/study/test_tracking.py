@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -25,15 +26,8 @@ SAMPLES = 70
 
 def below(study):
     """Process ids that run with W&B's folders in this study."""
-    marker = f"WANDB_CACHE_DIR={study}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if marker in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+    running = [(process.pid, process.info["environ"]) for process in psutil.process_iter(["environ"])]
+    return [pid for pid, own in running if (own or {}).get("WANDB_CACHE_DIR", "").startswith(str(study))]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-import os
 import time
 
+import psutil
 import pytest
 
 from sparsemm_eval.errors import ConfigError
@@ -74,7 +74,7 @@ def test_end_waits_and_kills_at_last(process):
     start = time.monotonic()
     process.end(timeout=0.2)
     assert time.monotonic() - start < 30
-    assert not os.path.exists(f"/proc/{process.pid}/exe")
+    assert not psutil.pid_exists(process.pid)
 
 
 def test_messages_of_the_session_go_to_the_log(process, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from sparsemm_eval.lmms.arguments import Run
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import find
-from sparsemm_eval.lmms.task_needs import suite_members
+from sparsemm_eval.lmms.tasks import suite_members
 from sparsemm_eval.pages.benchmarks.write import write_stand_ins
 from sparsemm_eval.tasks import FOLDER
 from tests.lmms_process import checkpoint, environment, is_shipped

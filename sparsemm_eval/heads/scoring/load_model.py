@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model import shipped as checkpoints
 
@@ -85,7 +86,7 @@ def load_model(
         return LoadedModel(
             model, processor, folder.name if folder else Path(name).resolve().name, weights_digest(source)
         )
-    return LoadedModel(model, processor, name, getattr(model.config, "_commit_hash", None) or "unknown")
+    return LoadedModel(model, processor, name, compat.hub_commit(name, revision) or "unknown")
 
 
 def weights_digest(folder: str | Path) -> str:

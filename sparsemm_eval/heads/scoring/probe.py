@@ -12,6 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
 
@@ -224,10 +225,8 @@ def _recording(decoder: TextDecoder, recorder: _Recorder) -> Iterator[None]:
     def hand_over(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         return args, {**kwargs, "probe_recorder": recorder}
 
-    before = decoder.config._attn_implementation
     with ExitStack() as undo:
-        undo.callback(setattr, decoder.config, "_attn_implementation", before)
-        decoder.config._attn_implementation = PROBE
+        undo.enter_context(compat.attention_set_to(decoder.config, PROBE))
         for attention in decoder.attentions:
             undo.callback(attention.register_forward_pre_hook(hand_over, with_kwargs=True).remove)
         yield

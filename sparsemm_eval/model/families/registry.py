@@ -13,6 +13,9 @@ from transformers import PreTrainedConfig
 from sparsemm_eval.errors import ConfigError, UnsupportedError, one_of
 from sparsemm_eval.model.families.base import Family
 
+#: Instead of a family: whichever the checkpoint is of.
+ANY_FAMILY = "vlm"
+
 
 @cache
 def families() -> Mapping[str, Family]:

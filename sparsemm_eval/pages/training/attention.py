@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError
 
 NAME = "tiny_reader_training"
@@ -45,7 +46,7 @@ class _BlockedCausal(torch.autograd.Function):
             incoming = gradient[:, start:end]
             to_value[:, :end] += share.transpose(1, 2) @ incoming
             to_share = incoming @ value[:, :end].transpose(1, 2)
-            to_score = torch._softmax_backward_data(to_share, share, -1, share.dtype)
+            to_score = compat.softmax_gradient(to_share, share)
             to_query.append(to_score @ key[:, :end])
             to_key[:, :end] += to_score.transpose(1, 2) @ query[:, start:end]
         return torch.cat(to_query, 1), to_key, to_value

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmms_eval.models.chat.llava_hf import LlavaHf as ChatLlavaHf
-from lmms_eval.models.simple.llava_hf import LlavaHf as SimpleLlavaHf
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.model.families.llava import context_prompt, messages_prompt
 from tests.model.families.recording import inputs_of_ours, inputs_of_upstream
 from tests.model.families.seven_tasks import FILES, image_of, question
+from tests.model.families.upstream import ChatLlavaHf, SimpleLlavaHf
 from tests.model_wrappers.helpers import wrapper_class
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

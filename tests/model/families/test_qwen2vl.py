@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from lmms_eval.models.model_utils.media_encoder import encode_image_to_data_url
-from lmms_eval.models.simple.qwen2_vl import Qwen2_VL
 
 from sparsemm_eval.model.families.qwen2vl import FAMILY as QWEN2VL
 from tests.model.families.recording import inputs_of_ours, inputs_of_upstream
 from tests.model.families.seven_tasks import FILES, image_of, question
+from tests.model.families.upstream import Qwen2_VL
 from tests.model_wrappers.helpers import wrapper_class
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

@@ -11,7 +11,7 @@ from datasets import Image, List, Value
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.lmms.evaluate import evaluate
-from sparsemm_eval.lmms.task_needs import suite_members
+from sparsemm_eval.lmms.tasks import suite_members
 from sparsemm_eval.pages.benchmarks.stand_ins import STAND_INS
 from sparsemm_eval.pages.benchmarks.write import write_stand_ins
 from tests.lmms_process import environment

@@ -41,24 +41,27 @@ def profile(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loaded(profile, study):
+def browser(profile):
     with chromium(profile) as driver:
-        open_page(driver, study / "report.html")
         yield driver
 
 
 @pytest.fixture
-def page(loaded):
-    """The page as it was loaded: everything shown."""
-    loaded.execute_script(
-        """
-        const off = [...document.querySelectorAll("#filters input:not(:checked)")];
-        off.forEach((box) => { box.checked = true; });
-        if (off.length) { document.getElementById("filters").dispatchEvent(new Event("change")); }
-        scrollTo(0, 0);
-        """
-    )
-    return loaded
+def page(browser, profile, study):
+    """The page loaded anew: no filter, choice, focus, place, pointer, message or download of another test."""
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    pointer = ActionBuilder(browser)
+    pointer.pointer_action.move_to_location(0, 0)
+    pointer.perform()
+    # Loaded from itself, a page may keep its place and its choices.
+    browser.get("about:blank")
+    for path in (profile / "downloads").iterdir():
+        path.unlink()
+    requested(browser)
+    browser.get_log("browser")
+    open_page(browser, study / "report.html")
+    return browser
 
 
 def open_page(driver, path):
@@ -341,7 +344,6 @@ def test_print_has_the_figures_and_not_the_controls(page):
 def test_keyboard_reaches_the_content_first(page):
     from selenium.webdriver.common.keys import Keys
 
-    page.execute_script("document.activeElement.blur()")
     page.find_element("tag name", "body").send_keys(Keys.TAB)
     focused = page.switch_to.active_element
     assert focused.text == "Skip to the results"

@@ -1,17 +1,23 @@
-"""What some benchmarks need besides Python, asked for before hours of generation instead of after them."""
+"""`sparsemm tasks`: which tasks come with this package, and what some benchmarks need besides Python."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterable
+from typing import Annotated
 
+import typer
 import yaml
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.tasks import FOLDER
 
 SUITE = "sparsemm_suite"
+_PAGES = {
+    "pages_qa": "value of a key on a held-out page: exact match",
+    "pages_ocr": "transcription of a held-out page: character accuracy",
+}
 
 
 def suite_members() -> list[str]:
@@ -19,17 +25,8 @@ def suite_members() -> list[str]:
     return yaml.safe_load((FOLDER / "suite" / f"{SUITE}.yaml").read_text(encoding="utf-8"))["task"]
 
 
-def check(tasks: Iterable[str]) -> list[str]:
-    """Look for what the tasks need on this machine.
-
-    Parameters
-    ----------
-    tasks : iterable of str
-
-    Returns
-    -------
-    list of str
-        Warnings.
+def check_needs(tasks: Iterable[str]) -> list[str]:
+    """Warnings of what tasks lack on this machine, before hours of generation instead of after them.
 
     Raises
     ------
@@ -50,3 +47,16 @@ def check(tasks: Iterable[str]) -> list[str]:
             "retries for a while and then draws a random letter. mmbench_en_dev_static needs no key."
         ]
     return []
+
+
+def command(
+    path: Annotated[bool, typer.Option("--path", help="Print the folder alone, for --include_path.")] = False,
+) -> None:
+    """List the tasks that come with this package."""
+    if path:
+        print(FOLDER)
+        return
+    meanings = {**_PAGES, SUITE: f"upstream's {', '.join(suite_members())}"}
+    for name, meaning in meanings.items():
+        print(f"{name:15} {meaning}")
+    print('\nsparsemm eval finds them by itself; lmms-eval with --include_path "$(sparsemm tasks --path)"')

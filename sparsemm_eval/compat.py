@@ -1,0 +1,132 @@
+"""What this package uses of libraries beyond their public interfaces, a function for each thing.
+
+Only this file knows such names, and `tests/test_compat.py` tries each on the installed version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """Name of the attention function that a model of this config calls.
+
+    Relies on transformers' ``PreTrainedConfig._attn_implementation``; models can be told to use another by
+    public means, but not asked.
+    """
+    return config._attn_implementation
+
+
+@contextmanager
+def attention_set_to(config: PreTrainedConfig, name: str) -> Iterator[None]:
+    """Let the model of this config call another attention function for a while.
+
+    Relies on ``PreTrainedConfig._attn_implementation`` being read at every call. The public
+    ``set_attn_implementation`` checks whether the model supports a kernel, and knows whole models only.
+    """
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def hub_commit(name: str, revision: str | None = None) -> str | None:
+    """Commit of a model of the Hub that was loaded before, in the revision it was loaded in.
+
+    Relies on the Hub's cache keeping a file in a folder that is named after its commit. transformers tells
+    the commit of no model any more.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
+def generation_config_of(
+    model: PreTrainedModel, config: GenerationConfig | None, settings: Mapping[str, Any]
+) -> GenerationConfig:
+    """All settings of a ``generate`` call, those of the model included, as ``generate`` resolves them.
+
+    Relies on transformers' ``GenerationMixin._prepare_generation_config``.
+    """
+    resolved, _ = model._prepare_generation_config(config, **settings)
+    return resolved
+
+
+def mark_static_address(tensor: torch.Tensor) -> None:
+    """Promise that a tensor stays where it is, so that compiled code may take its address.
+
+    Relies on ``torch._dynamo.mark_static_address``; importing ``torch._dynamo`` takes seconds.
+    """
+    from torch import _dynamo
+
+    _dynamo.mark_static_address(tensor)
+
+
+def assert_on_device(condition: torch.Tensor, message: str) -> None:
+    """Fail where a bool [] tensor is false, on its device and without waiting for it.
+
+    Relies on ``torch._assert_async``, which compiled and captured code may hold.
+    """
+    import torch
+
+    torch._assert_async(condition, message)
+
+
+def softmax_gradient(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Gradient of a softmax's input over the last dimension, from that of its output.
+
+    Relies on ``torch._softmax_backward_data``, which autograd calls itself.
+    """
+    import torch
+
+    return torch._softmax_backward_data(gradient, output, -1, output.dtype)
+
+
+def log_throughput(seconds: float, tokens: int, figures: Mapping[str, float]) -> None:
+    """Hand figures of a run to lmms-eval, which writes them into its results under ``throughput``.
+
+    Relies on ``lmms_eval.models.model_utils.gen_metrics``, which upstream's own models call.
+    """
+    from lmms_eval.models.model_utils.gen_metrics import log_metrics
+
+    log_metrics(
+        total_elapsed_time=seconds,
+        total_gen_tokens=tokens,
+        avg_speed=tokens / seconds if seconds else 0.0,
+        additional_metrics=dict(figures),
+    )
+
+
+def has_wandb_credentials() -> bool:
+    """Whether W&B credentials lie ready; never prompts, and asks no server, which ``wandb.login`` may do.
+
+    Relies on ``wandb.sdk.lib.wbauth.authenticate_session``.
+
+    Raises
+    ------
+    wandb.errors.Error
+        If there are none and nobody can be asked, or they cannot be right.
+    """
+    import wandb
+    from wandb.sdk.lib.wbauth import authenticate_session
+
+    host = wandb.setup().settings.base_url
+    return bool(authenticate_session(host=host, source="sparsemm", no_offline=True))
+
+
+def workspace_view(workspace: Any) -> Any:
+    """A W&B workspace as its ``save`` sends it, with ``spec`` as a pydantic model.
+
+    Relies on ``wandb_workspaces.workspaces.Workspace._to_model``; the package has no public way.
+    """
+    return workspace._to_model()
