@@ -60,7 +60,9 @@ class Wrapper(lmms):
 
     def _load(self) -> None:
         arguments = self.arguments
-        loaded = checkpoint.load(arguments, self.family, self.placement)
+        limits = {name: getattr(arguments, name) for name in self.family.pixel_limits}
+        source = checkpoint.find(arguments.pretrained, arguments.revision)
+        loaded = checkpoint.load(source, self.placement, self.family, limits)
         self._model, self.processor = loaded.model, loaded.processor
         heads = heads_of(self._model, arguments, self.method)
         self.masked_heads = heads.masked

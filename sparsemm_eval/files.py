@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves the old content or the new, never a part."""
+"""The user's cache folder, and files that a killed process leaves with their old content or the new one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+
+import platformdirs
+
+
+def user_cache(*parts: str) -> Path:
+    """A place in the user's cache folder; not made."""
+    return Path(platformdirs.user_cache_dir("sparsemm-eval"), *parts)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

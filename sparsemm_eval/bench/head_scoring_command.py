@@ -44,7 +44,8 @@ def command(
     from sparsemm_eval.errors import ConfigError
     from sparsemm_eval.heads.anchors.registry import anchor_named
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-    from sparsemm_eval.heads.scoring.load_model import DTYPES, load_model
+    from sparsemm_eval.model import checkpoint
+    from sparsemm_eval.model.placement import DTYPES, place
 
     if literal_images > images:
         raise ConfigError("literal_images", literal_images, f"at most images={images}")
@@ -57,7 +58,7 @@ def command(
             raise ConfigError("dtype", dtype, "one of " + ", ".join(DTYPES[1:]) + " for random weights")
         loaded = random_model.random_llava_next_7b(device, getattr(torch, dtype))
     else:
-        found = load_model(model, device, dtype)
+        found = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
         loaded = (found.model, found.processor)
     rows = [
         row

@@ -30,8 +30,10 @@ from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.masking.experiment import MaskPlan
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-from sparsemm_eval.heads.scoring.load_model import LoadedModel, load_model
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.checkpoint import Checkpoint
+from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
 
@@ -81,7 +83,7 @@ class Evidence:
 
     Attributes
     ----------
-    reader : LoadedModel
+    reader : Checkpoint
     effort : Effort
     shipped : HeadScores
     kinds : list of Source
@@ -97,7 +99,7 @@ class Evidence:
         Part of the best head's attention on the image that lies on the word's box.
     """
 
-    reader: LoadedModel
+    reader: Checkpoint
     effort: Effort
     shipped: HeadScores
     kinds: list[Source]
@@ -123,10 +125,10 @@ def measure(reader: str, effort: Effort, work: Path, stored: Mapping[str, str], 
         See ``sources``.
     figures : pathlib.Path
     """
-    loaded, shipped = load_model(reader, "cpu", "float32"), HeadScores.resolve(None, reader)
-    loaded.processor.tokenizer.padding_side = "left"
+    loaded = checkpoint.load(checkpoint.find(reader, argument="--reader"), place("cpu", None, "float32"))
+    shipped = HeadScores.resolve(None, reader)
     identity = {
-        "revision": loaded.revision,
+        "reader": loaded.fingerprint,
         "scores": shipped.digest(),
         "effort": repr(effort),
         "stored": dict(stored),
@@ -153,7 +155,7 @@ def measure(reader: str, effort: Effort, work: Path, stored: Mapping[str, str], 
     return Evidence(loaded, effort, shipped, kinds, stacks, counted, curves, accuracy, word, on_word)
 
 
-def _score(loaded: LoadedModel, kind: Source, images: int) -> dict[str, Any]:
+def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
     rule = ScoringRule(kind.mode, kind.anchor.rule)
     found = score_heads(loaded.model, loaded.processor, kind.anchor, rule, Workload(images, 4, kind.seed))
     return {
@@ -186,7 +188,7 @@ def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, 
 
 
 def _draw_all(
-    loaded: LoadedModel,
+    loaded: Checkpoint,
     shipped: HeadScores,
     stacks: Mapping[str, torch.Tensor],
     curves: list[mask_experiment.Curve],

@@ -30,13 +30,14 @@ def document(found: Evidence) -> str:
 
 def _opening(found: Evidence) -> list[str]:
     name, documents = found.reader.name, found.effort.documents
+    weights = found.reader.fingerprint["weights"][:19]
     return [
         "# The paper's evidence, on the shipped reader",
         "",
         _paragraph(
             f"Made by `python -m sparsemm_eval.evidence.evidence --out docs/evidence.md{_option(found)}`:",
             "everything here is measured by that command, on",
-            f"`{name}` ({found.reader.revision[:19]}…) in float32 on a CPU.",
+            f"`{name}` ({weights}…) in float32 on a CPU.",
             "Numbers in parentheses are 95 % intervals, by percentile bootstrap over images or documents.",
         ),
         "",

@@ -176,10 +176,11 @@ def figure(
         from sparsemm_eval.heads.figures import attention_sheet
         from sparsemm_eval.heads.figures.word_attention import word_attention
         from sparsemm_eval.heads.scores.table import HeadScores
-        from sparsemm_eval.heads.scoring.load_model import load_model
+        from sparsemm_eval.model import checkpoint
+        from sparsemm_eval.model.placement import place
 
         table = HeadScores.resolve(scores, model)
-        loaded = load_model(model, device, dtype)
+        loaded = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
         with Image.open(image) as picture:
             seen = word_attention(loaded.model, loaded.processor, picture, question, word)
         heads = attention_sheet.chosen_heads(table, best, worst)

@@ -18,7 +18,8 @@ from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.figures.word_attention import word_attention
 from sparsemm_eval.heads.scores.facts import best_heads
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.heads.scoring.load_model import load_model
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.pages.prompts import READ_QUESTION
 from tests.lmms_process import is_shipped
@@ -94,7 +95,7 @@ def test_wrong_arguments(tmp_path):
 @needs_reader
 def test_the_heat_of_the_best_head_lies_on_the_word():
     """The figure's promise in numbers, on several pages and words."""
-    loaded = load_model("tiny-reader", "cpu", "float32")
+    loaded = checkpoint.load(checkpoint.find("tiny-reader"), place("cpu", None, "float32"))
     head = best_heads(HeadScores.resolve("tiny-reader"), 1)[0]
     shares, exact = [], []
     for index, size in enumerate(((8, 16), (8, 24), (16, 16))):
@@ -106,8 +107,8 @@ def test_the_heat_of_the_best_head_lies_on_the_word():
                 continue
             seen = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, value)
             shares.append(evidence.share_on(seen, head, page, number))
-            place = divmod(int(seen.maps[head].argmax()), seen.maps.shape[-1])
-            exact.append(place in page.entries[number].value_cells)
+            cell = divmod(int(seen.maps[head].argmax()), seen.maps.shape[-1])
+            exact.append(cell in page.entries[number].value_cells)
     assert len(shares) >= 4
     assert sum(exact) / len(exact) >= 0.75
     assert sum(shares) / len(shares) > 0.6

@@ -47,7 +47,7 @@ def test_score_writes_a_table_without_paths(folder, tmp_path):
     scores = HeadScores.load(out)
     facts = scores.provenance
     assert (facts["model"], facts["mode"], facts["images"]) == ("some-reader", "teacher", 3)
-    assert facts["revision"].startswith("sha256:")
+    assert facts["weights"].startswith("sha256:")
     assert str(tmp_path) not in out.read_text()
     assert str(folder.parent) not in out.read_text()
     assert not (tmp_path / "scores.json.journal").exists()

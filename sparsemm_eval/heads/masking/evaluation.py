@@ -12,10 +12,9 @@ from typing import Any
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.heads.scoring.load_model import weights_digest
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
-from sparsemm_eval.model import shipped as checkpoints
+from sparsemm_eval.model.fingerprint import local_fingerprint
 from sparsemm_eval.tasks import FOLDER
 
 FAMILIES = ("llava", "qwen2vl")
@@ -75,11 +74,11 @@ class MaskEvaluation:
         # the one place that may know lmms-eval's version and the wrappers' source
         from sparsemm_eval.model_wrappers.records.identity import source_digest, versions
 
-        folder = checkpoints.resolve(self.pretrained) or Path(self.pretrained)
+        checkpoint = local_fingerprint(self.pretrained, "model")
         return {
             "family": self.family,
-            "pretrained": folder.name if folder.is_dir() else self.pretrained,
-            "weights": weights_digest(folder) if folder.is_dir() else None,
+            "pretrained": self.pretrained if checkpoint is None else Path(self.pretrained).resolve().name,
+            "checkpoint": checkpoint,
             "head_scores": scores.digest(),
             "tasks": list(self.tasks),
             "own_tasks": _digest_of(FOLDER),

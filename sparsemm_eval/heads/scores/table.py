@@ -69,6 +69,13 @@ class HeadScores:
         """Number of query heads per layer."""
         return self.table.shape[1]
 
+    @property
+    def weights(self) -> str | None:
+        """Fingerprint of the weights that were scored, ``sha256:…``; None where the table does not say."""
+        # Tables of earlier versions have it as their revision.
+        stated = self.provenance.get("weights", self.provenance.get("revision"))
+        return stated if isinstance(stated, str) and stated.startswith("sha256:") else None
+
     def digest(self) -> str:
         """Hex SHA-256 of shape and values; provenance does not enter."""
         content = hashlib.sha256(repr(tuple(self.table.shape)).encode())

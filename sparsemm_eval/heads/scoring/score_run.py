@@ -13,10 +13,10 @@ from sparsemm_eval.heads.scores.lookup import cache_folder, file_name
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
 from sparsemm_eval.heads.scoring.image_journal import remove
-from sparsemm_eval.heads.scoring.load_model import load_model
-from sparsemm_eval.heads.scoring.processes import processes
 from sparsemm_eval.heads.scoring.score_heads import Workload, describe, score_heads
 from sparsemm_eval.heads.scoring.summary import summarise
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.placement import place
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,28 @@ def run(plan: ScoreRun, say: Callable[[str], None] = print) -> HeadScores | None
     journal = plan.journal or out.with_name(out.name + ".journal")
     anchor = anchor_named(plan.anchor, plan.data)
     rule = replace(plan.rule, rule=anchor.rule)
-    with processes() as mine:
-        work = replace(plan.work, rank=mine.rank, world_size=mine.world_size)
-        loaded = load_model(plan.model, plan.device, plan.dtype, plan.revision, mine.local_rank)
-        origin = {
-            "model": loaded.name,
-            "revision": loaded.revision,
-            "data": plan.data and Path(plan.data).name,
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        }
-        started = time.perf_counter()
-        arguments = (loaded.model, loaded.processor, anchor, rule)
-        score_heads(*arguments, work, journal, origin, progress=mine.leads)
-        mine.wait()
-        if not mine.leads:
-            return None
-        # reading again finds what the other processes have put down
-        everything = replace(work, rank=0, world_size=1)
-        images = score_heads(*arguments, everything, journal, origin)
-        seconds = time.perf_counter() - started
+    placement = place(plan.device, None, plan.dtype)
+    leads = placement.rank == 0
+    work = replace(plan.work, rank=placement.rank, world_size=placement.world_size)
+    loaded = checkpoint.load(checkpoint.find(plan.model, plan.revision, "model"), placement)
+    origin = {
+        "model": loaded.name,
+        "weights": loaded.fingerprint["weights"],
+        "revision": loaded.source.commit,
+        "data": plan.data and Path(plan.data).name,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+    started = time.perf_counter()
+    arguments = (loaded.model, loaded.processor, anchor, rule)
+    score_heads(*arguments, work, journal, origin, progress=leads)
+    placement.accelerator.wait_for_everyone()
+    placement.accelerator.end_training()
+    if not leads:
+        return None
+    # reading again finds what the other processes have put down
+    everything = replace(work, rank=0, world_size=1)
+    images = score_heads(*arguments, everything, journal, origin)
+    seconds = time.perf_counter() - started
     scores = summarise(images, describe(anchor, rule, work, origin))
     scores.save(out)
     if plan.journal is None:

@@ -180,7 +180,7 @@ def test_command_lines():
 def test_identity_names_what_matters():
     scores = HeadScores.from_array([[1.0, 2.0]])
     first = work().identity(scores)
-    assert first["weights"].startswith("sha256:")
+    assert first["checkpoint"]["weights"].startswith("sha256:")
     assert json.loads(json.dumps(first)) == first
     others = (
         work(tasks=("pages_ocr",)).identity(scores),
