@@ -7,21 +7,20 @@ source only writes the text again.
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import sparsemm_eval
 from sparsemm_eval import CompressionConfig
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.evidence import text as evidence_text
 from sparsemm_eval.evidence.sources import Source, sources
-from sparsemm_eval.evidence.tasks import Memo, PageTasks
-from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.evidence.tasks import PageTasks
+from sparsemm_eval.files import RecordStore, digest_of, source_digest, write_text_atomically
 from sparsemm_eval.heads.anchors.pages import SPLIT
 from sparsemm_eval.heads.figures import attention_sheet, plots
 from sparsemm_eval.heads.figures.word_attention import WordAttention, word_attention
@@ -35,20 +34,11 @@ from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model.checkpoint import Checkpoint
 from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import Page, make_page
-from sparsemm_eval.pages.prompts import READ_QUESTION, VALUE_QUESTION
+from sparsemm_eval.pages.prompts import READ_QUESTION
 
 WINDOW = 8  # the pages' questions are short
 BUDGETS = (16, 32)
 RATIOS = (0.0, 0.1, 0.3)
-QUESTIONS = (READ_QUESTION, VALUE_QUESTION)
-PAGE_FILES = (
-    "drawing/glyphs.py",
-    "readers/held_out.py",
-    "drawing/layout.py",
-    "readers/proof.py",
-    "drawing/render.py",
-)
-NO_MEASURING = ("attention_sheet.py", "commands.py", "text.py", "report.py", "plots.py")
 SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
 
 
@@ -132,25 +122,26 @@ def measure(reader: str, effort: Effort, work: Path, stored: Mapping[str, str], 
         "scores": shipped.digest(),
         "effort": repr(effort),
         "stored": dict(stored),
-        "source": _source_digest(),
+        "source": source_digest(),
     }
-    memo = Memo(work / "measured.json", identity)
     kinds = sources(work / "shapes", effort.images, stored)
-    stacks, counted = {}, {}
-    for kind in kinds:
-        print(f"scores from {kind.name}", flush=True)
-        found = memo.get(f"scores {kind.name}", lambda kind=kind: _score(loaded, kind, effort.images))
-        stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
-        counted[kind.name] = found["tokens"]
     tasks = PageTasks(loaded.model, loaded.processor, effort.documents)
-    points = mask_experiment.run(
-        effort.plan, identity, lambda point: tasks.masked(shipped, effort.plan, point), work
-    )
+    stacks, counted, accuracy = {}, {}, {}
+    with RecordStore(work, "measured", unit="measurements", elsewhere="choose another --work") as store:
+
+        def measured(what: str, measure: Callable[[], Any]) -> Any:
+            print(what, flush=True)
+            return store.recall(digest_of({**identity, "what": what}), measure)
+
+        for kind in kinds:
+            found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, effort.images))
+            stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
+            counted[kind.name] = found["tokens"]
+        points = mask_experiment.run(effort.plan, identity, partial(tasks.masked, shipped, effort.plan), work)
+        for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
+            what = f"accuracy: {row[0]}, budget {row[1]}"
+            accuracy[row] = measured(what, partial(tasks.compressed, config))
     curves = mask_experiment.curves(points)
-    accuracy = {}
-    for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
-        print(f"accuracy: {row[0]}, budget {row[1]}", flush=True)
-        accuracy[row] = memo.get(f"accuracy {row}", lambda config=config: tasks.compressed(config))
     word, on_word = _draw_all(loaded, shipped, stacks, curves, figures)
     return Evidence(loaded, effort, shipped, kinds, stacks, counted, curves, accuracy, word, on_word)
 
@@ -219,17 +210,6 @@ def share_on(seen: WordAttention, head: tuple[int, int], page: Page, number: int
 def _around(boxes: Any) -> tuple[float, float, float, float]:
     left, top, right, bottom = zip(*boxes, strict=True)
     return float(min(left)), float(min(top)), float(max(right)), float(max(bottom))
-
-
-def _source_digest() -> str:
-    """Of what measurements depend on: how heads are scored, masked and compressed, and what pages are."""
-    package, content = Path(sparsemm_eval.__file__).parent, hashlib.sha256(repr(QUESTIONS).encode())
-    files = [package / "pages" / name for name in PAGE_FILES]
-    for folder in ("cache", "methods", "model", "kernels", "heads", "evidence"):
-        files += sorted(path for path in (package / folder).rglob("*.py") if path.name not in NO_MEASURING)
-    for path in files:
-        content.update(path.read_bytes())
-    return content.hexdigest()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparsemm_eval import CompressionConfig, HeadScores, compress
-from sparsemm_eval.errors import EvaluationError
-from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.model.masking import masked_heads, random_heads, top_heads
 from sparsemm_eval.pages.readers.held_out import documents, mean_and_error, scores
@@ -71,40 +66,6 @@ class PageTasks:
     def compressed(self, config: CompressionConfig) -> dict[str, list[float]]:
         """Scores under a compression."""
         return self.scores(compress(self.model, config))
-
-
-@dataclass(frozen=True)
-class Memo:
-    """What was measured before under the same identity, in a JSON file.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-    identity : mapping
-        Everything but the key that decides a measurement, in JSON types.
-    """
-
-    path: Path
-    identity: Mapping[str, Any]
-
-    def get(self, key: str, measure: Callable[[], Any]) -> Any:
-        """A measurement in JSON types, from the file or made now.
-
-        Raises
-        ------
-        EvaluationError
-            If the file is damaged.
-        """
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        except ValueError as error:
-            raise EvaluationError(f"{self.path} is damaged ({error}): remove it") from error
-        content = json.dumps({"identity": dict(self.identity), "key": key}, sort_keys=True)
-        name = hashlib.sha256(content.encode()).hexdigest()
-        if name not in known:
-            known[name] = measure()
-            write_text_atomically(self.path, json.dumps(known))
-        return known[name]
 
 
 @dataclass(frozen=True)

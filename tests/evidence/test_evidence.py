@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsemm_eval.errors import ConfigError, EvaluationError
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.evidence import evidence
 from sparsemm_eval.evidence.sources import SHAPES, resampled_tables, write_shapes
-from sparsemm_eval.evidence.tasks import Memo, bootstrap
+from sparsemm_eval.evidence.tasks import bootstrap
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.figures.word_attention import word_attention
 from sparsemm_eval.heads.scores.facts import best_heads
@@ -70,21 +69,6 @@ def test_resampled_tables_are_means_of_whole_images():
     assert torch.allclose(counts, counts.round())
     assert math.isclose(float(tables.mean()), 1 / 3, abs_tol=1e-9)
     assert float(tables.std()) > 0.2
-
-
-def test_memo_measures_once_per_identity(tmp_path):
-    calls = []
-
-    def measure():
-        calls.append(1)
-        return len(calls)
-
-    first, other = Memo(tmp_path / "m.json", {"a": 1}), Memo(tmp_path / "m.json", {"a": 2})
-    assert [first.get("x", measure), first.get("x", measure), first.get("y", measure)] == [1, 1, 2]
-    assert [other.get("x", measure), Memo(tmp_path / "m.json", {"a": 1}).get("y", measure)] == [3, 2]
-    (tmp_path / "m.json").write_text("{")
-    with pytest.raises(EvaluationError, match="damaged"):
-        first.get("x", measure)
 
 
 def test_wrong_arguments(tmp_path):
@@ -146,8 +130,9 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
     for name in ("head-map", "two-sets-of-pages", "masking", "word"):
         assert f"(figures/{name}.png)" in text
         assert min(Image.open(out.parent / "figures" / f"{name}.png").size) > 200
-    measured = json.loads((work / "measured.json").read_text())
+    kept = {path.name: path.read_bytes() for path in work.glob("*.jsonl")}
+    assert set(kept) == {"measured-00000.jsonl", "points-00000.jsonl"}
     monkeypatch.setattr(evidence, "_score", lambda *_: pytest.fail("measured again"))
     evidence.main(line)
     assert out.read_text() == text
-    assert json.loads((work / "measured.json").read_text()) == measured
+    assert {path.name: path.read_bytes() for path in work.glob("*.jsonl")} == kept

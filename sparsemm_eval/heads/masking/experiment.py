@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.errors import ConfigError, HeadScoreError
-from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import RecordStore, digest_of
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.model.masking import MODES, count_of
 
-FORMAT = "sparsemm-eval/mask-experiment"
-VERSION = 1
-FILE = "mask.json"
+EARLIER = "mask.json"  # where earlier versions kept points
 NOTHING, VISUAL, RANDOM = "nothing", "visual", "random"
 
 
@@ -138,28 +134,27 @@ def run(
     measure : callable
         Evaluates one point.
     folder : pathlib.Path
-        Where ``mask.json`` lies.
+        Where the points are kept.
     say : callable
         Told what is done.
 
     Raises
     ------
-    HeadScoreError
-        If ``mask.json`` is of another format.
+    JournalError
+        If another process uses the folder, or what is kept there is damaged.
     """
-    path = folder / FILE
-    known = _read(path)
     found: dict[Point, Measured] = {}
-    for point in plan.points():
-        key = _key(plan, identity, point)
-        if key in known:
-            say(f"{_name(point)}: known")
-        else:
-            say(f"{_name(point)}: evaluating")
-            known[key] = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
-            _write(path, known)
-        record = known[key]
-        found[point] = Measured(record["scores"], record["errors"], record["samples"])
+    if (folder / EARLIER).exists():
+        say(f"{folder / EARLIER} is of an earlier version of this package and is left alone")
+    with RecordStore(folder, "points", unit="points", elsewhere="choose another folder") as store:
+        for point in plan.points():
+            key = _key(plan, identity, point)
+            say(f"{_name(point)}: {'known' if key in store else 'evaluating'}")
+            if key not in store:
+                record = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
+                store.append({key: record})
+            record = store[key]
+            found[point] = Measured(record["scores"], record["errors"], record["samples"])
     return found
 
 
@@ -236,8 +231,7 @@ def _error(measured: Measured, task: str, metric: str) -> float:
 def _key(plan: MaskPlan, identity: Mapping[str, Any], point: Point) -> str:
     # without masking the way of masking plays no part
     mode = None if point.heads == NOTHING else plan.mode
-    content = {"point": asdict(point), "mode": mode, "identity": dict(identity)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest_of({"point": asdict(point), "mode": mode, "identity": dict(identity)})
 
 
 def _name(point: Point) -> str:
@@ -245,22 +239,3 @@ def _name(point: Point) -> str:
         return "no head masked"
     seed = "" if point.seed is None else f", draw {point.seed}"
     return f"{point.share:.1%} {point.heads} heads masked{seed}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if (record["format"], record["version"]) != (FORMAT, VERSION):
-            raise KeyError("format")
-        return dict(record["points"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise HeadScoreError(
-            f"{path} is no mask experiment of version {VERSION} ({error!r}): choose another folder"
-        ) from error
-
-
-def _write(path: Path, points: Mapping[str, Any]) -> None:
-    record = {"format": FORMAT, "version": VERSION, "points": points}
-    write_text_atomically(path, json.dumps(record, indent=1) + "\n")

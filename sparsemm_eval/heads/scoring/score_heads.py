@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule, score_batch
-from sparsemm_eval.heads.scoring.image_journal import Journal
+from sparsemm_eval.heads.scoring.scored_images import ScoredImages
 
 # batches whose images are sorted by length together; all of them are in memory at a time
 SORTED_BATCHES = 8
@@ -95,7 +95,7 @@ def score_heads(
     numbers = range(work.rank, work.images, work.world_size)
     if journal is None:
         return _score(model, processor, anchor, rule, work, list(numbers), None, progress)
-    with Journal(journal, describe(anchor, rule, work, origin), work.rank) as book:
+    with ScoredImages(journal, describe(anchor, rule, work, origin), work.rank) as book:
         done = {number: score for number, score in book.read().items() if number < work.images}
         rest = [number for number in numbers if number not in done]
         return dict(
@@ -120,7 +120,7 @@ def _score(
     rule: ScoringRule,
     work: Workload,
     numbers: list[int],
-    book: Journal | None,
+    book: ScoredImages | None,
     progress: bool,
 ) -> dict[int, ImageScore]:
     scores: dict[int, ImageScore] = {}

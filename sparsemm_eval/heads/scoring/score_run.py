@@ -12,8 +12,8 @@ from sparsemm_eval.heads.scores import facts as table_facts
 from sparsemm_eval.heads.scores.lookup import cache_folder, file_name
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-from sparsemm_eval.heads.scoring.image_journal import remove
 from sparsemm_eval.heads.scoring.score_heads import Workload, describe, score_heads
+from sparsemm_eval.heads.scoring.scored_images import remove
 from sparsemm_eval.heads.scoring.summary import summarise
 from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model.placement import place

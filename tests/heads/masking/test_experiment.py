@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sparsemm_eval.errors import ConfigError, EvaluationError, HeadScoreError
+from sparsemm_eval.errors import ConfigError, EvaluationError, JournalError
 from sparsemm_eval.heads.commands import app
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
@@ -108,10 +108,18 @@ def test_only_points_of_the_same_run_are_known(tmp_path, plan, identity, evaluat
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"format": "x", "version": 1, "points": {}}'])
-def test_another_file_of_that_name_is_refused(tmp_path, text):
-    (tmp_path / "mask.json").write_text(text)
-    with pytest.raises(HeadScoreError, match="choose another folder"):
+def test_points_of_another_format_are_refused(tmp_path, text):
+    (tmp_path / "points-00000.jsonl").write_text(text + "\n")
+    with pytest.raises(JournalError, match="choose another folder"):
         run(PLAN, {}, measured, tmp_path)
+
+
+def test_points_of_an_earlier_version_are_left_alone_and_said_to_be(tmp_path):
+    (tmp_path / "mask.json").write_text("{}")
+    said = []
+    run(PLAN, {}, measured, tmp_path, said.append)
+    assert "mask.json is of an earlier version of this package and is left alone" in said[0]
+    assert (tmp_path / "mask.json").read_text() == "{}"
 
 
 def found_curves(metric=None):
@@ -273,7 +281,7 @@ def test_masking_the_visual_heads_of_the_shipped_reader(tmp_path, monkeypatch):
     assert score["pages_qa", "visual"] < score["pages_qa", "random"]
     assert score["pages_ocr", "visual"] < score["pages_ocr", "nothing"] - 0.3
     assert {row["samples"] for row in table} == {"8"}
-    assert str(tmp_path) not in (out / "mask.json").read_text()
+    assert str(tmp_path) not in (out / "points-00000.jsonl").read_text()
     # all points are known now: nothing is started
     monkeypatch.setattr(MaskEvaluation, "measure", lambda *_: pytest.fail("evaluated again"))
     assert CliRunner().invoke(app, line).exit_code == 0
