@@ -9,6 +9,7 @@ from loguru import logger
 
 from sparsemm_eval import HeadScores
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model.masking import Head, random_heads, top_heads
 from sparsemm_eval.model.text_decoder import find_text_decoder
 from sparsemm_eval.model_wrappers.arguments import Arguments
@@ -48,7 +49,7 @@ def heads_of(model: Any, arguments: Arguments, method: Method) -> Heads:
     if not isinstance(given, (str, HeadScores, type(None))):
         raise ConfigError("head_scores", given, "a name or the path of a head-score file")
     decoder = find_text_decoder(model)
-    scores = HeadScores.resolve(given, arguments.pretrained)
+    scores = resolve(given, arguments.pretrained)
     scores.check_fits(decoder.num_layers, decoder.num_heads)
     if method.masked is None:
         return Heads(scores, [])

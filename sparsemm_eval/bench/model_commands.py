@@ -172,9 +172,9 @@ def _device(name: str) -> Any:
 
 def _scores(given: str | None, shape: Any) -> Any:
     from sparsemm_eval.bench.synthetic_scores import synthetic_scores
-    from sparsemm_eval.heads.scores.table import HeadScores
+    from sparsemm_eval.heads.scores.lookup import resolve
 
-    return synthetic_scores(shape.layers, shape.heads) if given is None else HeadScores.resolve(given)
+    return synthetic_scores(shape.layers, shape.heads) if given is None else resolve(given)
 
 
 def _names(argument: str, given: str, known: tuple[str, ...]) -> list[str]:

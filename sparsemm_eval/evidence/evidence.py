@@ -27,6 +27,7 @@ from sparsemm_eval.heads.figures.word_attention import WordAttention, word_atten
 from sparsemm_eval.heads.masking import experiment as mask_experiment
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.masking.experiment import MaskPlan
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
@@ -116,7 +117,7 @@ def measure(reader: str, effort: Effort, work: Path, stored: Mapping[str, str], 
     figures : pathlib.Path
     """
     loaded = checkpoint.load(checkpoint.find(reader, argument="--reader"), place("cpu", None, "float32"))
-    shipped = HeadScores.resolve(None, reader)
+    shipped = resolve(None, reader)
     identity = {
         "reader": loaded.fingerprint,
         "scores": shipped.digest(),

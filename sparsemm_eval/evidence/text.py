@@ -12,9 +12,8 @@ from sparsemm_eval.evidence.sources import resampled_tables
 from sparsemm_eval.evidence.tasks import TASKS, bootstrap
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.scores.comparison import agreement
-from sparsemm_eval.heads.scores.facts import best_heads, noteworthy_heads, share_of_top
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.model.masking import top_heads
+from sparsemm_eval.heads.scores.facts import noteworthy_heads, share_of_top
+from sparsemm_eval.heads.scores.table import HeadScores, count_of
 
 if TYPE_CHECKING:
     from sparsemm_eval.evidence.evidence import Evidence
@@ -75,8 +74,8 @@ def _concentration(found: Evidence) -> list[str]:
     ]
     for share in (0.01, 0.05, 0.1):
         whole, drawn = share_of_top(mean, share), [share_of_top(table, share) for table in tables]
-        lines.append(f"| {share:.0%} ({len(top_heads(mean, share))}) | {_ranged(whole, drawn)} |")
-    layer, head = best_heads(mean, 1)[0]
+        lines.append(f"| {share:.0%} ({count_of(share, total)}) | {_ranged(whole, drawn)} |")
+    layer, head = mean.best_heads(1)[0]
     text = _paragraph(
         f"{noteworthy_heads(mean)} of {total} heads have more than 1 % of the best one's score; the best is",
         f"head {head} of layer {layer}. In the table the authors published for LLaVA-NeXT-Vicuna-7B the top",

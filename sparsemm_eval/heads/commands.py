@@ -100,9 +100,9 @@ def show(
     with errors_as_text():
         from sparsemm_eval.heads.figures import plots
         from sparsemm_eval.heads.scores import facts as table_facts
-        from sparsemm_eval.heads.scores.table import HeadScores
+        from sparsemm_eval.heads.scores.lookup import resolve
 
-        table = HeadScores.resolve(scores)
+        table = resolve(scores)
         for line in table_facts.lines(table, top):
             typer.echo(line)
         if plot is not None:
@@ -131,11 +131,11 @@ def compare(
         from sparsemm_eval.errors import ConfigError
         from sparsemm_eval.heads.figures import plots
         from sparsemm_eval.heads.scores.comparison import agreement
-        from sparsemm_eval.heads.scores.table import HeadScores
+        from sparsemm_eval.heads.scores.lookup import resolve
 
         if len(tables) < 2:
             raise ConfigError("tables", tables, "at least two tables")
-        loaded = [(name, HeadScores.resolve(name)) for name in tables]
+        loaded = [(name, resolve(name)) for name in tables]
         for (first, a), (second, b) in combinations(loaded, 2):
             found = agreement(a, b)
             typer.echo(
@@ -175,11 +175,11 @@ def figure(
 
         from sparsemm_eval.heads.figures import attention_sheet
         from sparsemm_eval.heads.figures.word_attention import word_attention
-        from sparsemm_eval.heads.scores.table import HeadScores
+        from sparsemm_eval.heads.scores.lookup import resolve
         from sparsemm_eval.model import checkpoint
         from sparsemm_eval.model.placement import place
 
-        table = HeadScores.resolve(scores, model)
+        table = resolve(scores, model)
         loaded = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
         with Image.open(image) as picture:
             seen = word_attention(loaded.model, loaded.processor, picture, question, word)
@@ -201,7 +201,7 @@ def import_(
 ) -> None:
     """Turn a score file of the official code into this package's format."""
     with errors_as_text():
-        from sparsemm_eval.heads.scores.official_import import import_official
+        from sparsemm_eval.heads.scores.table import import_official
 
         table = import_official(file, model)
         table.save(out)

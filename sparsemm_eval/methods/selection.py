@@ -6,6 +6,7 @@ import torch
 
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods.allocation import AllocationInput, allocate
 from sparsemm_eval.methods.window_attention import window_importance
@@ -113,7 +114,7 @@ def kept_positions(
     if config.method == "sparsemm":
         if scores is None:
             raise ConfigError("head_scores", None, "a table, a file or a name: method 'sparsemm' needs one")
-        table = HeadScores.resolve(scores)
+        table = resolve(scores)
         table.check_fits(num_layers, query.shape[1])
         config = config.replace(head_scores=table)
     mask = kept_mask(config, layer, num_layers, query, key, valid)

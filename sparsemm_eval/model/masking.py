@@ -10,25 +10,15 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.table import Head, HeadScores, count_of
 from sparsemm_eval.model.text_decoder import find_text_decoder
 
-Head = tuple[int, int]  # layer, query head
 MODES = ("query", "output")
-
-
-def count_of(share: float, total: int) -> int:
-    """Number of heads that make up a share of all; at least one for a share above zero."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise ConfigError("mask_ratio", share, "a number in [0, 1]")
-    return max(round(share * total), 1) if share > 0 else 0
 
 
 def top_heads(scores: HeadScores, share: float) -> list[Head]:
     """The ``share`` of query heads with the highest scores, best first."""
-    count = count_of(share, scores.table.numel())
-    order = scores.table.flatten().argsort(descending=True, stable=True)[:count]
-    return [divmod(int(index), scores.num_heads) for index in order]
+    return scores.best_heads(count_of(share, scores.table.numel()))
 
 
 def random_heads(

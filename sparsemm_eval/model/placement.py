@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
 from sparsemm_eval.checks import checked, one_of
@@ -64,7 +65,9 @@ def place(device: str, device_map: str | None, dtype: str | None) -> Placement:
     """
     if dtype is not None:
         checked(one_of(*DTYPES), "dtype", dtype)
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    # Processes of a launcher form a group on the CPU only if they are told to, before anything else does it.
+    on_cpu = (device == "cpu" or not torch.accelerator.is_available()) and not is_initialized()
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if device_map is not None:
         _check_device_map(device_map, device, accelerator.num_processes)
     chosen = _single(device) if accelerator.num_processes == 1 else _of_rank(device, accelerator)

@@ -19,7 +19,7 @@ from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode import modes
 from sparsemm_eval.decode.loop import DecodeLoop
 from sparsemm_eval.errors import ConfigError, UnsupportedError
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model import generation_rules
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
@@ -79,7 +79,7 @@ def _with_scores(
     name = getattr(model.config, "_name_or_path", None) or None
     if config.head_scores is None and name is None:
         raise ConfigError("head_scores", None, "a table, a file or a name: method 'sparsemm' needs one")
-    scores = HeadScores.resolve(config.head_scores, name)
+    scores = resolve(config.head_scores, name)
     scores.check_fits(decoder.num_layers, decoder.num_heads)
     return config.replace(head_scores=scores)
 

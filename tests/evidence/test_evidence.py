@@ -15,8 +15,7 @@ from sparsemm_eval.evidence.sources import SHAPES, resampled_tables, write_shape
 from sparsemm_eval.evidence.tasks import bootstrap
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.figures.word_attention import word_attention
-from sparsemm_eval.heads.scores.facts import best_heads
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import make_page
@@ -80,7 +79,7 @@ def test_wrong_arguments(tmp_path):
 def test_the_heat_of_the_best_head_lies_on_the_word():
     """The figure's promise in numbers, on several pages and words."""
     loaded = checkpoint.load(checkpoint.find("tiny-reader"), place("cpu", None, "float32"))
-    head = best_heads(HeadScores.resolve("tiny-reader"), 1)[0]
+    head = resolve("tiny-reader").best_heads(1)[0]
     shares, exact = [], []
     for index, size in enumerate(((8, 16), (8, 24), (16, 16))):
         page = make_page("heldout", 77, index, size)

@@ -97,7 +97,12 @@ def test_two_processes_write_the_same_table_as_one(folder, tmp_path):
         "heads",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, *tail, str(tmp_path / "two.json")], check=True, env=environment, timeout=300)
+    two = [str(tmp_path / "two.json"), "--journal", str(tmp_path / "j")]
+    subprocess.run([*launch, *tail, *two], check=True, env=environment, timeout=300)
+    assert sorted(path.name for path in (tmp_path / "j").glob("*.jsonl")) == [
+        "part-00000.jsonl",
+        "part-00001.jsonl",
+    ]
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     assert one == two
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model import fingerprint as module
 from sparsemm_eval.model import shipped
 from sparsemm_eval.model.fingerprint import local_fingerprint
@@ -42,7 +42,7 @@ def test_one_file_is_its_own_sha256(folder):
 
 @pytest.mark.parametrize("name", shipped.NAMES)
 def test_shipped_scores_name_the_weights_of_their_reader(name):
-    assert HeadScores.resolve(name).weights == fingerprint(name)["weights"]
+    assert resolve(name).weights == fingerprint(name)["weights"]
 
 
 def test_what_decides_answers_is_told_apart(folder):

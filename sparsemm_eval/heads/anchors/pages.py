@@ -57,3 +57,4 @@ def _reading_boxes(page: Page) -> list[TextBox]:
 
 PAGES = Anchor("pages", "aligned", page_reading_sample)
 PAGE_VALUES = Anchor("page-values", "aligned", page_value_sample)
+ANCHORS = (PAGES, PAGE_VALUES)

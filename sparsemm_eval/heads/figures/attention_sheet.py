@@ -8,15 +8,13 @@ from typing import Any
 
 from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 from sparsemm_eval.heads.figures.word_attention import WordAttention
-from sparsemm_eval.heads.scores.facts import best_heads
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.table import Head, HeadScores
 from sparsemm_eval.model.image_tokens import Box
-from sparsemm_eval.model.masking import Head
 
 
 def chosen_heads(scores: HeadScores, best: int, worst: int) -> list[Head]:
     """The best heads, best first, then the worst, worst last."""
-    order = best_heads(scores, scores.num_layers * scores.num_heads)
+    order = scores.best_heads(scores.table.numel())
     return [*order[:best], *order[len(order) - worst :]]
 
 

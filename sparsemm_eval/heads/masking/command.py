@@ -50,13 +50,13 @@ def command(
         from sparsemm_eval.heads.masking import experiment as mask_experiment
         from sparsemm_eval.heads.masking import report as mask_report
         from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
-        from sparsemm_eval.heads.scores.table import HeadScores
+        from sparsemm_eval.heads.scores.lookup import resolve
 
         names = tuple(name.strip() for name in tasks.split(",") if name.strip())
         plan = mask_experiment.MaskPlan(
             tuple(listed(Share, "shares", shares)), tuple(listed(Natural, "seeds", seeds)), mode
         )
-        table = HeadScores.resolve(scores, model)
+        table = resolve(scores, model)
         mask_experiment.check_shares(plan, table)
         work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
         found = mask_experiment.run(

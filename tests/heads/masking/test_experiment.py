@@ -26,6 +26,7 @@ from sparsemm_eval.heads.masking.experiment import (
     mean_and_spread,
     run,
 )
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.lmms.results import ResultsFile
 from tests.lmms_process import checkpoint, environment, is_shipped
@@ -269,7 +270,7 @@ def test_masking_the_visual_heads_of_the_shipped_reader(tmp_path, monkeypatch):
     reader = checkpoint("tiny-reader", tmp_path)
     out = tmp_path / "out"
     # a source that changes while it is tested is another identity
-    identity = MaskEvaluation.identity(work(pretrained=reader), HeadScores.resolve(None, reader))
+    identity = MaskEvaluation.identity(work(pretrained=reader), resolve(None, reader))
     monkeypatch.setattr(MaskEvaluation, "identity", lambda self, scores: identity)
     line = ["mask", "--model", reader, "--tasks", "pages_qa,pages_ocr", "--limit", "8", "--out", str(out)]
     line += ["--shares", "0.05", "--seeds", "0", "--batch-size", "4", "--model-args", "device=cpu"]
