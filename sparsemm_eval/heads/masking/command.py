@@ -43,27 +43,22 @@ def command(
 
     Finished evaluations are found again in the folder, and a killed one goes on from its journal.
     """
-    from sparsemm_eval.heads.command_errors import errors_as_text
+    from sparsemm_eval.checks import Natural, Share, listed
+    from sparsemm_eval.heads.masking import experiment, report
+    from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
+    from sparsemm_eval.heads.scores.lookup import resolve
 
-    with errors_as_text():
-        from sparsemm_eval.checks import Natural, Share, listed
-        from sparsemm_eval.heads.masking import experiment as mask_experiment
-        from sparsemm_eval.heads.masking import report as mask_report
-        from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
-        from sparsemm_eval.heads.scores.lookup import resolve
-
-        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-        plan = mask_experiment.MaskPlan(
-            tuple(listed(Share, "shares", shares)), tuple(listed(Natural, "seeds", seeds)), mode
-        )
-        table = resolve(scores, model)
-        mask_experiment.check_shares(plan, table)
-        work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
-        found = mask_experiment.run(
-            plan, work.identity(table), lambda point: work.measure(plan, point), out, typer.echo
-        )
-        curves = mask_experiment.curves(found, metric)
-        title = f"{Path(model).name}: masked heads (mode {mode})"
-        written = mask_report.save_all(curves, table.table.numel(), out, title)
-        typer.echo(mask_report.markdown(curves, table.table.numel()))
-        typer.echo("written to " + ", ".join(map(str, written)))
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    drawn = tuple(listed(Natural, "seeds", seeds))
+    plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
+    table = resolve(scores, model)
+    experiment.check_shares(plan, table)
+    work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
+    found = experiment.run(
+        plan, work.identity(table), lambda point: work.measure(plan, point), out, typer.echo
+    )
+    curves = experiment.curves(found, metric)
+    title = f"{Path(model).name}: masked heads (mode {mode})"
+    written = report.save_all(curves, table.table.numel(), out, title)
+    typer.echo(report.markdown(curves, table.table.numel()))
+    typer.echo("written to " + ", ".join(map(str, written)))

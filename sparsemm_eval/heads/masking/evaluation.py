@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.checks import Count, one_of, record
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import digest_of, source_digest
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.lmms.evaluate import evaluate
@@ -18,61 +19,34 @@ from sparsemm_eval.model.fingerprint import local_fingerprint
 from sparsemm_eval.tasks import FOLDER
 
 FAMILIES = ("llava", "qwen2vl")
+TAKEN = {"pretrained", "head_scores", "mask_ratio", "mask_seed", "mask_mode", "journal"}
 Evaluate = Callable[..., list[ResultsFile]]
 
 
-@dataclass(frozen=True)
+@record
 class MaskEvaluation:
-    """What is evaluated.
+    """What is evaluated."""
 
-    Attributes
-    ----------
-    family : str
-        ``llava`` or ``qwen2vl``: the beginning of the model names.
-    pretrained : str
-        Shipped reader, hub id or folder.
-    tasks : tuple of str
-        Names as lmms-eval takes them.
-    folder : pathlib.Path
-        Where results and journals go.
-    head_scores : str or None
-        None: those known for the model.
-    limit : int or None
-        Documents per task; None: all.
-    batch_size : int
-    model_args : str
-        More of them, ``name=value`` with commas between.
-    processes : int
-
-    Raises
-    ------
-    ConfigError
-    """
-
-    family: str
-    pretrained: str
-    tasks: tuple[str, ...]
-    folder: Path
-    head_scores: str | None = None
-    limit: int | None = None
-    batch_size: int = 1
-    model_args: str = ""
-    processes: int = 1
+    family: one_of(*FAMILIES)  # the beginning of the model names
+    pretrained: str  # shipped reader, hub id or folder
+    tasks: tuple[str, ...]  # names as lmms-eval takes them
+    folder: Path  # where results and journals go
+    head_scores: str | None = None  # None: those known for the model
+    limit: Count | None = None  # documents per task; None: all
+    batch_size: Count = 1
+    model_args: str = ""  # more of them, ``name=value`` with commas between
+    processes: Count = 1
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ConfigError("family", self.family, "one of " + ", ".join(FAMILIES))
         if not self.tasks:
             raise ConfigError("tasks", self.tasks, "at least one (see: sparsemm tasks)")
-        taken = {"pretrained", "head_scores", "mask_ratio", "mask_seed", "mask_mode", "journal"}
-        given = {part.partition("=")[0] for part in self.model_args.split(",")}
-        if taken & given:
-            raise ConfigError("model_args", self.model_args, "none of " + ", ".join(sorted(taken)))
+        if TAKEN & {part.partition("=")[0] for part in self.model_args.split(",")}:
+            raise ConfigError("model_args", self.model_args, "none of " + ", ".join(sorted(TAKEN)))
 
     def identity(self, scores: HeadScores) -> dict[str, Any]:
         """Everything that decides a point's result, besides the point; JSON types."""
-        # the one place that may know lmms-eval's version and the wrappers' source
-        from sparsemm_eval.model_wrappers.records.identity import source_digest, versions
+        # lmms-eval takes seconds to import, and only its version is wanted
+        from sparsemm_eval.model_wrappers.records.identity import versions
 
         checkpoint = local_fingerprint(self.pretrained, "model")
         return {
@@ -140,9 +114,8 @@ def _errors(file: ResultsFile, task: str) -> dict[str, float]:
 
 
 def _digest_of(folder: Path) -> str:
-    content = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    found = {}
+    for path in folder.rglob("*"):
         if path.suffix in (".yaml", ".parquet", ".py"):
-            content.update(path.name.encode())
-            content.update(path.read_bytes())
-    return content.hexdigest()
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest_of(found)

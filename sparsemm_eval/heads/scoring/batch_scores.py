@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.checks import Count, one_of, record
 from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
 from sparsemm_eval.heads.scoring.answers import (
     Sequences,
@@ -26,7 +26,7 @@ from sparsemm_eval.model.families.positions import image_tokens, prompt_position
 MODES = ("generate", "teacher")
 
 
-@dataclass(frozen=True)
+@record
 class ScoringRule:
     """What decides an image's scores, besides model and data.
 
@@ -43,25 +43,13 @@ class ScoringRule:
     max_new_tokens : int
         Length limit of generated answers; answers under the rule ``aligned`` also end soon after the length
         of the ground truth.
-
-    Raises
-    ------
-    ConfigError
     """
 
-    mode: str = "generate"
-    rule: str = "unique"
-    topk: int = 1
+    mode: one_of(*MODES) = "generate"
+    rule: one_of(*RULES) = "unique"
+    topk: Count = 1
     include_base: bool = False
-    max_new_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        for argument, value, choices in (("mode", self.mode, MODES), ("rule", self.rule, RULES)):
-            if value not in choices:
-                raise ConfigError(argument, value, "one of " + ", ".join(choices))
-        for argument, value in (("topk", self.topk), ("max_new_tokens", self.max_new_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(argument, value, "an integer >= 1")
+    max_new_tokens: Count = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +58,8 @@ class ImageScore:
 
     Attributes
     ----------
-    tokens : int
-        Answer tokens that counted.
-    answer_tokens : int
-        All answer tokens.
+    tokens, answer_tokens : int
+        Answer tokens that counted, and all of them.
     scores : torch.Tensor
         float64 [L, H]: sum over the counted tokens of 1/|region| for each strongest key in the region.
     hits : torch.Tensor
@@ -94,21 +80,8 @@ def score_batch(
 ) -> list[ImageScore]:
     """Visual scores of some samples (paper, section "visual head identification").
 
-    A head is looked at where it *predicts* the token, one position before the token's own.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        LLaVA-NeXT or Qwen2-VL.
-    processor
-        The model's.
-    samples : sequence of AnchorSample
-    rule : ScoringRule
-
-    Returns
-    -------
-    list of ImageScore
-        One per sample, independent of the others in the batch.
+    A head is looked at where it *predicts* the token, one position before the token's own. A sample's scores
+    do not depend on the others in the batch.
     """
     inputs = encode_prompts(model, processor, samples)
     pad = processor.tokenizer.pad_token_id or 0

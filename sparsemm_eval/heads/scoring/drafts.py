@@ -64,13 +64,7 @@ def confirmed(model: PreTrainedModel, sequences: Sequences, said: torch.Tensor, 
 
 
 def beginnings(sequences: Sequences, said: torch.Tensor) -> list[list[int]]:
-    """How greedy decoding begins: each draft as far as the model agrees, and what it says there instead.
-
-    Parameters
-    ----------
-    sequences, said
-        See ``confirmed``.
-    """
+    """How greedy decoding begins: each draft as far as the model agrees, and what it says there instead."""
     first, found = min(map(len, sequences.prompts)), []
     for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
         tokens = row[len(prompt) - first :][: len(draft) + 1]
@@ -87,14 +81,8 @@ def decoded_instead(
 ) -> Sequences:
     """Prompts and greedy answers of samples whose drafts were not confirmed.
 
-    Parameters
-    ----------
-    model, processor, samples
-        See ``encode_prompts``.
-    known : sequence of list of int
-        How each answer begins, see ``beginnings``.
-    limit : int
-        Most tokens of an answer; it also ends ``EXTRA_TOKENS`` after the length of its ground truth.
+    ``known`` is how each answer begins, see ``beginnings``. An answer has at most ``limit`` tokens and ends
+    ``EXTRA_TOKENS`` after the length of its ground truth.
     """
     truths = ground_truth_answers(processor, samples)
     limits = [min(limit, len(truth) + EXTRA_TOKENS) for truth in truths]
@@ -121,11 +109,10 @@ def redrafted(
 
     Parameters
     ----------
-    model : PreTrainedModel
+    model, pad
+        See ``join``.
     inputs : dict
         Of one prompt, from ``encode_prompts``.
-    pad : int
-        See ``join``.
     truth : list of int
     known : list of int
         How the answer begins; at least one token.

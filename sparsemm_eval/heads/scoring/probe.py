@@ -12,6 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from sparsemm_eval.checks import checked, whole
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
 
@@ -78,13 +79,8 @@ def look_and_listen(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Like ``strongest_keys``, and in the same pass what the model would say next at the last positions.
 
-    Parameters
-    ----------
-    model, inputs, queries, topk
-        See ``strongest_keys``.
-    last : int
-        Number of positions to listen at, counted from the end of the padded sequences. 0 ends the pass where
-        the last layer has been looked at.
+    ``last`` is the number of positions to listen at, counted from the end of the padded sequences; 0 ends the
+    pass where the last layer has been looked at.
 
     Returns
     -------
@@ -92,25 +88,16 @@ def look_and_listen(
         Keys int64 [L, B, H, Q, topk] and the likeliest next tokens int64 [B, last].
     """
     length = inputs["input_ids"].shape[1]
-    if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= length:
-        raise ConfigError("topk", topk, f"an integer in [1, {length}]")
+    checked(whole(1, length), "topk", topk)
     keys, logits = _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk), last)
     return keys, queries.new_empty(len(queries), 0) if logits is None else logits.argmax(-1)
 
 
 @torch.inference_mode()
 def attention_rows(model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor) -> torch.Tensor:
-    """The whole attention of every head at chosen positions, for pictures of a few of them.
+    """The whole attention of every head at chosen positions as float32 [L, B, H, Q, N]; for pictures.
 
-    Parameters
-    ----------
-    model, inputs, queries
-        See ``strongest_keys``.
-
-    Returns
-    -------
-    torch.Tensor
-        float32 [L, B, H, Q, N], rows sum to one.
+    The arguments are those of ``strongest_keys``.
     """
     return _probe(model, inputs, queries, _attention, 0)[0]
 
@@ -122,14 +109,10 @@ def _probe(
     length = inputs["input_ids"].shape[1]
     if inputs.get("attention_mask") is not None:
         raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
-    if (
-        queries.ndim != 2
-        or queries.numel() == 0
-        or not 0 <= int(queries.min()) <= int(queries.max()) < length
-    ):
-        raise ConfigError(
-            "queries", tuple(queries.shape), f"a non-empty [B, Q] of positions in [0, {length})"
-        )
+    filled = queries.ndim == 2 and queries.numel() > 0
+    if not (filled and 0 <= int(queries.min()) <= int(queries.max()) < length):
+        remedy = f"a non-empty [B, Q] of positions in [0, {length})"
+        raise ConfigError("queries", tuple(queries.shape), remedy)
     decoder = find_text_decoder(model)
     recorder = _Recorder(queries, reduce, None if last else decoder.num_layers - 1)
     logits = None
@@ -140,22 +123,9 @@ def _probe(
 
 
 def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk: int) -> torch.Tensor:
-    """Keys with the largest causal attention logits.
+    """Keys with the largest causal attention logits, int64 [B, H, Q, topk]; torch orders equal logits.
 
-    Parameters
-    ----------
-    query : torch.Tensor
-        [B, H, N, D] after RoPE.
-    key : torch.Tensor
-        [B, K, N, D] after RoPE.
-    queries : torch.Tensor
-        int64 [B, Q] on the same device.
-    topk : int
-
-    Returns
-    -------
-    torch.Tensor
-        int64 [B, H, Q, topk]; among equal logits the order is torch's.
+    ``query`` [B, H, N, D] and ``key`` [B, K, N, D] are after RoPE; ``queries`` is int64 [B, Q].
     """
     rows, heads, keys, count = *query.shape[:2], key.shape[2], queries.shape[1]
     chosen, limit = _chosen_queries(query, key, queries)

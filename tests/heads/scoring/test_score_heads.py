@@ -12,8 +12,7 @@ from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring import score_heads as scoring
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule
-from sparsemm_eval.heads.scoring.score_heads import Workload, describe, score_heads
-from sparsemm_eval.heads.scoring.summary import summarise
+from sparsemm_eval.heads.scoring.score_heads import Workload, describe, score_heads, summarise
 from tests.heads.scoring.samples import CHARACTERS, processor_of
 from tests.tiny_models import model_of
 
