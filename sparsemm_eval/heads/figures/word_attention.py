@@ -23,13 +23,12 @@ class WordAttention:
 
     Attributes
     ----------
-    image : PIL.Image.Image
-    answer, word : str
+    image, answer, word
     maps : torch.Tensor
         float32 [L, H, rows, columns]: attention on the cells of the full-resolution grid, averaged over the
         positions that predict the word's tokens.
-    area : tuple of 4 numbers
-        What the grid covers, in image pixels: (left, top, right, bottom); can reach over the image's edges.
+    area : Box
+        What the grid covers, in image pixels; can reach over the image's edges.
     """
 
     image: Image
@@ -49,15 +48,7 @@ def word_attention(
 ) -> WordAttention:
     """Let a model answer a question about an image and note where its heads look while it writes a word.
 
-    Parameters
-    ----------
-    model, processor
-        See ``score_batch``.
-    image : PIL.Image.Image
-    question : str
-    word : str, optional
-        A part of the answer, its first occurrence; None: the answer's first word.
-    max_new_tokens : int
+    The word is a part of the answer, its first occurrence; None: the answer's first word.
 
     Raises
     ------
@@ -80,15 +71,10 @@ def word_attention(
     positions, grid = prompt_positions(model.config, prompt, layout), layout.grid
     cells = [grid.first + row * grid.stride + c for row in range(grid.rows) for c in range(grid.columns)]
     seen = rows[:, 0].mean(2).cpu()[..., positions[cells]]  # [L, H, cells]
-    (left, top), (right, bottom) = (
-        tuple(
-            float((cell - offset) / scale)
-            for cell, offset, scale in zip(corner, grid.offset, grid.scale, strict=True)
-        )
-        for corner in ((0, 0), (grid.columns, grid.rows))
-    )
+    edges = zip((0, 0, grid.columns, grid.rows), grid.offset * 2, grid.scale * 2, strict=True)
+    area = tuple(float((cell - offset) / scale) for cell, offset, scale in edges)
     maps = seen.view(*seen.shape[:2], grid.rows, grid.columns)
-    return WordAttention(sample.image, answer, word, maps, (left, top, right, bottom))
+    return WordAttention(sample.image, answer, word, maps, area)
 
 
 def _tokens_of(tokenizer: Any, tokens: list[int], answer: str, word: str) -> list[int]:

@@ -10,12 +10,10 @@ from typing import Any
 import pandas
 
 from sparsemm_eval.files import write_text_atomically
-from sparsemm_eval.heads.figures.plots import new_figure, save_figure
+from sparsemm_eval.heads.figures.plots import BLUE, ORANGE, new_figure, save_figure
 from sparsemm_eval.heads.masking.experiment import Curve, mean_and_spread
 from sparsemm_eval.heads.scores.table import count_of
 
-# told apart by everyone, and by their markers in grey
-BEST, OTHERS = "#d55e00", "#0072b2"
 COLUMNS = ("task", "metric", "samples", "heads", "share", "count", "draws", "score", "standard_error",
            "spread", "lowest", "highest")  # fmt: skip
 
@@ -96,17 +94,15 @@ def _draw(panel: Any, curve: Curve) -> None:
         across = [0.0, *(100 * share for share in shares)]
         drawn = [(curve.full,), *(curve.random[share] for share in shares)]
         means = [mean_and_spread(values)[0] for values in drawn]
-        panel.fill_between(
-            across, list(map(min, drawn)), list(map(max, drawn)), color=OTHERS, alpha=0.2, lw=0
-        )
-        panel.plot(across, means, color=OTHERS, marker="s", markersize=4, label="random other heads")
+        panel.fill_between(across, list(map(min, drawn)), list(map(max, drawn)), color=BLUE, alpha=0.2, lw=0)
+        panel.plot(across, means, color=BLUE, marker="s", markersize=4, label="random other heads")
     shares = sorted(curve.visual)
     found = [(curve.full, curve.full_error), *(curve.visual[share] for share in shares)]
     panel.errorbar(
         [0.0, *(100 * share for share in shares)],
         [score for score, _ in found],
         yerr=[0.0 if math.isnan(error) else error for _, error in found],
-        color=BEST,
+        color=ORANGE,
         marker="o",
         markersize=5,
         capsize=2,

@@ -1,14 +1,9 @@
-"""The paper's evidence on a shipped reader: a document with figures, by one command.
-
-Measurements are kept in a file beside the work folder, so that a second run with the same reader, scores and
-source only writes the text again.
-"""
+"""What the evidence measures on a shipped reader, and its figures."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +11,11 @@ from typing import Any
 import torch
 
 from sparsemm_eval import CompressionConfig
-from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.evidence import text as evidence_text
 from sparsemm_eval.evidence.sources import Source, sources
 from sparsemm_eval.evidence.tasks import PageTasks
-from sparsemm_eval.files import RecordStore, digest_of, source_digest, write_text_atomically
+from sparsemm_eval.files import RecordStore, digest_of, source_digest
 from sparsemm_eval.heads.anchors.pages import SPLIT
+from sparsemm_eval.heads.anchors.stored import box_around
 from sparsemm_eval.heads.figures import attention_sheet, plots
 from sparsemm_eval.heads.figures.word_attention import WordAttention, word_attention
 from sparsemm_eval.heads.masking import experiment as mask_experiment
@@ -45,19 +39,10 @@ SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes
-    ----------
-    images : int
-        Per kind of images.
-    documents : mapping
-        Per task.
-    plan : MaskPlan
-    """
-
-    images: int
-    documents: Mapping[str, int]
+    images: int  # per kind of images
+    documents: Mapping[str, int]  # per task
     plan: MaskPlan
 
 
@@ -70,75 +55,58 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was measured.
-
-    Attributes
-    ----------
-    reader : Checkpoint
-    effort : Effort
-    shipped : HeadScores
-    kinds : list of Source
-    stacks : mapping
-        Kind to float64 [images, L, H], scores of single images.
-    counted : mapping
-        Kind to how many answer tokens counted.
-    curves : list of Curve
-    accuracy : mapping
-        Row of a table and budget to task to every document's score.
-    word : WordAttention
-    on_word : float
-        Part of the best head's attention on the image that lies on the word's box.
-    """
+    """Everything that was measured."""
 
     reader: Checkpoint
-    effort: Effort
+    effort: str  # name of one of `EFFORTS`
     shipped: HeadScores
     kinds: list[Source]
-    stacks: Mapping[str, torch.Tensor]
-    counted: Mapping[str, int]
+    stacks: Mapping[str, torch.Tensor]  # kind to float64 [images, L, H], scores of single images
+    counted: Mapping[str, int]  # kind to how many answer tokens counted
     curves: list[mask_experiment.Curve]
-    accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]
+    accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]  # row and budget to task to scores
     word: WordAttention
-    on_word: float
+    on_word: float  # part of the best head's attention on the image that lies on the word's box
 
 
-def measure(reader: str, effort: Effort, work: Path, stored: Mapping[str, str], figures: Path) -> Evidence:
+def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], figures: Path) -> Evidence:
     """Measure everything and draw the figures.
 
     Parameters
     ----------
     reader : str
         A shipped reader with shipped head scores.
-    effort : Effort
+    effort : str
+        Name of one of `EFFORTS`.
     work : pathlib.Path
-        Folder of measurements.
+        Folder of measurements; those of the same reader, scores and source are taken from there.
     stored : mapping
         See ``sources``.
     figures : pathlib.Path
     """
+    much, shipped = EFFORTS[effort], resolve(None, reader)
     loaded = checkpoint.load(checkpoint.find(reader, argument="--reader"), place("cpu", None, "float32"))
-    shipped = resolve(None, reader)
     identity = {
         "reader": loaded.fingerprint,
         "scores": shipped.digest(),
-        "effort": repr(effort),
+        "effort": asdict(much),
         "stored": dict(stored),
         "source": source_digest(),
     }
-    kinds = sources(work / "shapes", effort.images, stored)
-    tasks = PageTasks(loaded.model, loaded.processor, effort.documents)
+    kinds = sources(work / "shapes", much.images, stored)
+    tasks = PageTasks(loaded.model, loaded.processor, much.documents)
     stacks, counted, accuracy = {}, {}, {}
     with RecordStore(work, "measured", unit="measurements", elsewhere="choose another --work") as store:
 
-        def measured(what: str, measure: Callable[[], Any]) -> Any:
+        def measured(what: str, make: Callable[[], Any]) -> Any:
             print(what, flush=True)
-            return store.recall(digest_of({**identity, "what": what}), measure)
+            return store.recall(digest_of({**identity, "what": what}), make)
 
         for kind in kinds:
-            found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, effort.images))
+            found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, much.images))
             stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
             counted[kind.name] = found["tokens"]
-        points = mask_experiment.run(effort.plan, identity, partial(tasks.masked, shipped, effort.plan), work)
+        points = mask_experiment.run(much.plan, identity, partial(tasks.masked, shipped, much.plan), work)
         for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
             what = f"accuracy: {row[0]}, budget {row[1]}"
             accuracy[row] = measured(what, partial(tasks.compressed, config))
@@ -163,16 +131,15 @@ def _table(stack: torch.Tensor) -> HeadScores:
 def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, int], CompressionConfig]:
     """Every row and budget of the accuracy tables."""
     found: dict[tuple[str, int], CompressionConfig] = {}
-    full = CompressionConfig("fullkv", window=WINDOW)
-    found["full cache", 0] = full
+    found["full cache", 0] = CompressionConfig("fullkv", window=WINDOW)
     # a budget has to be larger than its window
     found["window only", WINDOW + 1] = CompressionConfig("snapkv", budget=WINDOW + 1, window=WINDOW)
     for budget in BUDGETS:
         visual = CompressionConfig("sparsemm", budget=budget, window=WINDOW, head_scores=shipped)
         for ratio in RATIOS:
-            found[f"visual scores, ρ = {ratio:g}", budget] = replace(visual, ratio=ratio)
-        found["window + uniform (ρ = 1)", budget] = replace(visual, ratio=1.0)
-        found["scores from shapes, ρ = 0.1", budget] = replace(visual, head_scores=shapes)
+            found[f"visual scores, ρ = {ratio:g}", budget] = visual.replace(ratio=ratio)
+        found["window + uniform (ρ = 1)", budget] = visual.replace(ratio=1.0)
+        found["scores from shapes, ρ = 0.1", budget] = visual.replace(head_scores=shapes)
         for seed in CONTROL_SEEDS:
             control = CompressionConfig("random", budget=budget, window=WINDOW, seed=seed)
             found[f"random scores {seed}, ρ = 0.1", budget] = control
@@ -191,12 +158,10 @@ def _draw_all(
     plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
     mask_report.save_mask_figure(curves, figures / "masking.png", f"{loaded.name}: masked heads")
     page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
-    word = word_attention(
-        loaded.model, loaded.processor, page.image, READ_QUESTION, page.entries[number].value
-    )
-    boxes = page.value_boxes(page.entries[number])
+    entry = page.entries[number]
+    word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)
     heads = attention_sheet.chosen_heads(shipped, 3, 3)
-    around = _around(boxes)
+    around = box_around(page.value_boxes(entry))
     attention_sheet.save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
     return word, share_on(word, heads[0], page, number)
 
@@ -206,38 +171,3 @@ def share_on(seen: WordAttention, head: tuple[int, int], page: Page, number: int
     heat = seen.maps[head]
     cells = page.entries[number].value_cells
     return float(sum(heat[row, column] for row, column in cells) / heat.sum())
-
-
-def _around(boxes: Any) -> tuple[float, float, float, float]:
-    left, top, right, bottom = zip(*boxes, strict=True)
-    return float(min(left)), float(min(top)), float(max(right)), float(max(bottom))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m sparsemm_eval.evidence.evidence", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="Markdown file; figures go to figures/ beside it."
-    )
-    parser.add_argument("--reader", default="tiny-reader", help="A shipped reader with shipped head scores.")
-    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="Folder of measurements.")
-    parser.add_argument(
-        "--effort",
-        choices=sorted(EFFORTS),
-        default="full",
-        help="full: about five minutes of one core; half: two; trial: figures that mean nothing.",
-    )
-    parser.add_argument(
-        "--anchor", action="append", default=[], metavar="NAME=FOLDER", help="Published data that is here."
-    )
-    given = parser.parse_args(arguments)
-    if not all("=" in entry for entry in given.anchor):
-        raise ConfigError("--anchor", given.anchor, "NAME=FOLDER")
-    stored = dict(entry.split("=", 1) for entry in given.anchor)
-    evidence = measure(given.reader, EFFORTS[given.effort], given.work, stored, given.out.parent / "figures")
-    write_text_atomically(given.out, evidence_text.document(evidence))
-    print(f"written to {given.out}")
-
-
-if __name__ == "__main__":
-    main()
