@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import Anchor
 from sparsemm_eval.heads.anchors.registry import known_anchors
-from sparsemm_eval.heads.masking import command as mask_command
 
 app = typer.Typer(
     name="heads",
@@ -25,6 +25,7 @@ STORED = ", ".join(name for name, anchor in known_anchors().items() if not isins
 Model = Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")]
+Scores = Annotated[str | None, typer.Option(help="Head scores. Default: those known for the model.")]
 Table = Annotated[str, typer.Argument(help="File, shipped name, hub id or published name of head scores.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw a picture: a file that ends in .png or .svg.")]
 
@@ -46,22 +47,15 @@ heads score --model tiny-reader"""
 def score(
     model: Model,
     out: Annotated[
-        Path | None,
-        typer.Option(help="File to write. Default: your own tables, found later by the model's name."),
+        Path | None, typer.Option(help="File to write. Default: your own tables, found by the model's name.")
     ] = None,
     anchor: Annotated[
-        str,
-        typer.Option(
-            help=f"Images with known text, made by this package: {BUILT_IN}; or of stored data: {STORED}."
-        ),
+        str, typer.Option(help=f"Images with known text: {BUILT_IN}; of stored data: {STORED}.")
     ] = "pages",
-    data: Annotated[
-        str | None, typer.Option(help="Folder of a stored anchor; for synthdog also a hub data set.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of stored data; or hub data, synthdog.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 200,
     mode: Annotated[
-        str,
-        typer.Option(help="generate: the model answers; teacher: it is given the ground truth."),
+        str, typer.Option(help="generate: the model answers; teacher: it is given the ground truth.")
     ] = "generate",
     topk: Annotated[int, typer.Option(min=1, help="How many strongest keys per token count.")] = 1,
     include_base: Annotated[bool, typer.Option(help="Count LLaVA's thumbnail tokens as well.")] = False,
@@ -72,8 +66,7 @@ def score(
     dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     journal: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps finished images; a killed run goes on from it."),
+        Path | None, typer.Option(help="Folder that keeps finished images; a killed run goes on from it.")
     ] = None,
 ) -> None:
     """Score every head of a model: how often its strongest attention lies on the text it is about to write.
@@ -130,8 +123,6 @@ def compare(
 
     A plot shows the first two.
     """
-    from itertools import combinations
-
     from sparsemm_eval.heads.figures import plots
     from sparsemm_eval.heads.scores.comparison import agreement
     from sparsemm_eval.heads.scores.lookup import resolve
@@ -160,13 +151,9 @@ def figure(
     image: Annotated[Path, typer.Argument(help="Image file.", exists=True, dir_okay=False)],
     model: Model,
     out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.")],
-    scores: Annotated[
-        str | None, typer.Option(help="Head scores. Default: those known for the model.")
-    ] = None,
+    scores: Scores = None,
     question: Annotated[str, typer.Option(help="What to ask the model.")] = "read all text",
-    word: Annotated[
-        str | None, typer.Option(help="Part of the answer to look at. Default: its first word.")
-    ] = None,
+    word: Annotated[str | None, typer.Option(help="Part of the answer. Default: its first word.")] = None,
     best: Annotated[int, typer.Option(min=1, help="How many of the best heads to show.")] = 3,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst heads to show.")] = 3,
     device: Device = "auto",
@@ -213,4 +200,51 @@ def import_(
     typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")
 
 
-app.command("mask", epilog=mask_command.EXAMPLES)(mask_command.command)
+@app.command(
+    epilog="""Examples:
+
+sparsemm heads mask --model tiny-reader --tasks pages_qa,pages_ocr --limit 50 --out runs/mask
+
+sparsemm heads mask --model Qwen/Qwen2-VL-7B-Instruct --family qwen2vl --tasks ocrbench --shares 0.02,0.05,0.1
+--seeds 0,1,2,3,4 --batch-size 8 --out runs/mask-qwen"""
+)
+def mask(
+    model: Model,
+    tasks: Annotated[str, typer.Option(help="lmms-eval tasks, commas between (see: sparsemm tasks).")],
+    out: Annotated[Path, typer.Option(help="Folder of tables, figure, results and journals.")],
+    family: Annotated[str, typer.Option(help="llava or qwen2vl.")] = "llava",
+    shares: Annotated[str, typer.Option(help="Shares of all query heads, up to 0.5.")] = "0.02,0.05,0.1,0.2",
+    seeds: Annotated[str, typer.Option(help="Of the random draws.")] = "0,1,2",
+    scores: Scores = None,
+    mode: Annotated[
+        str, typer.Option(help="query: masked heads attend evenly (as published); output: they return zeros.")
+    ] = "query",
+    metric: Annotated[str | None, typer.Option(help="Metric shown. Default: the first of a task.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents per task. Default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Documents at a time.")] = 1,
+    model_args: Annotated[str, typer.Option(help="More model_args, as name=value,name=value.")] = "",
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, data parallel.")] = 1,
+) -> None:
+    """Accuracy against the share of masked heads: the best visual heads, and random ones besides them.
+
+    Finished evaluations are found again in the folder, and a killed one goes on from its journal.
+    """
+    from sparsemm_eval.checks import Natural, Share, listed
+    from sparsemm_eval.heads.masking import experiment, report
+    from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
+    from sparsemm_eval.heads.scores.lookup import resolve
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    drawn = tuple(listed(Natural, "seeds", seeds))
+    plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
+    table = resolve(scores, model)
+    experiment.check_shares(plan, table)
+    work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
+    found = experiment.run(
+        plan, work.identity(table), lambda point: work.measure(plan, point), out, typer.echo
+    )
+    curves = experiment.curves(found, metric)
+    title = f"{Path(model).name}: masked heads (mode {mode})"
+    written = report.save_all(curves, table.table.numel(), out, title)
+    typer.echo(report.markdown(curves, table.table.numel()))
+    typer.echo("written to " + ", ".join(map(str, written)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -51,18 +53,14 @@ class Document:
 
     def text(self) -> str:
         """Words with blanks between, lines with line breaks."""
-        pieces = []
-        for number, word in enumerate(self.words):
-            if number:
-                pieces.append(" " if word.line == self.words[number - 1].line else "\n")
-            pieces.append(word.text)
-        return "".join(pieces)
+        lines = [[word.text for word in line] for _, line in groupby(self.words, key=attrgetter("line"))]
+        return "\n".join(map(" ".join, lines))
 
 
-def make_document(seed: int, index: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Document:
-    """Draw one document of one of the sizes (width, height); the same arguments give the same one."""
+def make_document(seed: int, index: int) -> Document:
+    """Draw one document; the same arguments give the same one."""
     draw = np.random.default_rng((7, seed, index))
-    width, height = sizes[int(draw.integers(len(sizes)))]
+    width, height = SIZES[int(draw.integers(len(SIZES)))]
     paper = draw.integers(200, 256, 3)
     image = Image.fromarray(_grained(paper, width, height, draw))
     words: list[Word] = []

@@ -14,20 +14,15 @@ from sparsemm_eval.heads.anchors.record import Anchor, StoredAnchor
 @cache
 def known_anchors() -> dict[str, Anchor | StoredAnchor]:
     """All anchors: first those that make their own images, then those of stored data."""
-    found: list[Anchor | StoredAnchor] = []
+    found: dict[str, Anchor | StoredAnchor] = {}
     for module in pkgutil.iter_modules(anchors.__path__, anchors.__name__ + "."):
-        found += getattr(import_module(module.name), "ANCHORS", ())
-    return {anchor.name: anchor for anchor in sorted(found, key=_order)}
+        found |= {anchor.name: anchor for anchor in getattr(import_module(module.name), "ANCHORS", ())}
+    own = [name for name, anchor in found.items() if isinstance(anchor, Anchor)]
+    return {name: found[name] for name in (*sorted(own), *sorted(found.keys() - set(own)))}
 
 
 def anchor_named(name: str, data: str | None = None) -> Anchor:
-    """Look an anchor up.
-
-    Parameters
-    ----------
-    name : str
-    data : str, optional
-        Where a stored anchor's images and boxes are.
+    """Look an anchor up; ``data`` says where a stored anchor's images and boxes are.
 
     Raises
     ------
@@ -42,7 +37,3 @@ def anchor_named(name: str, data: str | None = None) -> Anchor:
     if data is not None:
         raise ConfigError("data", data, f"nothing: anchor {name!r} makes its own images")
     return found
-
-
-def _order(anchor: Anchor | StoredAnchor) -> tuple[bool, str]:
-    return isinstance(anchor, StoredAnchor), anchor.name

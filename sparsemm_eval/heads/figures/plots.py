@@ -42,11 +42,6 @@ def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str
     """Draw two tables of one shape against each other, one dot per head, both as shares of their sums.
 
     Axes are logarithmic from a share of 0.001 on and linear below. The best heads are named: layer-head.
-
-    Raises
-    ------
-    ConfigError
-        As for ``save_head_map``.
     """
     figure = new_figure(path, width=4.5, height=4.5)
     axes = figure.subplots()

@@ -21,21 +21,15 @@ from sparsemm_eval.model.image_tokens import Box
 class WordAttention:
     """Attention over an image while a word is written.
 
-    Attributes
-    ----------
-    image, answer, word
-    maps : torch.Tensor
-        float32 [L, H, rows, columns]: attention on the cells of the full-resolution grid, averaged over the
-        positions that predict the word's tokens.
-    area : Box
-        What the grid covers, in image pixels; can reach over the image's edges.
+    ``maps``, float32 [L, H, rows, columns], is the attention on the cells of the full-resolution grid,
+    averaged over the positions that predict the word's tokens.
     """
 
     image: Image
     answer: str
     word: str
     maps: torch.Tensor
-    area: Box
+    area: Box  # what the grid covers, in image pixels; can reach over the image's edges
 
 
 def word_attention(

@@ -97,18 +97,8 @@ def run(
 ) -> dict[Point, Measured]:
     """Evaluate every point and put each down as soon as it is known.
 
-    Parameters
-    ----------
-    plan : MaskPlan
-    identity : mapping
-        Everything besides plan and point that decides a result, in JSON types: model, weights, head scores,
-        tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
-    measure : callable
-        Evaluates one point.
-    folder : pathlib.Path
-        Where the points are kept.
-    say : callable
-        Told what is done.
+    ``identity`` is everything besides plan and point that decides a result, in JSON types: model, weights,
+    head scores, tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def resolve(
     cache : Path, optional
         Folder of the user's tables.
     fetch : callable, optional
-        ``fetch(url) -> bytes``; raises OSError when the URL cannot be had.
+        ``fetch(url) -> bytes``; raises OSError where nothing can be fetched.
 
     Raises
     ------
@@ -97,38 +97,30 @@ def resolve(
     """
     if isinstance(scores, HeadScores):
         return scores
-    if scores is None and model_name is None:
+    if scores is not None and Path(os.path.expanduser(scores)).is_file():
+        return HeadScores.load(os.path.expanduser(scores))
+    name, cache = model_name if scores is None else scores, cache or cache_folder()
+    if name is None:
         raise HeadScoreError("head_scores is not given and there is no model name to look it up by")
-    file = None if scores is None else Path(os.path.expanduser(scores))
-    if file is not None and file.is_file():
-        return HeadScores.load(file)
-    cache = cache or cache_folder()
-    name = model_name if scores is None else scores
     found = _by_name(name, cache, fetch or _download) if isinstance(name, str) else None
-    if found is None:
-        raise HeadScoreError(_nothing_for_model(name, cache) if scores is None else _nothing_named(name))
-    return found
+    if found is not None:
+        return found
+    if scores is None:
+        raise HeadScoreError(
+            f"no head scores are known for model {name!r}: pass head_scores=PATH to one made for it "
+            f"(looked among the shipped tables, in {cache} and in the published tables)"
+        )
+    published = ", ".join(table.models[0] for table in PUBLISHED)
+    raise HeadScoreError(
+        f"head_scores={str(name)!r} is neither a file nor a known name: expected the path of a head-score "
+        f"JSON, one of the shipped names ({', '.join(shipped_names())}) or a published one ({published})"
+    )
 
 
 def shipped_names() -> list[str]:
     """Names of the tables that come with the package."""
     folder = resources.files("sparsemm_eval.head_scores")
     return sorted(entry.name[: -len(".json")] for entry in folder.iterdir() if entry.name.endswith(".json"))
-
-
-def _nothing_for_model(name: str | None, cache: Path) -> str:
-    return (
-        f"no head scores are known for model {name!r}: pass head_scores=PATH to one made for it "
-        f"(looked among the shipped tables, in {cache} and in the published tables)"
-    )
-
-
-def _nothing_named(name: str | Path | None) -> str:
-    published = ", ".join(table.models[0] for table in PUBLISHED)
-    return (
-        f"head_scores={str(name)!r} is neither a file nor a known name: expected the path of a head-score "
-        f"JSON, one of the shipped names ({', '.join(shipped_names())}) or a published one ({published})"
-    )
 
 
 def _by_name(name: str, cache: Path, fetch: Fetch) -> HeadScores | None:
@@ -160,13 +152,11 @@ def _published(table: PublishedTable, cache: Path, fetch: Fetch) -> HeadScores:
         if actual == table.git_blob:
             write_text_atomically(stored, content.decode("utf-8"))
             return HeadScores.load(stored)
-        failures.append(
-            f"{url}: content has git blob id {actual}, expected {table.git_blob}; nothing was kept"
-        )
+        wrong = f"content has git blob id {actual}, expected {table.git_blob}; nothing was kept"
+        failures.append(f"{url}: {wrong}")
     raise HeadScoreError(
-        f"the published head scores {table.file} could not be had: "
-        + "; ".join(failures)
-        + f". Download the file yourself and pass head_scores=PATH, or put it at {stored}"
+        f"the published head scores {table.file} could not be downloaded: {'; '.join(failures)}. "
+        f"Download the file yourself and pass head_scores=PATH, or put it at {stored}"
     )
 
 

@@ -54,9 +54,8 @@ class HeadScores:
     def __post_init__(self) -> None:
         table = torch.as_tensor(self.table).detach().to("cpu", torch.float64).clone()
         if table.ndim != 2 or 0 in table.shape:
-            raise HeadScoreError(
-                f"head scores have shape {tuple(table.shape)}: expected [layers, query heads]"
-            )
+            shape = tuple(table.shape)
+            raise HeadScoreError(f"head scores have shape {shape}: expected [layers, query heads]")
         if not bool(torch.isfinite(table).all()) or bool((table < 0).any()):
             raise HeadScoreError("head scores must be finite and non-negative")
         total = float(table.sum())
@@ -109,13 +108,7 @@ class HeadScores:
             )
 
     def kv_head_shares(self, num_kv_heads: int) -> torch.Tensor:
-        """Share of each KV head in the sum of all scores; a GQA group's query heads are added up.
-
-        Returns
-        -------
-        torch.Tensor
-            float64 [layers, KV heads], summing to 1.
-        """
+        """Share of each KV head in the sum of all scores, float64 [layers, KV heads]; a GQA group is one."""
         if num_kv_heads < 1 or self.num_heads % num_kv_heads:
             raise HeadScoreError(f"{self.num_heads} query heads do not group into {num_kv_heads} KV heads")
         grouped = self.table.view(self.num_layers, num_kv_heads, -1).sum(-1)
@@ -148,25 +141,17 @@ class HeadScores:
 
     def save(self, path: str | Path) -> None:
         """Write the table atomically: a killed process leaves the old file or the new one."""
-        record = {
-            "format": FORMAT,
-            "version": VERSION,
-            "layers": self.num_layers,
-            "heads": self.num_heads,
-            "scores": self.table.tolist(),
-            "provenance": dict(self.provenance),
-        }
-        write_text_atomically(Path(path), json.dumps(record) + "\n")
+        shape = {"layers": self.num_layers, "heads": self.num_heads}
+        content = {"scores": self.table.tolist(), "provenance": dict(self.provenance)}
+        record = {"format": FORMAT, "version": VERSION, **shape, **content}
+        try:
+            write_text_atomically(Path(path), json.dumps(record) + "\n")
+        except OSError as error:
+            raise HeadScoreError(f"head scores cannot be written to {path}: {error.strerror}") from error
 
 
 def import_official(path: str | Path, model: str | None = None) -> HeadScores:
-    """Read an official file, which is not in this package's format yet.
-
-    Parameters
-    ----------
-    path : str or Path
-    model : str, optional
-        Name of the model the scores belong to, for the provenance.
+    """Read an official file; its provenance says its name and the model's, where that is given.
 
     Raises
     ------
@@ -218,9 +203,8 @@ def _own(record: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         raise HeadScoreError("'scores' is not a [layers, query heads] table of numbers")
     layers, heads = record.get("layers"), record.get("heads")
     if (layers, heads) != tuple(table.shape) or bool in (type(layers), type(heads)):
-        raise HeadScoreError(
-            f"states layers={layers!r}, heads={heads!r}, but 'scores' is {tuple(table.shape)}"
-        )
+        stated = f"states layers={layers!r}, heads={heads!r}"
+        raise HeadScoreError(f"{stated}, but 'scores' is {tuple(table.shape)}")
     provenance = record.get("provenance", {})
     if not isinstance(provenance, dict):
         raise HeadScoreError(f"'provenance' is {type(provenance).__name__}, expected an object")
@@ -235,25 +219,26 @@ def _own(record: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
 def _official(record: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
     """Means over images, and where all heads have equally many, their number and the standard errors."""
     scores: dict[Head, list[float]] = {}
-    for name, values in record.items():
+    for name, given in record.items():
         layer, dash, head = name.partition("-")
-        numbers = _numbers([values if isinstance(values, list) else [values]])
-        if not (dash and layer.isdecimal() and head.isdecimal()) or numbers is None or not numbers.numel():
+        values = given if isinstance(given, list) else [given]
+        named = dash and layer.isdecimal() and head.isdecimal()
+        if not named or not values or _numbers([values]) is None:
             raise HeadScoreError(f"entry {name!r} is not 'layer-head': [score, …]")
-        scores[int(layer), int(head)] = values if isinstance(values, list) else [values]
+        scores[int(layer), int(head)] = values
     layers, heads = (1 + max(index) for index in zip(*scores, strict=True))
     if not len(scores) == layers * heads == len(record):
         raise HeadScoreError(f"{len(scores)} heads listed, {layers} x {heads} expected")
     table, error = (torch.zeros(layers, heads, dtype=torch.float64) for _ in range(2))
     for head, values in scores.items():
         table[head] = sum(values) / len(values)
+        if len(values) > 1:
+            error[head] = torch.tensor(values, dtype=torch.float64).std() / math.sqrt(len(values))
     provenance: dict[str, Any] = {"imported_from": "official layer-head format"}
     lengths = set(map(len, scores.values()))
     if len(lengths) == 1:
         provenance["images"] = images = lengths.pop()
         if images > 1:
-            for head, values in scores.items():
-                error[head] = torch.tensor(values, dtype=torch.float64).std() / math.sqrt(images)
             provenance["standard_error"] = error.tolist()
     return table, provenance
 

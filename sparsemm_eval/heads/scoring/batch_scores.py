@@ -56,23 +56,15 @@ class ScoringRule:
 class ImageScore:
     """What one image says about every head.
 
-    Attributes
-    ----------
-    tokens, answer_tokens : int
-        Answer tokens that counted, and all of them.
-    scores : torch.Tensor
-        float64 [L, H]: sum over the counted tokens of 1/|region| for each strongest key in the region.
-    hits : torch.Tensor
-        int64 [L, H]: number of strongest keys in their token's region.
-    bad_boxes : mapping
-        Boxes of the image that could not be used, by reason.
+    ``scores``, float64 [L, H], is the sum over the counted tokens of 1/|region| for each strongest key in the
+    region; ``hits``, int64 [L, H], is the number of such keys.
     """
 
-    tokens: int
-    answer_tokens: int
+    tokens: int  # answer tokens that counted
+    answer_tokens: int  # all of them
     scores: torch.Tensor
     hits: torch.Tensor
-    bad_boxes: Mapping[str, int] = field(default_factory=dict)
+    bad_boxes: Mapping[str, int] = field(default_factory=dict)  # that could not be used, by reason
 
 
 def score_batch(
@@ -153,7 +145,8 @@ def _regions(
 def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hits int64 [B, L, H] and scores float64 [B, L, H] of strongest keys [L, B, H, Q, topk]."""
     layers, rows, heads, count, topk = found.shape
-    inside = torch.zeros(rows, count, int(found.max()) + 2 + _max_position(regions), dtype=torch.bool)
+    last = max((int(region.max()) for targets in regions for region in targets), default=0)
+    inside = torch.zeros(rows, count, int(found.max()) + 2 + last, dtype=torch.bool)
     weight = torch.zeros(rows, count, dtype=torch.float64)
     for row, targets in enumerate(regions):
         for place, region in enumerate(targets):
@@ -164,8 +157,3 @@ def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[to
     hit = inside.gather(2, index % inside.shape[2]).view(rows, count, layers, heads, topk)
     each = hit.sum(-1)  # [B, Q, L, H]
     return each.sum(1), torch.einsum("bqlh,bq->blh", each.double(), weight)
-
-
-def _max_position(regions: list[list[torch.Tensor]]) -> int:
-    """The largest position in any region, 0 where there is none."""
-    return max((int(region.max()) for targets in regions for region in targets), default=0)

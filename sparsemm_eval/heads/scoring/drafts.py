@@ -7,7 +7,7 @@ the pass that probes the heads, so a confirmed answer costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,11 +53,7 @@ def confirmed(model: PreTrainedModel, sequences: Sequences, said: torch.Tensor, 
         Most tokens of an answer; a longer draft would have been cut.
     """
     ends, found = end_tokens(model), []
-    first = min(map(len, sequences.prompts))
-    for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
-        start = len(prompt) - first
-        # the last token of the longest sequence predicts the end, too
-        tokens = row[start : start + len(draft) + 1]
+    for draft, tokens in _drafts_and_said(sequences, said):
         whole = tokens[:-1] == draft and tokens[-1] in ends and not ends & set(draft)
         found.append(whole and len(draft) <= limit)
     return found
@@ -65,11 +61,15 @@ def confirmed(model: PreTrainedModel, sequences: Sequences, said: torch.Tensor, 
 
 def beginnings(sequences: Sequences, said: torch.Tensor) -> list[list[int]]:
     """How greedy decoding begins: each draft as far as the model agrees, and what it says there instead."""
-    first, found = min(map(len, sequences.prompts)), []
+    pairs = _drafts_and_said(sequences, said)
+    return [tokens[: _agreeing(tokens, draft) + 1] for draft, tokens in pairs]
+
+
+def _drafts_and_said(sequences: Sequences, said: torch.Tensor) -> Iterator[tuple[list[int], list[int]]]:
+    """Each draft and what the model says in its place; its last token predicts the end, too."""
+    first = min(map(len, sequences.prompts))
     for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
-        tokens = row[len(prompt) - first :][: len(draft) + 1]
-        found.append(tokens[: _agreeing(tokens, draft) + 1])
-    return found
+        yield draft, row[len(prompt) - first :][: len(draft) + 1]
 
 
 def decoded_instead(
@@ -105,24 +105,9 @@ def redrafted(
     """The greedy answer of one sample; after a surprise the rest of the ground truth is the next draft.
 
     Every pass confirms a piece of its draft and says one token more: a page with a few mistakes takes a few
-    passes where decoding takes one per character.
-
-    Parameters
-    ----------
-    model, pad
-        See ``join``.
-    inputs : dict
-        Of one prompt, from ``encode_prompts``.
-    truth : list of int
-    known : list of int
-        How the answer begins; at least one token.
-    limit : int
-        Most tokens of the answer.
-
-    Returns
-    -------
-    list of int or None
-        None if the answer has so little to do with the ground truth that decoding is quicker.
+    passes where decoding takes one per character. ``known`` is how the answer begins, at least one token;
+    ``limit`` is the most it may have. None if it has so little to do with the ground truth that decoding is
+    quicker.
     """
     ends = end_tokens(model) | {image_token_id(model.config)}
     cache = DynamicCache(config=model.config.get_text_config())

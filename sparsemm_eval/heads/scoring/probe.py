@@ -20,8 +20,6 @@ from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
 PROBE = "sparsemm_probe"
 # float32 attention logits alive at a time (64 MiB), so that the probe needs little more than a prefill
 MAX_LOGITS = 2**24
-
-
 # (query [B, H, N, D], key [B, K, N, D], queries [B, Q]) -> what is noted of a layer
 Reduce = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -135,18 +133,14 @@ def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk
         logits = chosen @ key[:, :, start : start + step].float().transpose(2, 3)  # [B, K, G*Q, step]
         index = torch.arange(start, start + logits.shape[-1], device=key.device)
         logits.masked_fill_(index > limit, -torch.inf)
-        top, place = _largest(logits, min(topk, logits.shape[-1]))
+        # ``max`` needs a fraction of the time of ``topk``
+        top, place = logits.max(-1, keepdim=True) if topk == 1 else logits.topk(min(topk, logits.shape[-1]))
         place = place + start
         if best is not None:
             top, order = torch.cat([best, top], -1).topk(topk, dim=-1)
             place = torch.cat([where, place], -1).gather(-1, order)
         best, where = top, place
     return where.masked_fill(best == -torch.inf, -1).view(rows, heads, count, topk)
-
-
-def _largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like ``topk``; ``max`` needs a fraction of the time."""
-    return logits.max(-1, keepdim=True) if count == 1 else logits.topk(count, dim=-1)
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:

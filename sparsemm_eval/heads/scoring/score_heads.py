@@ -55,8 +55,6 @@ def score_heads(
 
     Parameters
     ----------
-    model, processor, anchor, rule, work
-        See ``score_batch``.
     journal : path, optional
         Folder where finished images are put down; images found there are not scored again.
     origin : mapping, optional

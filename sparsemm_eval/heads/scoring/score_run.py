@@ -37,7 +37,6 @@ def run(
 
     Parameters
     ----------
-    model, anchor : str
     rule : ScoringRule
         Its ``rule`` is replaced by the anchor's own.
     work : Workload
@@ -46,13 +45,8 @@ def run(
         File of the table; None: the user's own tables, where ``head_scores`` finds it by the model's name.
     journal : Path, optional
         Folder of finished images; None: beside ``out``, removed when the table is written.
-    device, dtype : str
-    revision : str, optional
-        Of a hub model.
     data : str, optional
         Where a stored anchor's images and boxes are.
-    say : callable
-        Told what was found.
 
     Returns
     -------

@@ -20,14 +20,7 @@ ELSEWHERE = "choose another journal folder"
 class ScoredImages:
     """A journal of one scoring run, shared by all its processes.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Made when missing.
-    run : mapping
-        What decides the scores, in JSON types.
-    rank : int
-        Number of this process.
+    ``run`` is what decides the scores, in JSON types; ``rank`` is the number of this process.
 
     Raises
     ------
@@ -57,18 +50,7 @@ class ScoredImages:
 
     def append(self, scores: Mapping[int, ImageScore]) -> None:
         """Put finished images down, by number."""
-        self._store.append(
-            {
-                str(index): {
-                    "tokens": score.tokens,
-                    "answer_tokens": score.answer_tokens,
-                    "scores": score.scores.tolist(),
-                    "hits": score.hits.tolist(),
-                    "bad_boxes": dict(score.bad_boxes),
-                }
-                for index, score in scores.items()
-            }
-        )
+        self._store.append({str(index): _record(score) for index, score in scores.items()})
 
     def read(self) -> dict[int, ImageScore]:
         """Finished images of all processes, by number, in ascending order."""
@@ -90,11 +72,11 @@ def remove(folder: Path) -> None:
     remove_records(folder, KIND)
 
 
+def _record(score: ImageScore) -> dict[str, Any]:
+    tables = {"scores": score.scores.tolist(), "hits": score.hits.tolist()}
+    return {**vars(score), **tables, "bad_boxes": dict(score.bad_boxes)}
+
+
 def _image_score(record: Mapping[str, Any]) -> ImageScore:
-    return ImageScore(
-        record["tokens"],
-        record["answer_tokens"],
-        torch.tensor(record["scores"], dtype=torch.float64),
-        torch.tensor(record["hits"], dtype=torch.int64),
-        record["bad_boxes"],
-    )
+    scores = torch.tensor(record["scores"], dtype=torch.float64)
+    return ImageScore(**{**record, "scores": scores, "hits": torch.tensor(record["hits"])})
