@@ -103,6 +103,26 @@ def test_damage_in_the_middle_is_named(open_journal, tmp_path):
         open_journal()
 
 
+def test_a_journal_of_an_earlier_version_is_refused(open_journal, tmp_path):
+    path = tmp_path / "journal" / TASK / "rank-00000.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"key": "k", "run": "run", "sample": "s", "text": "an answer"}\n')
+    with pytest.raises(JournalError, match=r"rank-00000\.jsonl was written by another version.*journal=PATH"):
+        open_journal()
+    with pytest.raises(JournalError, match="another version"):
+        list(read_journal(tmp_path / "journal"))
+
+
+def test_a_changed_answer_is_never_read(open_journal, tmp_path):
+    journal = open_journal()
+    journal.append([sample(1), sample(2)], [answer(1), answer(2)])
+    journal.close()
+    path = tmp_path / "journal" / TASK / "rank-00000.jsonl"
+    path.write_bytes(path.read_bytes().replace(b" answer", b" ANSWER", 1))
+    with pytest.raises(JournalError, match="damaged in line 1: remove that line .* journal=off"):
+        open_journal()
+
+
 def test_ranks_write_their_own_files_and_read_all(open_journal, tmp_path):
     for rank in (0, 1):
         journal = open_journal(rank=rank)
