@@ -119,7 +119,7 @@ def test_a_changed_answer_is_never_read(open_journal, tmp_path):
     journal.close()
     path = tmp_path / "journal" / TASK / "rank-00000.jsonl"
     path.write_bytes(path.read_bytes().replace(b" answer", b" ANSWER", 1))
-    with pytest.raises(JournalError, match="damaged in line 1: remove that line .* journal=off"):
+    with pytest.raises(JournalError, match=r"damaged in line 1: remove that line .* journal=off"):
         open_journal()
 
 
