@@ -68,8 +68,9 @@ def source_digest() -> str:
 class RecordStore:
     """Records by key, on disk as JSON lines as soon as they are put down.
 
-    A folder holds one file per writer, and the records of all writers are found. Every line carries a
-    checksum. A last line that does not end, as a killed process leaves it, is dropped.
+    A folder holds one file per writer, and the records of all writers are found. A line is an object with the
+    record's own entries, its ``key``, and first of all ``sum``, a checksum of the rest. A last line that does
+    not end, as a killed process leaves it, is dropped.
 
     Parameters
     ----------
@@ -126,14 +127,14 @@ class RecordStore:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> dict[str, Any]:
         path, start, length = self._places[key]
         with _explained(f"journal {path} cannot be read"), path.open("rb") as file:
             file.seek(start)
             return _parse(file.read(length))[1]
 
-    def append(self, records: Mapping[str, Any]) -> None:
-        """Put records of JSON types down, each under a new key; they survive a kill at any later moment.
+    def append(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put objects of JSON types down, each under a new key; they survive a kill at any later moment.
 
         Raises
         ------
@@ -159,7 +160,7 @@ class RecordStore:
             self._places[key] = (self.path, start, len(line))
             start += len(line)
 
-    def recall(self, key: str, make: Callable[[], Any]) -> Any:
+    def recall(self, key: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The record of a key as JSON has it: known from before, or made and put down."""
         if key not in self:
             self.append({key: make()})
@@ -176,7 +177,7 @@ class RecordStore:
         return lock
 
 
-def read_records(path: Path, elsewhere: str) -> Iterator[Any]:
+def read_records(path: Path, elsewhere: str) -> Iterator[dict[str, Any]]:
     """The records of one writer's file in order, also while it is written.
 
     Raises
@@ -197,7 +198,7 @@ def remove_records(folder: Path, kind: str) -> None:
         folder.rmdir()
 
 
-def _records(path: Path, elsewhere: str) -> Iterator[tuple[int, bytes, str, Any]]:
+def _records(path: Path, elsewhere: str) -> Iterator[tuple[int, bytes, str, dict[str, Any]]]:
     """First byte, line, key and record of every whole line."""
     start = 0
     with path.open("rb") as file:
@@ -207,41 +208,43 @@ def _records(path: Path, elsewhere: str) -> Iterator[tuple[int, bytes, str, Any]
             try:
                 key, record = _parse(line)
             except ValueError as error:
-                if number == 1 and _is_of_another_version(line):
-                    remedy = f"remove it, or {elsewhere}"
-                    message = f"journal {path} was written by another version of this package: {remedy}"
-                    raise JournalError(message) from error
-                remedy = f"remove that line and run the same command again, or {elsewhere}"
-                raise JournalError(f"journal {path} is damaged in line {number}: {remedy}") from error
+                what, remedy = (
+                    f"is damaged in line {number}",
+                    "remove that line and run the same command again",
+                )
+                if number == 1 and _lacks_a_checksum(line):
+                    what = f"was written by another version of this package, or {what}"
+                    remedy = "remove the file"
+                raise JournalError(f"journal {path} {what}: {remedy}, or {elsewhere}") from error
             yield start, line, key, record
             start += len(line)
 
 
-def _line(key: str, record: Any) -> bytes:
-    content = json.dumps({"key": key, "record": record})[1:].encode()
+def _line(key: str, record: Mapping[str, Any]) -> bytes:
+    content = json.dumps({"key": key, **record})[1:].encode()
     return b'{"sum": "%s", %s\n' % (_checksum(content), content)
 
 
-def _parse(line: bytes) -> tuple[str, Any]:
+def _parse(line: bytes) -> tuple[str, dict[str, Any]]:
     """Key and record; ValueError for anything but a line as it was written."""
     found = _LINE.fullmatch(line)
     if found is None or _checksum(found[2]) != found[1]:
         raise ValueError("the checksum differs")
-    content = json.loads(b"{" + found[2])
-    return content["key"], content["record"]
+    record = json.loads(b"{" + found[2])
+    return record.pop("key"), record
 
 
 def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest()[:16].encode()
 
 
-def _is_of_another_version(line: bytes) -> bool:
-    """Whether a line is an object of JSON, but nothing like a record with a checksum."""
+def _lacks_a_checksum(line: bytes) -> bool:
+    """Whether a line is an object of JSON with anything but a checksum."""
     try:
         found = json.loads(line)
     except ValueError:
         return False
-    return isinstance(found, dict) and bool(found) and not {"sum", "record"} & found.keys()
+    return isinstance(found, dict) and bool(found) and "sum" not in found
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from sparsemm_eval.errors import JournalError
 from sparsemm_eval.files import RecordStore, digest_of, read_records, source_digest
 
 BYTES = base64.b64encode(bytes(range(200))).decode()
-RECORDS = {"a": {"text": "é\n", "bytes": BYTES}, "b": [1, None], "c": 0.5}
+RECORDS = {"a": {"text": "é\n", "bytes": BYTES}, "b": {"list": [1, None]}, "c": {"number": 0.5}}
 
 
 def store(folder, writer=0):
@@ -45,20 +45,20 @@ def test_what_is_known_is_not_made_again(tmp_path):
 
     def make():
         made.append(1)
-        return (len(made),)
+        return {"made": (len(made),)}
 
     with store(tmp_path) as records:
-        assert [records.recall(key, make) for key in "xxy"] == [[1], [1], [2]]
+        assert [records.recall(key, make)["made"] for key in "xxy"] == [[1], [1], [2]]
     with store(tmp_path) as records:
-        assert records.recall("y", make) == [2]
+        assert records.recall("y", make) == {"made": [2]}
 
 
 def test_all_writers_are_read_and_each_writes_its_own_file(written, tmp_path):
     with store(tmp_path, 1) as records:
-        records.append({"d": 4})
+        records.append({"d": {"value": 4}})
     before = written.read_bytes()
     with store(tmp_path, 1) as records:
-        assert (list(records), records["a"], records["d"]) == (["a", "b", "c", "d"], RECORDS["a"], 4)
+        assert (list(records), records["a"], records["d"]) == (list("abcd"), RECORDS["a"], {"value": 4})
     assert written.read_bytes() == before
 
 
@@ -83,7 +83,7 @@ DAMAGE = {
     "a blank line": b"\n",
     "a block of NULs": b"\0" * 512 + b"\n",
     "invalid UTF-8": b"\xff\xfe\n",
-    "another line without checksum": b'{"key": "x", "record": 1}\n',
+    "another line without checksum": b'{"key": "x", "value": 1}\n',
 }
 
 
@@ -120,7 +120,7 @@ def test_no_flipped_byte_is_misread(written, tmp_path, data):
 
 def test_an_earlier_layout_is_refused(tmp_path):
     (tmp_path / "part-00000.jsonl").write_text('{"key": "x", "run": "y", "text": "z"}\n')
-    with pytest.raises(JournalError, match=r"written by another version .* remove it, or choose another"):
+    with pytest.raises(JournalError, match=r"by another version .* remove the file, or choose another"):
         store(tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_a_second_writer_of_a_file_is_refused(written, tmp_path):
     with store(tmp_path) as records:
         with pytest.raises(JournalError, match="in use"):
             store(tmp_path)
-        records.append({"d": 4})
+        records.append({"d": {}})
 
 
 def test_a_full_disk_loses_nothing_and_leaves_no_half_line(written, tmp_path, monkeypatch):
@@ -151,11 +151,11 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_line(written, tmp_path, mo
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", full)
             with pytest.raises(JournalError, match=r"3 images before are safe, .*: No space left"):
-                records.append({"d": 4})
+                records.append({"d": {}})
         assert written.read_bytes() == before
         assert "d" not in records
-        records.append({"d": 5})
-        assert records["d"] == 5
+        records.append({"d": {"value": 5}})
+        assert records["d"] == {"value": 5}
 
 
 def test_a_folder_that_cannot_be_used(tmp_path):
