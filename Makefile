@@ -38,7 +38,7 @@ study: $(READY)
 	$(BIN)/sparsemm study figures runs/tiny --out docs/figures
 
 evidence: $(READY)
-	$(BIN)/python -m sparsemm_eval.evidence.evidence --out docs/evidence.md
+	$(BIN)/python -m sparsemm_eval.evidence --out docs/evidence.md
 
 style: $(READY)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.methods.base import Method
 from sparsemm_eval.model import checkpoint, placement
 from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.families.registry import family_of
 from sparsemm_eval.model.session import compress, with_head_scores
 from sparsemm_eval.model.text_decoder import find_text_decoder
 from sparsemm_eval.model_wrappers.answering.answerer import Answerer
@@ -59,8 +60,12 @@ class Wrapper(lmms):
 
     def _load(self) -> None:
         arguments = self.arguments
-        loaded = checkpoint.load(arguments, self.family, self.placement)
-        self._model, self.processor, self.family = loaded.model, loaded.processor, loaded.family
+        source = checkpoint.find(arguments.pretrained, arguments.revision)
+        self.family = self.family or family_of(source.config)
+        arguments.check_family(self.family)
+        limits = {name: getattr(arguments, name) for name in self.family.pixel_limits}
+        loaded = checkpoint.load(source, self.placement, self.family, limits)
+        self._model, self.processor = loaded.model, loaded.processor
         decoder = find_text_decoder(self._model)
         self.compression = with_head_scores(self.compression, self._model, decoder, arguments.pretrained)
         self.identity = identity.describe(

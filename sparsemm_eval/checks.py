@@ -130,7 +130,11 @@ def record(cls: Record) -> Record:
 
 def _as_config_error(error: ValidationError, fields: Mapping[str, FieldInfo]) -> ConfigError:
     first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else "value"
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, ConfigError):  # by the record itself, which compares its fields
+        return raised
+    place = first["loc"][0] if first["loc"] else "value"
+    name = list(fields)[place] if isinstance(place, int) else str(place)
     found = fields.get(name)
     if found is None:
         return ConfigError(name, first.get("input"), "one of " + ", ".join(sorted(fields)))

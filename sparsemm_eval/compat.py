@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,18 +36,6 @@ def attention_set_to(config: PreTrainedConfig, name: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-
-
-def hub_commit(name: str, revision: str | None = None) -> str | None:
-    """Commit of a model of the Hub that was loaded before, in the revision it was loaded in.
-
-    Relies on the Hub's cache keeping a file in a folder that is named after its commit. transformers tells
-    the commit of no model any more.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else None
 
 
 def generation_config_of(

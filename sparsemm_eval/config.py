@@ -14,6 +14,7 @@ from pydantic import InstanceOf
 from sparsemm_eval.checks import Count, checked
 from sparsemm_eval.errors import ConfigError, nearest, one_of
 from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.methods import sparsemm
 from sparsemm_eval.methods.base import Knob, Method, Score
 from sparsemm_eval.methods.registry import all_knobs, method_named, score_named
 from sparsemm_eval.methods.window_attention import WINDOW
@@ -60,7 +61,7 @@ class CompressionConfig:
 
     def __init__(
         self,
-        method: str = "sparsemm",
+        method: str = sparsemm.METHOD.name,
         budget: int = DEFAULT_BUDGET,
         window: int = WINDOW.default,
         *,

@@ -36,6 +36,10 @@ class UnsupportedError(SparseMMError, RuntimeError):
     """The request is understood but this package cannot do it; the message says what to do instead."""
 
 
+class JournalError(SparseMMError):
+    """Records on disk cannot be used: they are locked or damaged, or cannot be written."""
+
+
 class EvaluationError(SparseMMError, RuntimeError):
     """A run of lmms-eval left no results, or fewer than it was asked for."""
 

@@ -63,6 +63,21 @@ def test_records_are_checked_frozen_and_comparable():
         Example().images = 3
 
 
+def test_what_a_record_itself_refuses_is_said_as_it_says_it():
+    @checks.record
+    class Range:
+        low: checks.Natural
+        high: checks.Natural
+
+        def __post_init__(self):
+            if self.low > self.high:
+                raise ConfigError("low", self.low, f"at most high ({self.high})")
+
+    with pytest.raises(ConfigError, match=r"low=3 is not valid: expected at most high \(2\)") as caught:
+        Range(3, 2)
+    assert caught.value.argument == "low"
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "remedy"),
     [
@@ -77,3 +92,8 @@ def test_a_record_names_argument_value_and_remedy(argument, value, remedy):
     with pytest.raises(ConfigError, match=remedy) as caught:
         Example(**{argument: value})
     assert (caught.value.argument, caught.value.value) == (argument, value)
+
+
+def test_arguments_without_a_name_are_named_too():
+    with pytest.raises(ConfigError, match=r"mode='sum' is not valid: expected one of avg, max"):
+        Example(1, "sum")

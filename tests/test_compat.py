@@ -2,7 +2,6 @@
 
 import ast
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from transformers import AttentionInterface, GenerationConfig
 
 from sparsemm_eval import compat
-from sparsemm_eval.heads.scoring.load_model import load_model
 from tests.tiny_models import generate, model_of, prompt_of
 
 ROOT = Path(__file__).parents[1]
@@ -42,20 +40,6 @@ def test_attention_is_read_at_every_call():
     with pytest.raises(RuntimeError), compat.attention_set_to(config, "counting_sdpa"):
         raise RuntimeError
     assert compat.attention_of(config) == "sdpa"
-
-
-def test_a_model_of_the_hub_is_named_by_its_commit(tmp_path, monkeypatch, checkpoints, build_wrapper):
-    repository = tmp_path / "models--org--name"
-    shutil.copytree(checkpoints["tiny-reader"], repository / "snapshots" / COMMIT)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert compat.hub_commit("org/name") == compat.hub_commit("org/name", "main") == COMMIT
-    assert compat.hub_commit("org/other") is None
-    assert compat.hub_commit("org/name", "branch") is None
-    assert build_wrapper(pretrained="org/name").identity["checkpoint"] == f"hub:{COMMIT}"
-    assert load_model("org/name", "cpu").revision == COMMIT
 
 
 def test_generation_config_is_the_calls_over_the_models():

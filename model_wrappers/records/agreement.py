@@ -99,19 +99,3 @@ class Reference:
 def edit_similarity(left: Sequence[int], right: Sequence[int]) -> float:
     """1 − edit distance of token sequences / length of the longer one; 1 for two empty ones."""
     return Levenshtein.normalized_similarity(list(left), list(right))
-
-
-def compare_journals(folder: str | Path, reference: str | Path) -> dict[str, dict[str, float]]:
-    """Agreement of every run in a journal with a FullKV journal, after the fact.
-
-    Returns
-    -------
-    dict
-        Run digest -> figures as `Agreement.summary` names them.
-    """
-    known = Reference.from_journal(reference)
-    agreements: dict[str, Agreement] = {}
-    for record in read_journal(folder):
-        agreement = agreements.setdefault(record["run"], Agreement())
-        known.compare(agreement, record["sample"], record["text"], record["tokens"])
-    return {run: agreement.summary() for run, agreement in agreements.items()}

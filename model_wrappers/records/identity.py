@@ -16,6 +16,7 @@ import transformers
 
 import sparsemm_eval
 from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.files import source_digest
 from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model.checkpoint import Checkpoint
 from sparsemm_eval.model_wrappers.arguments import Arguments
@@ -29,20 +30,6 @@ def versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "lmms_eval": metadata.version("lmms-eval"),
     }
-
-
-def source_digest() -> str:
-    """Hex SHA-256 of the source that answers depend on; a version number does not tell checkouts apart."""
-    package = Path(sparsemm_eval.__file__).parent
-    core = [package / "config.py", package / "heads" / "scores" / "table.py"]
-    rooms = ("cache", "decode", "kernels", "methods", "model")
-    folders = [*(package / room for room in rooms), Path(__file__).parents[1]]
-    files = core + [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    content = hashlib.sha256()
-    for path in files:
-        content.update(path.name.encode())
-        content.update(path.read_bytes())
-    return content.hexdigest()
 
 
 def plugin_digest(compression: CompressionConfig) -> str | None:

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import filelock
-import platformdirs
-
-from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.errors import JournalError
+from sparsemm_eval.files import RecordStore, read_records, user_cache
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.samples import Sample
 from sparsemm_eval.model_wrappers.records.run_record import write_json
 
 RUNS = "runs"
-
-
-class JournalError(SparseMMError):
-    """The journal cannot be used: it is locked, damaged or cannot be written."""
+KIND = "rank"
+ELSEWHERE = "give this one journal=PATH or journal=off"
 
 
 def journal_folder(argument: str, model_name: str, run_digest: str) -> Path | None:
@@ -31,11 +26,7 @@ def journal_folder(argument: str, model_name: str, run_digest: str) -> Path | No
     if argument == "off":
         return None
     if argument == "auto":
-        return (
-            Path(platformdirs.user_cache_dir("sparsemm-eval"))
-            / "journals"
-            / f"{model_name}-{run_digest[:16]}"
-        )
+        return user_cache("journals", f"{model_name}-{run_digest[:16]}")
     return Path(argument)
 
 
@@ -59,13 +50,13 @@ class Journal:
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any], run_digest: str, rank: int):
         self.folder, self.run_digest, self.rank = Path(folder), run_digest, rank
-        self._files: dict[str, BinaryIO] = {}
-        self._records: dict[str, bytes] = {}
-        self._locks = ExitStack()
-        with _explained(f"journal {self.folder} cannot be used"):
-            (self.folder / RUNS).mkdir(parents=True, exist_ok=True)
-            if rank == 0:
+        self._stores: dict[str, RecordStore] = {}
+        self._open = ExitStack()
+        if rank == 0:
+            try:
                 write_json(self.folder / RUNS / f"{run_digest}.json", identity)
+            except OSError as error:
+                raise JournalError(f"journal {self.folder} cannot be used: {error.strerror}") from error
 
     def open_task(self, task: str) -> None:
         """Lock this process's file for a task and read what is known of the task.
@@ -75,81 +66,52 @@ class Journal:
         JournalError
             If another run has the file, or it is damaged.
         """
-        if task in self._files:
-            return
-        folder = self.folder / task_folder(task)
-        with _explained(f"journal {folder} cannot be used"):
-            folder.mkdir(parents=True, exist_ok=True)
-            own = folder / f"rank-{self.rank:05d}.jsonl"
-            self._lock(own)
-            own.touch()
-            for path in sorted(folder.glob("rank-*.jsonl")):
-                whole = 0
-                for line in _whole_lines(path):
-                    whole += len(line)
-                    record = _parse(line, path)
-                    if record["run"] == self.run_digest:
-                        self._records[record["key"]] = line
-                if path == own and path.stat().st_size > whole:
-                    os.truncate(path, whole)
-            self._files[task] = own.open("ab")
+        name = task_folder(task)
+        if name not in self._stores:
+            store = RecordStore(self.folder / name, KIND, self.rank, unit="answers", elsewhere=ELSEWHERE)
+            self._stores[name] = self._open.enter_context(store)
 
     def find(self, sample: Sample) -> Answer | None:
-        """The answer to a sample, if it is known."""
-        line = self._records.get(self._key(sample))
-        return None if line is None else to_answer(json.loads(line))
+        """The answer to a sample of an open task, if it is known."""
+        store, key = self._stores[task_folder(sample.request.task)], self._key(sample)
+        return to_answer(store[key]) if key in store else None
 
     def append(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> None:
-        """Write a batch's new answers; they survive a kill at any later moment.
+        """Write a batch's new answers, all of one task; they survive a kill at any later moment.
 
         Raises
         ------
         JournalError
             If they cannot be written, for instance because the disk is full.
         """
-        lines: dict[str, bytes] = {}
+        store = self._stores[task_folder(answers[0].task)]
+        records = {}
         for sample, answer in zip(samples, answers, strict=True):
             key = self._key(sample)
-            if key not in self._records:
-                lines[key] = _line(key, self.run_digest, sample.digest, answer)
-        if not lines:
-            return
-        task = answers[0].task
-        file = self._files[task]
-        with _explained(
-            f"journal {file.name} cannot be written; the {len(self._records)} answers before are safe, run "
-            "the same command again when there is room (or with journal=PATH elsewhere)"
-        ):
-            file.write(b"".join(lines.values()))
-            file.flush()
-            os.fsync(file.fileno())
-        self._records.update(lines)
+            if key not in store:
+                records[key] = self._record(sample, answer)
+        if records:
+            store.append(records)
 
     def close(self) -> None:
         """Close files and release locks."""
-        for file in self._files.values():
-            try:
-                file.close()
-            except OSError:
-                # A write that failed is tried once more here; it was reported when it failed.
-                continue
-        self._files.clear()
-        self._records.clear()
-        self._locks.close()
-
-    def _lock(self, path: Path) -> None:
-        lock = filelock.FileLock(str(path) + ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except (filelock.Timeout, RuntimeError) as error:
-            raise JournalError(
-                f"journal {path} is in use by another run: wait for it, or give this one journal=PATH or "
-                "journal=off"
-            ) from error
-        self._locks.callback(lock.release)
+        self._open.close()
+        self._stores.clear()
 
     def _key(self, sample: Sample) -> str:
         return hashlib.sha256(f"{self.run_digest}:{sample.digest}".encode()).hexdigest()
+
+    def _record(self, sample: Sample, answer: Answer) -> dict[str, Any]:
+        return {
+            "run": self.run_digest,
+            "sample": sample.digest,
+            "task": answer.task,
+            "doc_id": answer.doc_id,
+            "repeat": answer.repeat,
+            "text": answer.text,
+            "tokens": list(answer.tokens),
+            "measured": answer.measured.to_compact_record(),
+        }
 
 
 def task_folder(task: str) -> str:
@@ -158,17 +120,31 @@ def task_folder(task: str) -> str:
 
 
 def read_journal(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """All records of a journal, in order of their files; a torn last line is left out."""
-    for path in sorted(Path(folder).glob("*/rank-*.jsonl")):
-        for line in _whole_lines(path):
-            yield _parse(line, path)
+    """All records of a journal, in order of their files; a torn last line is left out.
+
+    Raises
+    ------
+    JournalError
+        If a file is damaged or cannot be read.
+    """
+    for path in sorted(Path(folder).glob(f"*/{KIND}-*.jsonl")):
+        yield from read_records(path, "name the journal of another run")
 
 
 def read_identity(folder: str | Path, run_digest: str) -> dict[str, Any]:
-    """The identity of a run that wrote to a journal."""
+    """The identity of a run that wrote to a journal.
+
+    Raises
+    ------
+    JournalError
+        If it is missing or damaged.
+    """
     path = Path(folder) / RUNS / f"{run_digest}.json"
-    with _explained(f"journal {folder} lacks {path.name}"):
+    try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise JournalError(f"journal {folder} lacks {path.name}: {reason}") from error
 
 
 def to_answer(record: Mapping[str, Any]) -> Answer:
@@ -181,47 +157,3 @@ def to_answer(record: Mapping[str, Any]) -> Answer:
         tokens=tuple(record["tokens"]),
         measured=Measurement.from_compact_record(record["measured"]),
     )
-
-
-def _line(key: str, run_digest: str, sample_digest: str, answer: Answer) -> bytes:
-    record = {
-        "key": key,
-        "run": run_digest,
-        "sample": sample_digest,
-        "task": answer.task,
-        "doc_id": answer.doc_id,
-        "repeat": answer.repeat,
-        "text": answer.text,
-        "tokens": list(answer.tokens),
-        "measured": answer.measured.to_compact_record(),
-    }
-    return (json.dumps(record) + "\n").encode()
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """Lines that end; a process killed while writing leaves one that does not."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
-
-
-def _parse(line: bytes, path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise JournalError(f"journal {path} is damaged ({error}): remove the line {line[:60]!r}") from error
-
-
-class _explained:
-    """Turns an OSError into a JournalError that says what could not be done."""
-
-    def __init__(self, what: str):
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise JournalError(f"{self.what}: {error.strerror or error}") from error

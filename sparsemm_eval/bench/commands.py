@@ -122,7 +122,7 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
     from sparsemm_eval.bench import model_runs, report
     from sparsemm_eval.bench.clock import copy_bandwidth
     from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
-    from sparsemm_eval.heads.scores.table import HeadScores
+    from sparsemm_eval.heads.scores.lookup import resolve
     from sparsemm_eval.methods import fullkv, methods, sparsemm
 
     shape = SHAPES[checked(one_of(*SHAPES), "shape", given["shape"])]
@@ -143,7 +143,7 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
     typer.echo(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s")
     model = build(shape, where, dtype, max(lengths) + steps + 64)
     own = given["head_scores"]
-    scores = HeadScores.resolve(own) if own else synthetic_scores(shape.layers, shape.heads)
+    scores = resolve(own) if own else synthetic_scores(shape.layers, shape.heads)
 
     def run(setting: model_runs.Setting) -> dict[str, Any]:
         if command.name != "throughput":
@@ -215,7 +215,8 @@ def heads(
     from sparsemm_eval.bench import head_scoring, random_models
     from sparsemm_eval.heads.anchors.registry import anchor_named
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-    from sparsemm_eval.heads.scoring.load_model import load_model
+    from sparsemm_eval.model import checkpoint
+    from sparsemm_eval.model.placement import place
 
     if literal_images > images:
         raise ConfigError("literal_images", literal_images, f"at most images={images}")
@@ -226,7 +227,7 @@ def heads(
     if model == random_models.LLAVA_NEXT_7B:
         loaded = random_models.random_llava_next_7b(device, _dtype(dtype))
     else:
-        found = load_model(model, device, dtype)
+        found = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
         loaded = (found.model, found.processor)
     rows = [
         row

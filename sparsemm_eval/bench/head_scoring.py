@@ -20,7 +20,8 @@ from sparsemm_eval.heads.scoring.drafts import EXTRA_TOKENS
 from sparsemm_eval.heads.scoring.probe import strongest_keys
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
 from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
-from sparsemm_eval.model.families.positions import image_token_id, image_tokens, prompt_positions
+from sparsemm_eval.model.families.base import image_positions
+from sparsemm_eval.model.families.registry import family_of
 
 Strongest = list[list[list[list[int]]]]  # per token, layer and head: the strongest keys
 
@@ -126,8 +127,9 @@ def score_literally(
     finally:
         model.set_attn_implementation(before)
     grid = inputs.get("image_grid_thw")
-    tokens = image_tokens(model.config, *sample.image.size, None if grid is None else grid[0].tolist())
-    places = prompt_positions(model.config, inputs["input_ids"][0], tokens)
+    grid_thw = None if grid is None else grid[0].tolist()
+    tokens = family_of(model.config).image_tokens(model.config, *sample.image.size, grid_thw)
+    places = image_positions(model.config, inputs["input_ids"][0], tokens)
     shape = (text_config.num_hidden_layers, text_config.num_attention_heads)
     scores, hits = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int64)
     counted = 0
@@ -148,7 +150,7 @@ def score_literally(
 def _token_by_token(
     model: PreTrainedModel, inputs: dict[str, Any], forced: list[int] | None, limit: int, topk: int
 ) -> tuple[list[int], Strongest]:
-    ends = end_tokens(model) | {image_token_id(model.config)}
+    ends = end_tokens(model) | {model.config.image_token_id}
     answer: list[int] = []
     strongest: Strongest = []
     output = model(**inputs, use_cache=True, output_attentions=True, logits_to_keep=1)

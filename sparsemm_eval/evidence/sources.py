@@ -6,17 +6,16 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw
 
 from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS
-from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, SEED_BASE, SPLIT, reading_sample_of
-from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
+from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, page_reading_sample
+from sparsemm_eval.heads.anchors.record import Anchor
 from sparsemm_eval.heads.anchors.registry import anchor_named
-from sparsemm_eval.pages.drawing.render import make_page
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "bar")
 SIZE = 256
@@ -26,23 +25,13 @@ FIRST, SECOND = 31, 32
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of images.
-
-    Attributes
-    ----------
-    name, text : str
-        Short, and for people.
-    anchor : Anchor
-    seed : int
-    mode : str
-        ``generate`` where the reader answers, ``teacher`` where it cannot read such images.
-    """
+    """A kind of images."""
 
     name: str
-    text: str
+    text: str  # for people
     anchor: Anchor
     seed: int
-    mode: str
+    mode: str  # ``generate`` where the reader answers, ``teacher`` where it cannot read such images
 
 
 def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source]:
@@ -58,6 +47,7 @@ def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source
         Anchors of published data that are there: name to folder.
     """
     write_shapes(folder, images)
+    shapes = anchor_named("coco", str(folder))
     found = [
         Source("pages A", "pages of all sizes, read aloud", PAGES, FIRST, "generate"),
         Source("pages B", "the same with other pages", PAGES, SECOND, "generate"),
@@ -65,9 +55,7 @@ def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source
         Source("large pages", "pages of 16 x 24 cells only", _sized((16, 24)), FIRST, "generate"),
         Source("values", "one value looked up on a page", PAGE_VALUES, FIRST, "generate"),
         Source("documents", "lines of TrueType text off the grid", DOCUMENT_LETTERS, FIRST, "teacher"),
-        Source(
-            "shapes", "COCO format: shapes and their names", anchor_named("coco", str(folder)), 0, "teacher"
-        ),
+        Source("shapes", "COCO format: shapes and their names", shapes, 0, "teacher"),
     ]
     for name, data in stored.items():
         found.append(Source(name, f"published data, {name}", anchor_named(name, data), 0, "teacher"))
@@ -75,21 +63,11 @@ def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source
 
 
 def _sized(size: tuple[int, int]) -> Anchor:
-    def sample(seed: int, index: int) -> AnchorSample:
-        return reading_sample_of(make_page(SPLIT, SEED_BASE + seed, index, size), f"page-{index}")
-
-    return Anchor(f"pages-{size[0]}x{size[1]}", "aligned", sample)
+    return Anchor(f"pages-{size[0]}x{size[1]}", "aligned", partial(page_reading_sample, size=size))
 
 
 def write_shapes(folder: Path, images: int, seed: int = 0) -> None:
-    """Write images of plain shapes in COCO's format: objects without any text.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-    images : int
-    seed : int
-    """
+    """Write images of plain shapes in COCO's format: objects without any text."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     record: dict[str, Any] = {
@@ -129,24 +107,3 @@ def _shape(pen: Any, name: str, left: int, top: int, side: int, ink: tuple[int, 
         pen.rectangle((left, top + third, right, bottom - third), fill=ink)
     else:
         pen.rectangle((left, top + third, right, bottom - third), fill=ink)
-
-
-def resampled_tables(stack: torch.Tensor, draws: int, seed: int = 0) -> torch.Tensor:
-    """Head-score tables of images drawn with replacement.
-
-    Parameters
-    ----------
-    stack : torch.Tensor
-        float64 [images, L, H], scores of single images.
-    draws : int
-    seed : int
-
-    Returns
-    -------
-    torch.Tensor
-        float64 [draws, L, H], each summing to one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(stack), (draws, len(stack)), generator=generator)
-    means = stack[chosen].mean(1)
-    return means / means.sum((1, 2), keepdim=True)

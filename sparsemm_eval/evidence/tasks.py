@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from sparsemm_eval import CompressionConfig, HeadScores, compress
-from sparsemm_eval.errors import EvaluationError
-from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.methods.head_masking import random_heads, top_heads
 from sparsemm_eval.model.masked_heads import masked_heads
@@ -24,16 +16,9 @@ TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 
 
 class PageTasks:
-    """The first documents of both page tasks.
+    """The first documents of both page tasks, so many of each, for a reader.
 
     An answer may be 8 tokens longer than the longest expected one; the tasks themselves allow more.
-
-    Parameters
-    ----------
-    model, processor
-        A reader.
-    counts : mapping
-        Documents per task.
     """
 
     def __init__(self, model: Any, processor: Any, counts: Mapping[str, int]):
@@ -42,24 +27,18 @@ class PageTasks:
 
     def scores(self, context: AbstractContextManager[Any]) -> dict[str, list[float]]:
         """Every document's score by task, inside a context that changes the model."""
+        found = {}
         with context:
-            return {task: self._scores(task) for task in TASKS}
-
-    def _scores(self, task: str) -> list[float]:
-        rows = self.documents[task]
-        longest = max(len(row["answer"]) for row in rows)
-        return scores(
-            self.model, self.processor, task, rows, max_new_tokens=8 + longest, batch_size=len(rows)
-        )
+            for task, rows in self.documents.items():
+                limit = 8 + max(len(row["answer"]) for row in rows)
+                batch = {"max_new_tokens": limit, "batch_size": len(rows)}
+                found[task] = scores(self.model, self.processor, task, rows, **batch)
+        return found
 
     def masked(self, scores: HeadScores, plan: MaskPlan, point: Point) -> Measured:
         """One point of the masking experiment."""
-        best = top_heads(scores, point.share)
-        if point.heads == NOTHING:
-            heads = []
-        elif point.heads == VISUAL:
-            heads = best
-        else:
+        heads = best = top_heads(scores, point.share)
+        if point.heads not in (NOTHING, VISUAL):
             heads = random_heads(scores.num_layers, scores.num_heads, point.share, point.seed, exclude=best)
         found = self.scores(masked_heads(self.model, heads, plan.mode) if heads else nullcontext())
         pairs = {task: mean_and_error(values) for task, values in found.items()}
@@ -72,59 +51,3 @@ class PageTasks:
     def compressed(self, config: CompressionConfig) -> dict[str, list[float]]:
         """Scores under a compression."""
         return self.scores(compress(self.model, config))
-
-
-@dataclass(frozen=True)
-class Memo:
-    """What was measured before under the same identity, in a JSON file.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-    identity : mapping
-        Everything but the key that decides a measurement, in JSON types.
-    """
-
-    path: Path
-    identity: Mapping[str, Any]
-
-    def get(self, key: str, measure: Callable[[], Any]) -> Any:
-        """A measurement in JSON types, from the file or made now.
-
-        Raises
-        ------
-        EvaluationError
-            If the file is damaged.
-        """
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        except ValueError as error:
-            raise EvaluationError(f"{self.path} is damaged ({error}): remove it") from error
-        content = json.dumps({"identity": dict(self.identity), "key": key}, sort_keys=True)
-        name = hashlib.sha256(content.encode()).hexdigest()
-        if name not in known:
-            known[name] = measure()
-            write_text_atomically(self.path, json.dumps(known))
-        return known[name]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.low:.3f} … {self.high:.3f})"
-
-
-def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> Interval:
-    """Mean of values with the percentile bootstrap's interval; for tasks these are documents' scores."""
-    data = torch.tensor(values, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(data), (draws, len(data)), generator=generator)
-    low, high = data[chosen].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(data.mean()), low, high, len(data))

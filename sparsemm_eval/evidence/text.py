@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 
-from sparsemm_eval.evidence.sources import resampled_tables
-from sparsemm_eval.evidence.tasks import TASKS, bootstrap
+from sparsemm_eval.evidence.measure import EFFORTS, Evidence
+from sparsemm_eval.evidence.tasks import TASKS
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.scores.comparison import agreement
-from sparsemm_eval.heads.scores.facts import best_heads, noteworthy_heads, share_of_top
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.methods.head_masking import top_heads
-
-if TYPE_CHECKING:
-    from sparsemm_eval.evidence.evidence import Evidence
+from sparsemm_eval.heads.scores.facts import noteworthy_heads, share_of_top
+from sparsemm_eval.heads.scores.table import HeadScores, count_of
 
 DRAWS = 300
 
@@ -25,38 +21,31 @@ DRAWS = 300
 def document(found: Evidence) -> str:
     """The whole of ``docs/evidence.md``."""
     parts = (_opening, _concentration, _universality, _masking, _compression, _ablation, _pictures)
-    return "\n\n".join("\n".join(part(found)) for part in parts) + "\n"
+    return "\n\n".join(block for part in parts for block in part(found)) + "\n"
 
 
 def _opening(found: Evidence) -> list[str]:
-    name, documents = found.reader.name, found.effort.documents
+    name, effort = found.reader.name, EFFORTS[found.effort]
+    documents = effort.documents
+    option = "" if found.effort == "full" else f" --effort {found.effort}"
+    weights = found.reader.fingerprint["weights"][:19]
     return [
         "# The paper's evidence, on the shipped reader",
-        "",
         _paragraph(
-            f"Made by `python -m sparsemm_eval.evidence.evidence --out docs/evidence.md{_option(found)}`:",
+            f"Made by `python -m sparsemm_eval.evidence --out docs/evidence.md{option}`:",
             "everything here is measured by that command, on",
-            f"`{name}` ({found.reader.revision[:19]}…) in float32 on a CPU.",
+            f"`{name}` ({weights}…) in float32 on a CPU.",
             "Numbers in parentheses are 95 % intervals, by percentile bootstrap over images or documents.",
         ),
-        "",
         _paragraph(
             f"`{name}` has 2 million parameters and reads rendered pages of characters, and its scores come",
             "from the same family of pages. What holds here shows that the mechanism works and is measured",
             "rightly; how large an effect is on a 7B model it cannot say.",
-            f"There are {found.effort.images} images of each kind, {documents['pages_qa']} documents of",
+            f"There are {effort.images} images of each kind, {documents['pages_qa']} documents of",
             f"`pages_qa` and {documents['pages_ocr']} of `pages_ocr`, the first ones of each task; answers",
             "end 8 tokens after the length of the longest expected one.",
         ),
     ]
-
-
-def _option(found: Evidence) -> str:
-    from sparsemm_eval.evidence.evidence import EFFORTS
-
-    # the module that runs as a program has an Effort of its own
-    name = next((name for name, effort in EFFORTS.items() if repr(effort) == repr(found.effort)), "full")
-    return "" if name == "full" else f" --effort {name}"
 
 
 def _concentration(found: Evidence) -> list[str]:
@@ -64,24 +53,19 @@ def _concentration(found: Evidence) -> list[str]:
     tables = [HeadScores(table) for table in resampled_tables(stack, DRAWS)]
     mean = HeadScores(stack.mean(0))
     total = mean.table.numel()
-    lines = [
-        "## Few heads do the seeing",
-        "",
-        f"Share of the visual score that the best of {total} query heads hold, from the pages A:",
-        "",
-        "| best heads | share of the score |",
-        "|---|---|",
-    ]
+    about = f"Share of the visual score that the best of {total} query heads hold, from the pages A:"
+    lines = ["| best heads | share of the score |", "|---|---|"]
     for share in (0.01, 0.05, 0.1):
         whole, drawn = share_of_top(mean, share), [share_of_top(table, share) for table in tables]
-        lines.append(f"| {share:.0%} ({len(top_heads(mean, share))}) | {_ranged(whole, drawn)} |")
-    layer, head = best_heads(mean, 1)[0]
+        lines.append(f"| {share:.0%} ({count_of(share, total)}) | {_ranged(whole, drawn)} |")
+    layer, head = mean.best_heads(1)[0]
     text = _paragraph(
         f"{noteworthy_heads(mean)} of {total} heads have more than 1 % of the best one's score; the best is",
         f"head {head} of layer {layer}. In the table the authors published for LLaVA-NeXT-Vicuna-7B the top",
         "5 % hold 56 % and the top 10 % hold 77 %. The map shows the shipped table.",
     )
-    return [*lines, "", text, "", "![layer by head map](figures/head-map.png)"]
+    picture = "![layer by head map](figures/head-map.png)"
+    return ["## Few heads do the seeing", about, "\n".join(lines), text, picture]
 
 
 def _universality(found: Evidence) -> list[str]:
@@ -89,10 +73,6 @@ def _universality(found: Evidence) -> list[str]:
     reference = resampled_tables(found.stacks[names[0]], DRAWS, seed=1)
     cosines = {True: [], False: []}
     lines = [
-        "## Are they the same heads, whatever is read?",
-        "",
-        f"Agreement with the scores from {names[0]}:",
-        "",
         "| images | what | mode | tokens that count | Spearman | cosine | overlap of the top 5 % |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -120,13 +100,15 @@ def _universality(found: Evidence) -> list[str]:
         "the intervals lie low and need not hold the value itself. A top 5 % of 48 heads is 2 heads: the",
         "overlap is 0, 0.5 or 1.",
     )
-    lines += [
-        "",
-        f"Cosine on images the reader reads: {min(cosines[True]):.3f} at the least; on images it cannot: "
-        + ", ".join(f"{cosine:.3f}" for cosine in cosines[False])
-        + ".",
+    reads, cannot = min(cosines[True]), ", ".join(f"{cosine:.3f}" for cosine in cosines[False])
+    return [
+        "## Are they the same heads, whatever is read?",
+        f"Agreement with the scores from {names[0]}:",
+        "\n".join(lines),
+        f"Cosine on images the reader reads: {reads:.3f} at the least; on images it cannot: {cannot}.",
+        text,
+        "![scores from two sets of pages](figures/two-sets-of-pages.png)",
     ]
-    return [*lines, "", text, "", "![scores from two sets of pages](figures/two-sets-of-pages.png)"]
 
 
 def _masking(found: Evidence) -> list[str]:
@@ -149,12 +131,9 @@ def _masking(found: Evidence) -> list[str]:
         )
     return [
         "## Without its visual heads the model does not read",
-        "",
-        mask_report.markdown(found.curves, found.shipped.table.numel()),
+        mask_report.markdown(found.curves, found.shipped.table.numel()).rstrip(),
         text,
-        "",
-        *verdicts,
-        "",
+        "\n".join(verdicts),
         "![masking curves](figures/masking.png)",
     ]
 
@@ -165,7 +144,7 @@ def _compression(found: Evidence) -> list[str]:
         "dropped) with visual scores, scores from shapes and random ones, and with several uniform shares ρ:",
     )
     rows = [row for row, budget in found.accuracy if budget and "window" not in row]
-    return ["## Which scores, and how much to share evenly", "", text, "", *_table(found, rows)]
+    return ["## Which scores, and how much to share evenly", text, _table(found, rows)]
 
 
 def _ablation(found: Evidence) -> list[str]:
@@ -179,18 +158,18 @@ def _ablation(found: Evidence) -> list[str]:
     )
     rows = ["full cache", "window only", "window + uniform (ρ = 1)"]
     rows += ["visual scores, ρ = 0", "visual scores, ρ = 0.1"]
-    return ["## Window, uniform share, score", "", before, "", *_table(found, rows), "", after]
+    return ["## Window, uniform share, score", before, _table(found, rows), after]
 
 
-def _table(found: Evidence, rows: list[str]) -> list[str]:
+def _table(found: Evidence, rows: list[str]) -> str:
     """Accuracy by row and budget, one column per task."""
     lines = ["| | budget | " + " | ".join(TASKS) + " |", "|---" * (2 + len(TASKS)) + "|"]
     for row in dict.fromkeys(rows):
         for (name, budget), scores in found.accuracy.items():
             if name == row:
-                cells = " | ".join(str(bootstrap(scores[task])) for task in TASKS)
+                cells = " | ".join(bootstrap(scores[task]) for task in TASKS)
                 lines.append(f"| {name} | {budget or 'all'} | {cells} |")
-    return lines
+    return "\n".join(lines)
 
 
 def _pictures(found: Evidence) -> list[str]:
@@ -199,7 +178,7 @@ def _pictures(found: Evidence) -> list[str]:
         f"`{found.word.word}`, a value on a page (framed): of the best head's attention on the image,",
         f"{found.on_word:.1%} lies on the cells of that value.",
     )
-    return ["## Where the heads look", "", text, "", "![attention of single heads](figures/word.png)"]
+    return ["## Where the heads look", text, "![attention of single heads](figures/word.png)"]
 
 
 def _paragraph(*pieces: str, indent: str = "") -> str:
@@ -207,6 +186,28 @@ def _paragraph(*pieces: str, indent: str = "") -> str:
     return textwrap.fill(
         " ".join(pieces), width=110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def resampled_tables(stack: torch.Tensor, draws: int, seed: int = 0) -> torch.Tensor:
+    """Head-score tables float64 [draws, L, H], each summing to one, of images drawn with replacement.
+
+    ``stack`` float64 [images, L, H] holds the scores of single images.
+    """
+    means = _resampled_means(stack, draws, seed)
+    return means / means.sum((1, 2), keepdim=True)
+
+
+def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> str:
+    """Mean of documents' scores with the percentile bootstrap's 95 % interval."""
+    data = torch.tensor(values, dtype=torch.float64)
+    return _ranged(float(data.mean()), _resampled_means(data, draws, seed).tolist())
+
+
+def _resampled_means(data: torch.Tensor, draws: int, seed: int) -> torch.Tensor:
+    """Means over the first dimension, drawn with replacement: [draws, …]."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(data), (draws, len(data)), generator=generator)
+    return data[chosen].mean(1)
 
 
 def _ranged(value: float, draws: list[float]) -> str:

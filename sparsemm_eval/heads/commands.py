@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sparsemm_eval.heads.command_errors import errors_as_text
-from sparsemm_eval.heads.masking import command as mask_command
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.anchors.record import Anchor
+from sparsemm_eval.heads.anchors.registry import known_anchors
 
 app = typer.Typer(
     name="heads",
@@ -17,6 +19,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+BUILT_IN = ", ".join(name for name, anchor in known_anchors().items() if isinstance(anchor, Anchor))
+STORED = ", ".join(name for name, anchor in known_anchors().items() if not isinstance(anchor, Anchor))
+
+Model = Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")]
+Scores = Annotated[str | None, typer.Option(help="Head scores. Default: those known for the model.")]
 Table = Annotated[str, typer.Argument(help="File, shipped name, hub id or published name of head scores.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw a picture: a file that ends in .png or .svg.")]
 
@@ -36,52 +45,42 @@ In several processes: python -m torch.distributed.run --standalone --nproc_per_n
 heads score --model tiny-reader"""
 )
 def score(
-    model: Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")],
+    model: Model,
     out: Annotated[
-        Path | None,
-        typer.Option(help="File to write. Default: your own tables, found later by the model's name."),
+        Path | None, typer.Option(help="File to write. Default: your own tables, found by the model's name.")
     ] = None,
     anchor: Annotated[
-        str,
-        typer.Option(
-            help="Images with known text: pages, page-values, documents, document-letters, synthdog, mlt, "
-            "ctw, ctw1500, coco."
-        ),
+        str, typer.Option(help=f"Images with known text: {BUILT_IN}; of stored data: {STORED}.")
     ] = "pages",
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder of a stored anchor (from synthdog on); for synthdog also a hub data set."),
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of stored data; or hub data, synthdog.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 200,
     mode: Annotated[
-        str,
-        typer.Option(help="generate: the model answers; teacher: it is given the ground truth."),
+        str, typer.Option(help="generate: the model answers; teacher: it is given the ground truth.")
     ] = "generate",
     topk: Annotated[int, typer.Option(min=1, help="How many strongest keys per token count.")] = 1,
     include_base: Annotated[bool, typer.Option(help="Count LLaVA's thumbnail tokens as well.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of answers.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Names the images; same seed, same scores.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     journal: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps finished images; a killed run goes on from it."),
+        Path | None, typer.Option(help="Folder that keeps finished images; a killed run goes on from it.")
     ] = None,
 ) -> None:
     """Score every head of a model: how often its strongest attention lies on the text it is about to write.
 
     Finished images are kept in a journal, so the same command goes on where a killed one was.
     """
-    with errors_as_text():
-        from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-        from sparsemm_eval.heads.scoring.score_heads import Workload
-        from sparsemm_eval.heads.scoring.score_run import ScoreRun, run
+    from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+    from sparsemm_eval.heads.scoring.score_heads import Workload
+    from sparsemm_eval.heads.scoring.score_run import run
 
-        rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
-        work = Workload(images, batch_size, seed)
-        run(ScoreRun(model, anchor, rule, work, out, journal, device, dtype, revision, data), typer.echo)
+    rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
+    work = Workload(images, batch_size, seed)
+    placed = {"device": device, "dtype": dtype, "revision": revision}
+    run(model, anchor, rule, work, out=out, journal=journal, data=data, say=typer.echo, **placed)
 
 
 @app.command(
@@ -97,17 +96,16 @@ def show(
     plot: Plot = None,
 ) -> None:
     """Show where the visual heads are and how concentrated the scores are."""
-    with errors_as_text():
-        from sparsemm_eval.heads.figures import plots
-        from sparsemm_eval.heads.scores import facts as table_facts
-        from sparsemm_eval.heads.scores.table import HeadScores
+    from sparsemm_eval.heads.figures import plots
+    from sparsemm_eval.heads.scores import facts as table_facts
+    from sparsemm_eval.heads.scores.lookup import resolve
 
-        table = HeadScores.resolve(scores)
-        for line in table_facts.lines(table, top):
-            typer.echo(line)
-        if plot is not None:
-            plots.save_head_map(table, plot, title=Path(scores).stem)
-            typer.echo(f"written to {plot}")
+    table = resolve(scores)
+    for line in table_facts.lines(table, top):
+        typer.echo(line)
+    if plot is not None:
+        plots.save_head_map(table, plot, title=Path(scores).stem)
+        typer.echo(f"written to {plot}")
 
 
 @app.command(
@@ -125,27 +123,23 @@ def compare(
 
     A plot shows the first two.
     """
-    with errors_as_text():
-        from itertools import combinations
+    from sparsemm_eval.heads.figures import plots
+    from sparsemm_eval.heads.scores.comparison import agreement
+    from sparsemm_eval.heads.scores.lookup import resolve
 
-        from sparsemm_eval.errors import ConfigError
-        from sparsemm_eval.heads.figures import plots
-        from sparsemm_eval.heads.scores.comparison import agreement
-        from sparsemm_eval.heads.scores.table import HeadScores
-
-        if len(tables) < 2:
-            raise ConfigError("tables", tables, "at least two tables")
-        loaded = [(name, HeadScores.resolve(name)) for name in tables]
-        for (first, a), (second, b) in combinations(loaded, 2):
-            found = agreement(a, b)
-            typer.echo(
-                f"{first} / {second}: Spearman {found.spearman:.4f}, cosine {found.cosine:.4f}, "
-                f"overlap of the top 5 % {found.overlap:.1%}"
-            )
-        if plot is not None:
-            (first, a), (second, b) = loaded[:2]
-            plots.save_comparison(a, b, (Path(first).stem, Path(second).stem), plot)
-            typer.echo(f"written to {plot}")
+    if len(tables) < 2:
+        raise ConfigError("tables", tables, "at least two tables")
+    loaded = [(name, resolve(name)) for name in tables]
+    for (first, a), (second, b) in combinations(loaded, 2):
+        found = agreement(a, b)
+        typer.echo(
+            f"{first} / {second}: Spearman {found.spearman:.4f}, cosine {found.cosine:.4f}, "
+            f"overlap of the top 5 % {found.overlap:.1%}"
+        )
+    if plot is not None:
+        (first, a), (second, b) = loaded[:2]
+        plots.save_comparison(a, b, (Path(first).stem, Path(second).stem), plot)
+        typer.echo(f"written to {plot}")
 
 
 @app.command(
@@ -155,36 +149,37 @@ sparsemm heads figure page.png --model tiny-reader --word AB --out sheet.png"""
 )
 def figure(
     image: Annotated[Path, typer.Argument(help="Image file.", exists=True, dir_okay=False)],
-    model: Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")],
+    model: Model,
     out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.")],
-    scores: Annotated[
-        str | None, typer.Option(help="Head scores. Default: those known for the model.")
-    ] = None,
+    scores: Scores = None,
     question: Annotated[str, typer.Option(help="What to ask the model.")] = "read all text",
-    word: Annotated[
-        str | None, typer.Option(help="Part of the answer to look at. Default: its first word.")
-    ] = None,
+    word: Annotated[str | None, typer.Option(help="Part of the answer. Default: its first word.")] = None,
     best: Annotated[int, typer.Option(min=1, help="How many of the best heads to show.")] = 3,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst heads to show.")] = 3,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Draw where the best and the worst heads look while the model writes a word."""
-    with errors_as_text():
-        from PIL import Image
+    from PIL import Image
 
-        from sparsemm_eval.heads.figures import attention_sheet
-        from sparsemm_eval.heads.figures.word_attention import word_attention
-        from sparsemm_eval.heads.scores.table import HeadScores
-        from sparsemm_eval.heads.scoring.load_model import load_model
+    from sparsemm_eval.heads.figures import attention_sheet
+    from sparsemm_eval.heads.figures.word_attention import word_attention
+    from sparsemm_eval.heads.scores.lookup import resolve
+    from sparsemm_eval.model import checkpoint
+    from sparsemm_eval.model.images import rgb_image
+    from sparsemm_eval.model.placement import place
 
-        table = HeadScores.resolve(scores, model)
-        loaded = load_model(model, device, dtype)
+    try:
         with Image.open(image) as picture:
-            seen = word_attention(loaded.model, loaded.processor, picture, question, word)
-        heads = attention_sheet.chosen_heads(table, best, worst)
-        attention_sheet.save_sheet(seen, table, heads, out)
-        typer.echo(f"answer: {seen.answer}\nwritten to {out}")
+            picture = rgb_image(picture)
+    except OSError as error:
+        raise ConfigError("image", str(image), f"an image file ({error})") from error
+    table = resolve(scores, model)
+    loaded = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
+    seen = word_attention(loaded.model, loaded.processor, picture, question, word)
+    heads = attention_sheet.chosen_heads(table, best, worst)
+    attention_sheet.save_sheet(seen, table, heads, out)
+    typer.echo(f"answer: {seen.answer}\nwritten to {out}")
 
 
 @app.command(
@@ -199,12 +194,58 @@ def import_(
     model: Annotated[str | None, typer.Option(help="The model the scores belong to.")] = None,
 ) -> None:
     """Turn a score file of the official code into this package's format."""
-    with errors_as_text():
-        from sparsemm_eval.heads.scores.official_import import import_official
+    from sparsemm_eval.heads.scores.table import import_official
 
-        table = import_official(file, model)
-        table.save(out)
-        typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")
+    table = import_official(file, model)
+    table.save(out)
+    typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")
 
 
-app.command("mask", epilog=mask_command.EXAMPLES)(mask_command.command)
+@app.command(
+    epilog="""Examples:
+
+sparsemm heads mask --model tiny-reader --tasks pages_qa,pages_ocr --limit 50 --out runs/mask
+
+sparsemm heads mask --model Qwen/Qwen2-VL-7B-Instruct --tasks ocrbench --shares 0.02,0.05,0.1
+--seeds 0,1,2,3,4 --batch-size 8 --out runs/mask-qwen"""
+)
+def mask(
+    model: Model,
+    tasks: Annotated[str, typer.Option(help="lmms-eval tasks, commas between (see: sparsemm tasks).")],
+    out: Annotated[Path, typer.Option(help="Folder of tables, figure, results and journals.")],
+    family: Annotated[str, typer.Option(help="Of the model names. Default: the checkpoint's own.")] = "vlm",
+    shares: Annotated[str, typer.Option(help="Shares of all query heads, up to 0.5.")] = "0.02,0.05,0.1,0.2",
+    seeds: Annotated[str, typer.Option(help="Of the random draws.")] = "0,1,2",
+    scores: Scores = None,
+    mode: Annotated[
+        str, typer.Option(help="query: masked heads attend evenly (as published); output: they return zeros.")
+    ] = "query",
+    metric: Annotated[str | None, typer.Option(help="Metric shown. Default: the first of a task.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents per task. Default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Documents at a time.")] = 1,
+    model_args: Annotated[str, typer.Option(help="More model_args, as name=value,name=value.")] = "",
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, data parallel.")] = 1,
+) -> None:
+    """Accuracy against the share of masked heads: the best visual heads, and random ones besides them.
+
+    Finished evaluations are found again in the folder, and a killed one goes on from its journal.
+    """
+    from sparsemm_eval.checks import Natural, Share, listed
+    from sparsemm_eval.heads.masking import experiment, report
+    from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
+    from sparsemm_eval.heads.scores.lookup import resolve
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    drawn = tuple(listed(Natural, "seeds", seeds))
+    plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
+    table = resolve(scores, model)
+    experiment.check_shares(plan, table)
+    work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
+    found = experiment.run(
+        plan, work.identity(table), lambda point: work.measure(plan, point), out, typer.echo
+    )
+    curves = experiment.curves(found, metric)
+    title = f"{Path(model).name}: masked heads (mode {mode})"
+    written = report.save_all(curves, table.table.numel(), out, title)
+    typer.echo(report.markdown(curves, table.table.numel()))
+    typer.echo("written to " + ", ".join(map(str, written)))

@@ -19,6 +19,7 @@ from rich.table import Table
 from sparsemm_eval.errors import EvaluationError, SparseMMError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
+from sparsemm_eval.model.images import rgb_image
 
 READER, FAMILY = "tiny-reader", "llava"
 # Prompts of pages are short: a question is about as long as this observation window.
@@ -111,12 +112,13 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
     from transformers.utils import logging
 
     from sparsemm_eval.config import CompressionConfig
-    from sparsemm_eval.heads.scoring.load_model import load_model
+    from sparsemm_eval.model import checkpoint
+    from sparsemm_eval.model.placement import place
     from sparsemm_eval.model.session import compress
     from sparsemm_eval.pages.readers.reading import documents
 
     logging.disable_progress_bar()
-    loaded = load_model(READER, "cpu", "float32")
+    loaded = checkpoint.load(checkpoint.find(READER), place("cpu", None, "float32"))
     loaded.model.generation_config.eos_token_id = None  # every method takes as many steps
     configs = {
         method: CompressionConfig.fitting(method, head_scores=READER, **settings.knobs(method))
@@ -143,7 +145,7 @@ def _inputs_of(processor: Any, document: dict[str, Any]) -> dict[str, Any]:
     question = {"type": "text", "text": document["question"]}
     messages = [{"role": "user", "content": [{"type": "image"}, question]}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return processor(text=[text], images=[document["image"].convert("RGB")], return_tensors="pt")
+    return processor(text=[text], images=[rgb_image(document["image"])], return_tensors="pt")
 
 
 def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float]) -> list[float]:
@@ -170,12 +172,14 @@ def row_of(method: str, results: ResultsFile, times: Times) -> list[str]:
     EvaluationError
         If a figure is missing.
     """
+    from sparsemm_eval.methods.registry import method_named
+
     measured = results.contents.get("throughput", {})
     try:
         return [
             f"{FAMILY}_{method}",
             *(f"{results.scores(task)[metric]:.3f}" for task, metric in TASKS.items()),
-            f"{measured['avg_nominal_budget']:.0f}" if "avg_nominal_budget" in measured else "all",
+            f"{measured['avg_nominal_budget']:.0f}" if method_named(method).evicts else "all",
             f"{measured['avg_effective_budget']:.1f}",
             f"{measured['avg_kv_bytes'] / 1024:.0f}",
             f"{times.prefill * 1000:.1f}",

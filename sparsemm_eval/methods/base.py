@@ -12,9 +12,9 @@ import torch
 
 from sparsemm_eval.checks import checked
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.heads.scores.table import Head, HeadScores
 
 Value = TypeVar("Value")
-Head = tuple[int, int]  # layer, query head
 
 #: What a method may ask for beside queries and keys; only what is asked for is computed or kept alive.
 NEEDS = {
@@ -31,7 +31,7 @@ class Settings(Protocol):
     method: str
     budget: int
     window: int
-    head_scores: Any
+    head_scores: HeadScores | Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +259,7 @@ class Method:
     score: Score | Callable[[PromptView], torch.Tensor] | None = None
     allocate: Allocate | None = None
     protect: Callable[[PromptView], torch.Tensor] = last_window
-    mask: Callable[[Any, Settings], list[Head]] | None = None
+    mask: Callable[[HeadScores, Settings], list[Head]] | None = None
     knobs: tuple[Knob, ...] = ()
     check: Callable[[Settings], None] | None = None
     needs: tuple[str, ...] = ()

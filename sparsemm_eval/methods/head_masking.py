@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
-from sparsemm_eval.checks import OpenShare, Seed, Share, checked, one_of
+from sparsemm_eval.checks import OpenShare, Seed, one_of
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.methods.base import Head, Knob, Method, Settings, Style
+from sparsemm_eval.heads.scores.table import Head, HeadScores, count_of
+from sparsemm_eval.methods.base import Knob, Method, Settings, Style
 
 MODES = ("query", "output")
 MASK_RATIO = Knob("mask_ratio", 0.05, OpenShare, "share of all query heads that is masked")
@@ -22,17 +22,9 @@ MASK_MODE = Knob(
 MASK_SEED = Knob("mask_seed", 0, Seed, "draw of the random heads", draws=True)
 
 
-def count_of(share: float, total: int) -> int:
-    """Number of heads that make up a share of all; at least one for a share above zero."""
-    share = checked(Share, "mask_ratio", share)
-    return max(round(share * total), 1) if share > 0 else 0
-
-
-def top_heads(scores: Any, share: float) -> list[Head]:
-    """The ``share`` of query heads with the highest scores in a HeadScores table, best first."""
-    count = count_of(share, scores.table.numel())
-    order = scores.table.flatten().argsort(descending=True, stable=True)[:count]
-    return [divmod(int(index), scores.num_heads) for index in order]
+def top_heads(scores: HeadScores, share: float) -> list[Head]:
+    """The ``share`` of query heads with the highest scores, best first."""
+    return scores.best_heads(count_of(share, scores.table.numel()))
 
 
 def random_heads(
@@ -55,12 +47,12 @@ def random_heads(
     return [candidates[int(index)] for index in order]
 
 
-def visual(scores: Any, config: Settings) -> list[Head]:
+def visual(scores: HeadScores, config: Settings) -> list[Head]:
     """The heads with the highest visual scores."""
     return top_heads(scores, config.mask_ratio)
 
 
-def others(scores: Any, config: Settings) -> list[Head]:
+def others(scores: HeadScores, config: Settings) -> list[Head]:
     """As many heads drawn from all others."""
     best = top_heads(scores, config.mask_ratio)
     return random_heads(
@@ -68,25 +60,24 @@ def others(scores: Any, config: Settings) -> list[Head]:
     )
 
 
-METHODS = (
-    Method(
-        name="mask",
-        title="masked visual heads",
-        paper="experiment in Wang et al., ICCV 2025",
-        meaning="full cache, the heads with the highest visual scores masked",
-        mask=visual,
-        knobs=(MASK_RATIO, MASK_MODE),
-        needs=("head_scores",),
-        style=Style("#3a4ea0", "hexagon"),
-    ),
-    Method(
-        name="mask_random",
-        title="masked random heads",
-        paper="control in Wang et al., ICCV 2025",
-        meaning="full cache, random other heads masked",
-        mask=others,
-        knobs=(MASK_RATIO, MASK_MODE, MASK_SEED),
-        needs=("head_scores",),
-        style=Style("#6b6b6b", "cross"),
-    ),
+VISUAL = Method(
+    name="mask",
+    title="masked visual heads",
+    paper="experiment in Wang et al., ICCV 2025",
+    meaning="full cache, the heads with the highest visual scores masked",
+    mask=visual,
+    knobs=(MASK_RATIO, MASK_MODE),
+    needs=("head_scores",),
+    style=Style("#3a4ea0", "hexagon"),
 )
+OTHERS = Method(
+    name="mask_random",
+    title="masked random heads",
+    paper="control in Wang et al., ICCV 2025",
+    meaning="full cache, random other heads masked",
+    mask=others,
+    knobs=(MASK_RATIO, MASK_MODE, MASK_SEED),
+    needs=("head_scores",),
+    style=Style("#6b6b6b", "cross"),
+)
+METHODS = (VISUAL, OTHERS)

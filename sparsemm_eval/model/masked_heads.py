@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from sparsemm_eval.checks import checked
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.methods.base import Head
+from sparsemm_eval.heads.scores.table import Head
 from sparsemm_eval.methods.head_masking import MASK_MODE
 from sparsemm_eval.model.text_decoder import find_text_decoder
 

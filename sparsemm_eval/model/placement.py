@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
+from accelerate.utils import InitProcessGroupKwargs
 
+from sparsemm_eval.checks import checked, one_of
 from sparsemm_eval.errors import ConfigError
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+# Processes wait for each other however unequal their shares take.
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Placement:
     dtype : torch.dtype or "auto"
         ``"auto"``: as the checkpoint is stored.
     accelerator : accelerate.Accelerator
-        Its process group, used by lmms-eval to gather results; the model itself is never wrapped.
+        Its process group, for waiting and for lmms-eval to gather results; the model is never wrapped.
     rank, world_size : int
         Over all hosts.
     """
@@ -49,14 +56,18 @@ def place(device: str, device_map: str | None, dtype: str | None) -> Placement:
     device_map : str or None
         One of `DEVICE_MAPS`, for one process only.
     dtype : str or None
-        A torch dtype's name or ``auto``; None: float32 on the CPU, ``auto`` elsewhere.
+        One of `DTYPES`; None: float32 on the CPU, ``auto`` elsewhere.
 
     Raises
     ------
     ConfigError
-        If the device does not exist here or does not go with the launcher.
+        If the device does not exist here or does not go with the launcher, or the dtype is none of these.
     """
-    accelerator = Accelerator()
+    if dtype is not None:
+        checked(one_of(*DTYPES), "dtype", dtype)
+    # Processes of a launcher form a group on the CPU only if they are told to, before anything else does it.
+    on_cpu = (device == "cpu" or not torch.accelerator.is_available()) and not is_initialized()
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if device_map is not None:
         _check_device_map(device_map, device, accelerator.num_processes)
     chosen = _single(device) if accelerator.num_processes == 1 else _of_rank(device, accelerator)
@@ -73,8 +84,7 @@ def place(device: str, device_map: str | None, dtype: str | None) -> Placement:
 
 
 def _check_device_map(device_map: str, device: str, processes: int) -> None:
-    if device_map not in DEVICE_MAPS:
-        raise ConfigError("device_map", device_map, "one of " + ", ".join(DEVICE_MAPS))
+    checked(one_of(*DEVICE_MAPS), "device_map", device_map)
     if processes > 1:
         raise ConfigError(
             "device_map", device_map, f"none with {processes} processes: each would claim every device"
@@ -94,9 +104,12 @@ def _single(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = _parse(device)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
         count = torch.cuda.device_count()
-        raise ConfigError("device", device, f"a device of this machine: cpu or one of {count} CUDA devices")
+        remedy = f"a device of this machine: cpu or one of {count} CUDA devices"
+        raise ConfigError("device", device, remedy) from error
     return chosen
 
 

@@ -74,13 +74,14 @@ def head_scores_key(given: str | None, pretrained: str) -> str:
 
 
 def _checkpoint_key(pretrained: str) -> str:
-    from sparsemm_eval.model.checkpoint import local_fingerprint
+    from sparsemm_eval.model.fingerprint import local_fingerprint
 
     try:
-        return local_fingerprint(str(Path(pretrained).expanduser())) or pretrained
+        found = local_fingerprint(pretrained)
     except ConfigError:
-        # A shipped reader that is missing: reported as a problem of the model.
+        # Weights that are missing: reported as a problem of the model.
         return f"{_MISSING}:{pretrained}"
+    return pretrained if found is None else " ".join(found.values())
 
 
 def _scores_key_or_missing(given: str | None, pretrained: str) -> str:
@@ -150,18 +151,17 @@ def _of_head_scores(study: Study, cell: Cell) -> Iterator[Problem]:
 
 
 def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
-    from sparsemm_eval.model import shipped as checkpoints
+    from sparsemm_eval.model.fingerprint import local_fingerprint
 
     if model.pretrained is None:
         return
     place = ("models", model.position, "pretrained")
     try:
-        shipped = checkpoints.resolve(model.pretrained)
-    except FileNotFoundError as error:
-        yield study.document.problem(place, model.pretrained, f"an installed reader: {error}")
+        found = local_fingerprint(model.pretrained)
+    except ConfigError as error:
+        yield study.document.problem(place, model.pretrained, error.remedy)
         return
-    looks_local = model.pretrained.startswith(("/", "./", "../", "~"))
-    if shipped is None and looks_local and not Path(model.pretrained).expanduser().is_dir():
+    if found is None and model.pretrained.startswith(("/", "./", "../", "~")):
         yield study.document.problem(place, model.pretrained, "a folder that exists")
 
 

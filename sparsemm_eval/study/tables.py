@@ -14,7 +14,6 @@ from sparsemm_eval.methods.base import Published
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.columns import crossed_knobs
 from sparsemm_eval.study.seeds import configurations
-from sparsemm_eval.study.show import show_command as show_command
 
 MISSING = "–"
 _INTERVAL_NOTE = (

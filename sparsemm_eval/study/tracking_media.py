@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsemm_eval.model.images import rgb_image
 from sparsemm_eval.study.json_values import plain
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def save_budget_map(kept: Sequence[Sequence[float]], path: Path, title: str) -> 
 def _thumbnail(image: Image.Image | None, path: Path) -> str | None:
     if image is None:
         return None
-    small = image.convert("RGB")
+    small = rgb_image(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(path)
     return str(path)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sparsemm_eval.errors import ConfigError, EvaluationError
-from sparsemm_eval.evidence import evidence
-from sparsemm_eval.evidence.sources import SHAPES, resampled_tables, write_shapes
-from sparsemm_eval.evidence.tasks import Memo, bootstrap
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.evidence import measure
+from sparsemm_eval.evidence.__main__ import main
+from sparsemm_eval.evidence.sources import SHAPES, write_shapes
+from sparsemm_eval.evidence.text import bootstrap, resampled_tables
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.figures.word_attention import word_attention
-from sparsemm_eval.heads.scores.facts import best_heads
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.heads.scoring.load_model import load_model
+from sparsemm_eval.heads.scores.lookup import resolve
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
 from tests.lmms_process import is_shipped
@@ -48,16 +49,20 @@ def test_shapes_are_where_their_boxes_are(tmp_path):
     assert seen == set(SHAPES)
 
 
+def numbers(text):
+    """Mean and interval of ``0.500 (0.100 … 0.900)``."""
+    return [float(number) for number in re.findall(r"[0-9.]+", text)]
+
+
 def test_bootstrap_against_a_plain_one():
     values = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0]
-    found = bootstrap(values, draws=4000)
+    mean, low, high = numbers(bootstrap(values, draws=4000))
     generator = np.random.default_rng(5)
     means = [np.mean(generator.choice(values, len(values))) for _ in range(4000)]
-    assert found.mean == pytest.approx(np.mean(values))
-    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.05)
-    assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.05)
-    assert found.count == 6
-    assert (bootstrap([1.0, 1.0]).low, bootstrap([1.0, 1.0]).high) == (1.0, 1.0)
+    assert mean == pytest.approx(np.mean(values), abs=0.0005)
+    assert low == pytest.approx(np.quantile(means, 0.025), abs=0.05)
+    assert high == pytest.approx(np.quantile(means, 0.975), abs=0.05)
+    assert bootstrap([1.0, 1.0]) == "1.000 (1.000 … 1.000)"
 
 
 def test_resampled_tables_are_means_of_whole_images():
@@ -71,31 +76,16 @@ def test_resampled_tables_are_means_of_whole_images():
     assert float(tables.std()) > 0.2
 
 
-def test_memo_measures_once_per_identity(tmp_path):
-    calls = []
-
-    def measure():
-        calls.append(1)
-        return len(calls)
-
-    first, other = Memo(tmp_path / "m.json", {"a": 1}), Memo(tmp_path / "m.json", {"a": 2})
-    assert [first.get("x", measure), first.get("x", measure), first.get("y", measure)] == [1, 1, 2]
-    assert [other.get("x", measure), Memo(tmp_path / "m.json", {"a": 1}).get("y", measure)] == [3, 2]
-    (tmp_path / "m.json").write_text("{")
-    with pytest.raises(EvaluationError, match="damaged"):
-        first.get("x", measure)
-
-
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ConfigError, match="NAME=FOLDER"):
-        evidence.main(["--out", str(tmp_path / "e.md"), "--anchor", "mlt"])
+        main(["--out", str(tmp_path / "e.md"), "--anchor", "mlt"])
 
 
 @needs_reader
 def test_the_heat_of_the_best_head_lies_on_the_word():
     """The figure's promise in numbers, on several pages and words."""
-    loaded = load_model("tiny-reader", "cpu", "float32")
-    head = best_heads(HeadScores.resolve("tiny-reader"), 1)[0]
+    loaded = checkpoint.load(checkpoint.find("tiny-reader"), place("cpu", None, "float32"))
+    head = resolve("tiny-reader").best_heads(1)[0]
     shares, exact = [], []
     for index, size in enumerate(((8, 16), (8, 24), (16, 16))):
         page = make_page("heldout", 77, index, size)
@@ -105,9 +95,9 @@ def test_the_heat_of_the_best_head_lies_on_the_word():
             if value not in seen.answer:  # the reader may misread one
                 continue
             seen = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, value)
-            shares.append(evidence.share_on(seen, head, page, number))
-            place = divmod(int(seen.maps[head].argmax()), seen.maps.shape[-1])
-            exact.append(place in page.entries[number].value_cells)
+            shares.append(measure.share_on(seen, head, page, number))
+            cell = divmod(int(seen.maps[head].argmax()), seen.maps.shape[-1])
+            exact.append(cell in page.entries[number].value_cells)
     assert len(shares) >= 4
     assert sum(exact) / len(exact) >= 0.75
     assert sum(shares) / len(shares) > 0.6
@@ -128,7 +118,7 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
         "--anchor",
         f"coco={tmp_path / 'data'}",
     ]
-    evidence.main(line)
+    main(line)
     text = out.read_text()
     for heading in (
         "Few heads",
@@ -145,8 +135,9 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
     for name in ("head-map", "two-sets-of-pages", "masking", "word"):
         assert f"(figures/{name}.png)" in text
         assert min(Image.open(out.parent / "figures" / f"{name}.png").size) > 200
-    measured = json.loads((work / "measured.json").read_text())
-    monkeypatch.setattr(evidence, "_score", lambda *_: pytest.fail("measured again"))
-    evidence.main(line)
+    kept = {path.name: path.read_bytes() for path in work.glob("*.jsonl")}
+    assert set(kept) == {"measured-00000.jsonl", "points-00000.jsonl"}
+    monkeypatch.setattr(measure, "_score", lambda *_: pytest.fail("measured again"))
+    main(line)
     assert out.read_text() == text
-    assert json.loads((work / "measured.json").read_text()) == measured
+    assert {path.name: path.read_bytes() for path in work.glob("*.jsonl")} == kept

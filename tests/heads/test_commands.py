@@ -10,6 +10,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from sparsemm_eval.cli import main
+from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.heads.anchors.registry import known_anchors
 from sparsemm_eval.heads.commands import app
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.pages.readers.reader import save
@@ -48,7 +51,7 @@ def test_score_writes_a_table_without_paths(folder, tmp_path):
     scores = HeadScores.load(out)
     facts = scores.provenance
     assert (facts["model"], facts["mode"], facts["images"]) == ("some-reader", "teacher", 3)
-    assert facts["revision"].startswith("sha256:")
+    assert facts["weights"].startswith("sha256:")
     assert str(tmp_path) not in out.read_text()
     assert str(folder.parent) not in out.read_text()
     assert not (tmp_path / "scores.json.journal").exists()
@@ -57,7 +60,25 @@ def test_score_writes_a_table_without_paths(folder, tmp_path):
     assert again.read_text() == out.read_text()
 
 
-def test_errors_are_one_line_and_exit_2(folder, tmp_path, monkeypatch):
+def refused(*arguments):
+    """What is wrong with a command."""
+    result = invoke(*arguments)
+    assert isinstance(result.exception, SparseMMError), (arguments, result.output)
+    return str(result.exception)
+
+
+def test_an_error_is_one_line_and_exit_2(monkeypatch, capsys):
+    line = ["sparsemm", "heads", "score", "--model", "tiny-reader", "--anchor", "books"]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sparsemm: anchor='books' is not valid")
+    assert said.count("\n") == 1
+
+
+def test_errors_name_the_option(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     out = ("--out", tmp_path / "s.json")
     for arguments, message in (
@@ -67,9 +88,7 @@ def test_errors_are_one_line_and_exit_2(folder, tmp_path, monkeypatch):
         (("--model", folder, "--dtype", "int3", *out), "dtype='int3'"),
         (("--model", folder, "--images", "2", "--max-new-tokens", "3", *out), "no scores"),
     ):
-        result = invoke("score", *arguments)
-        assert result.exit_code == 2, (arguments, result.output)
-        assert message in result.output
+        assert message in refused("score", *arguments)
 
 
 def test_two_processes_write_the_same_table_as_one(folder, tmp_path):
@@ -98,7 +117,12 @@ def test_two_processes_write_the_same_table_as_one(folder, tmp_path):
         "heads",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, *tail, str(tmp_path / "two.json")], check=True, env=environment, timeout=300)
+    two = [str(tmp_path / "two.json"), "--journal", str(tmp_path / "j")]
+    subprocess.run([*launch, *tail, *two], check=True, env=environment, timeout=300)
+    assert sorted(path.name for path in (tmp_path / "j").glob("*.jsonl")) == [
+        "part-00000.jsonl",
+        "part-00001.jsonl",
+    ]
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     assert one == two
 
@@ -133,7 +157,25 @@ def test_show_compare_and_import(tmp_path):
 )
 def test_wrong_tables_are_named(arguments, monkeypatch):
     monkeypatch.setattr("sparsemm_eval.heads.scores.lookup._download", lambda url: pytest.fail(url))
-    result = invoke(*arguments)
-    assert result.exit_code == 2
-    assert "sparsemm: " in result.output
-    assert arguments[1] in result.output
+    assert arguments[1] in refused(*arguments)
+
+
+def test_a_figure_of_something_else_than_an_image(folder, tmp_path):
+    (tmp_path / "page.png").write_text("no image")
+    message = refused("figure", tmp_path / "page.png", "--model", folder, "--out", tmp_path / "sheet.png")
+    assert message.startswith("image=")
+
+
+def test_the_help_lists_the_anchors_without_loading_torch():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from sparsemm_eval.heads.commands import app\n"
+        "print(CliRunner().invoke(app, ['score', '--help']).output)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    wide = {**os.environ, "COLUMNS": "400", "TERMINAL_WIDTH": "400"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=wide)
+    for name in known_anchors():
+        assert name in done.stdout

@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import sparsemm_eval
 from sparsemm_eval.cli import app
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import demo
 from sparsemm_eval.lmms.results import ResultsFile
+from sparsemm_eval.model import session
 
 SETTINGS = demo.Settings(budget=32, kernel_size=5, limit=3, output=Path("runs/demo"))
 TIMES = demo.Times(prefill=0.05, decode=0.004)
@@ -61,7 +61,7 @@ def test_table_shows_what_was_recorded(monkeypatch):
 def test_times_are_the_clocks_and_methods_take_turns(monkeypatch):
     """A clock that a method moves on at every look, by the more the later it is in the list."""
     turns, now = [], [0.0]
-    compress = sparsemm_eval.compress
+    compress = session.compress
 
     def noted(model, config):
         turns.append(config.method)
@@ -71,7 +71,7 @@ def test_times_are_the_clocks_and_methods_take_turns(monkeypatch):
         now[0] += 10.0 ** demo.compared().index(turns[-1])
         return now[0]
 
-    monkeypatch.setattr(sparsemm_eval, "compress", noted)
+    monkeypatch.setattr(session, "compress", noted)
     found = demo.cpu_times(SETTINGS, clock)
     assert turns == list(demo.compared()) * len(demo.TASKS) * SETTINGS.limit
     assert found == {

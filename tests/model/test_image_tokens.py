@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sparsemm_eval.errors import ConfigError, UnsupportedError
-from sparsemm_eval.model.families.positions import image_tokens, prompt_positions
+from sparsemm_eval.model.families.base import image_positions
+from sparsemm_eval.model.families.registry import family_of
 from sparsemm_eval.model.image_tokens import ImageTokens, TokenGrid
 from tests.heads.scoring.samples import processor_of
 from tests.tiny_models import model_of
@@ -76,7 +77,7 @@ def check_every_cell(model, processor, size, cell):
     width, height = size
     pixels = np.random.default_rng(0).integers(60, 120, (height, width, 3), dtype=np.uint8)
     before, grid_thw = features(model, processor, pixels)
-    tokens = image_tokens(model.config, width, height, grid_thw)
+    tokens = family_of(model.config).image_tokens(model.config, width, height, grid_thw)
     grid = tokens.grid
     assert tokens.count == len(before)
     exact = grid.scale == (Fraction(1, cell), Fraction(1, cell))
@@ -113,7 +114,7 @@ def test_llava_thumbnail(blind_llava):
     model, processor = blind_llava
     pixels = np.full((256, 384, 3), 100, np.uint8)
     before, _ = features(model, processor, pixels)
-    tokens = image_tokens(model.config, 384, 256)
+    tokens = family_of(model.config).image_tokens(model.config, 384, 256)
     for row, column in ((0, 0), (0, 7), (3, 4), (7, 0), (7, 7)):
         box = (column * 48, row * 32, column * 48 + 48, row * 32 + 32)
         after, _ = features(model, processor, painted(pixels, box))
@@ -129,13 +130,13 @@ def test_positions_in_the_prompt(family):
     text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     inputs = processor(images=[image], text=[text], return_tensors="pt")
     grid = inputs["image_grid_thw"][0].tolist() if "image_grid_thw" in inputs else None
-    tokens = image_tokens(model.config, 256, 128, grid)
-    positions = prompt_positions(model.config, inputs["input_ids"][0], tokens)
+    tokens = family_of(model.config).image_tokens(model.config, 256, 128, grid)
+    positions = image_positions(model.config, inputs["input_ids"][0], tokens)
     placeholder = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     assert len(positions) == tokens.count == 128 + (0 if grid else 64 + 8)
     assert (inputs["input_ids"][0][positions] == placeholder).all()
     with pytest.raises(UnsupportedError, match=r"0 image tokens where .* exactly one image"):
-        prompt_positions(model.config, torch.ones(5, dtype=torch.long), tokens)
+        image_positions(model.config, torch.ones(5, dtype=torch.long), tokens)
 
 
 sizes = st.tuples(st.integers(20, 3000), st.integers(20, 3000))
@@ -148,7 +149,7 @@ def test_llava_counts_equal_the_processors(size):
     model, processor = model_of("tiny-reader"), processor_of("tiny-reader")
     width, height = size
     count = processor._get_number_of_features(height, width, 128, 128) - 1  # the class token is dropped
-    assert image_tokens(model.config, width, height).count == count
+    assert family_of(model.config).image_tokens(model.config, width, height).count == count
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
@@ -170,15 +171,20 @@ def test_regions_equal_loops_over_cells(rows, columns, data):
     assert ImageTokens(width, height, 5 + rows * (columns + 1), grid).region(box) == covered != []
 
 
+def positions_of(name, *sizes):
+    config = model_of(name).config
+    return family_of(config).image_tokens(config, *sizes)
+
+
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 0, 5), (0, 4, 5, 3), (0, 0, 257, 5), (0, 0, 5, 128.5)])
 def test_wrong_boxes_are_refused(box):
-    tokens = image_tokens(model_of("tiny-reader").config, 256, 128)
+    tokens = positions_of("tiny-reader", 256, 128)
     with pytest.raises(ConfigError, match=r"box=.*right <= 256"):
         tokens.region(box)
 
 
 def test_other_models_are_refused():
     with pytest.raises(UnsupportedError, match=r"model_type='llama'.*llava_next, qwen2_vl"):
-        image_tokens(model_of("llama").config, 10, 10)
+        positions_of("llama", 10, 10)
     with pytest.raises(UnsupportedError, match="still image"):
-        image_tokens(model_of("tiny-reader-qwen2vl").config, 10, 10, (2, 4, 4))
+        positions_of("tiny-reader-qwen2vl", 10, 10, (2, 4, 4))

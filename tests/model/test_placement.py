@@ -30,6 +30,11 @@ def test_devices_that_are_none(device):
         place(device, None, None)
 
 
+def test_dtypes_that_are_none():
+    with pytest.raises(ConfigError, match=r"dtype='int3'.*bfloat16"):
+        place("cpu", None, "int3")
+
+
 def test_device_maps():
     assert place("auto", "auto", None).device_map == "auto"
     assert place("auto", "auto", None).dtype == "auto"

@@ -4,6 +4,8 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
+from sparsemm_eval.errors import JournalError
+from sparsemm_eval.files import RecordStore
 from sparsemm_eval.model_wrappers.answering.samples import SampleError
 from tests.model_wrappers.helpers import answers_of
 from tests.model_wrappers.task_folder import write_task
@@ -44,6 +46,17 @@ def test_results_carry_scores_and_measurements(evaluate, numbered):
         assert counts["effective_budget"] == 40
         assert counts["kv_bytes"] < counts["kv_bytes_full"]
         assert 1 <= counts["output_tokens"] <= 5
+
+
+def test_a_journal_has_one_writer_after_an_evaluation_too(evaluate, tmp_path):
+    """lmms-eval changes how file locks behave in its process."""
+    evaluate()
+    words = {"unit": "answers", "elsewhere": "choose another folder"}
+    with (
+        RecordStore(tmp_path / "journal", "answers", **words),
+        pytest.raises(JournalError, match="in use by another run"),
+    ):
+        RecordStore(tmp_path / "journal", "answers", **words)
 
 
 def test_a_skipped_sample_is_no_part_of_the_score(evaluate, numbered, monkeypatch):

@@ -131,6 +131,14 @@ def test_a_mistake_is_named(tmp_path, old, new, line, key, value, remedy):
     assert [entry[:3] for entry in found if remedy in entry[3]] == [(line, key, value)], found
 
 
+def test_a_folder_without_weights_is_named(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    found = problems_of(tmp_path, GOOD.replace("pretrained: tiny-reader", f"pretrained: {folder}"))
+    [named] = [entry for entry in found if "it holds no weights" in entry[3]]
+    assert named[:3] == (5, "models[0].pretrained", repr(str(folder)))
+
+
 def test_all_mistakes_at_once(tmp_path):
     text = (
         GOOD.replace("limit: 4", "limit: none").replace("window: 8", "window: 40").replace("[5, 7]", "[4, 7]")

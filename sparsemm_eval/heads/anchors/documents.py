@@ -9,6 +9,8 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -34,23 +36,12 @@ SYLLABLES = tuple(a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o"
 
 @dataclass(frozen=True)
 class Word:
-    """A printed word.
-
-    Attributes
-    ----------
-    text : str
-    box : Box
-        Around its ink.
-    letters : tuple of Box
-        Around the ink of each of its characters.
-    line : int
-        Which printed line it stands on.
-    """
+    """A printed word."""
 
     text: str
-    box: Box
-    letters: tuple[Box, ...]
-    line: int
+    box: Box  # around its ink
+    letters: tuple[Box, ...]  # around the ink of each of its characters
+    line: int  # which printed line it stands on
 
 
 @dataclass(frozen=True)
@@ -62,73 +53,58 @@ class Document:
 
     def text(self) -> str:
         """Words with blanks between, lines with line breaks."""
-        pieces = []
-        for number, word in enumerate(self.words):
-            if number:
-                pieces.append(" " if word.line == self.words[number - 1].line else "\n")
-            pieces.append(word.text)
-        return "".join(pieces)
+        lines = [[word.text for word in line] for _, line in groupby(self.words, key=attrgetter("line"))]
+        return "\n".join(map(" ".join, lines))
 
 
-def make_document(seed: int, index: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Document:
-    """Draw one document; the same arguments give the same one.
-
-    Parameters
-    ----------
-    seed, index : int
-    sizes : tuple of (width, height)
-        The document's is one of them.
-    """
+def make_document(seed: int, index: int) -> Document:
+    """Draw one document; the same arguments give the same one."""
     draw = np.random.default_rng((7, seed, index))
-    width, height = sizes[int(draw.integers(len(sizes)))]
+    width, height = SIZES[int(draw.integers(len(SIZES)))]
     paper = draw.integers(200, 256, 3)
     image = Image.fromarray(_grained(paper, width, height, draw))
-    pen = ImageDraw.Draw(image)
     words: list[Word] = []
     top, line = int(draw.integers(6, 24)), 0
     while True:
-        font = _font(
-            FONTS[int(draw.integers(len(FONTS)))], int(draw.integers(FONT_SIZES[0], FONT_SIZES[1] + 1))
-        )
+        name = FONTS[int(draw.integers(len(FONTS)))]
+        font = _font(name, int(draw.integers(FONT_SIZES[0], FONT_SIZES[1] + 1)))
         ink = tuple(int(shade) for shade in draw.integers(0, 90, 3))
         left = int(draw.integers(6, max(7, width // 4)))
         spacing = float(draw.uniform(1.1, 1.5)) * sum(font.getmetrics())
         for _ in range(int(draw.integers(1, 5))):  # lines of a paragraph
             if top + spacing > height:
                 return Document(image, tuple(words))
-            words += _line(pen, font, ink, left, top, width, line, draw)
+            words += _line(image, font, ink, (left, top), line, draw)
             top, line = round(top + spacing), line + 1
         top += int(draw.integers(2, 14))
 
 
 def _line(
-    pen: ImageDraw.ImageDraw,
+    image: Image.Image,
     font: ImageFont.FreeTypeFont,
     ink: tuple[int, ...],
-    left: int,
-    top: int,
-    width: int,
+    place: tuple[int, int],
     line: int,
     draw: np.random.Generator,
 ) -> list[Word]:
     """Print words until the right margin; at least one fits or none is printed."""
-    found, x = [], float(left)
+    found, x, top = [], float(place[0]), place[1]
     for _ in range(int(draw.integers(1, 9))):
         text = _word(draw)
-        if x + font.getlength(text) + 6 > width:
+        if x + font.getlength(text) + 6 > image.width:
             break
-        pen.text((x, top), text, fill=ink, font=font)
-        letters = tuple(_ink(font, text, place, x, top) for place in range(len(text)))
+        ImageDraw.Draw(image).text((x, top), text, fill=ink, font=font)
+        letters = tuple(_ink(font, text, index, x, top) for index in range(len(text)))
         box = font.getbbox(text)
         found.append(Word(text, (x + box[0], top + box[1], x + box[2], top + box[3]), letters, line))
         x = round(x + font.getlength(text + " "))
     return found
 
 
-def _ink(font: ImageFont.FreeTypeFont, text: str, place: int, x: float, y: float) -> Box:
+def _ink(font: ImageFont.FreeTypeFont, text: str, index: int, x: float, y: float) -> Box:
     """Where one character of a printed word stands; its width is its advance."""
-    start, end = font.getlength(text[:place]), font.getlength(text[: place + 1])
-    _, top, _, bottom = font.getbbox(text[place])
+    start, end = font.getlength(text[:index]), font.getlength(text[: index + 1])
+    _, top, _, bottom = font.getbbox(text[index])
     return x + start, y + top, x + end, y + bottom
 
 
@@ -171,3 +147,4 @@ def document_letters_sample(seed: int, index: int) -> AnchorSample:
 
 DOCUMENTS = Anchor("documents", "unique", document_sample)
 DOCUMENT_LETTERS = Anchor("document-letters", "aligned", document_letters_sample)
+ANCHORS = (DOCUMENTS, DOCUMENT_LETTERS)

@@ -1,60 +1,43 @@
-"""ICDAR MLT 2017 and 2019: scene text of many scripts, a box for every word."""
+"""ICDAR MLT 2017 and 2019: scene text of many scripts, a box for every word.
+
+Ground truth is ``gt_NAME.txt`` (2017, and the competitions' description) or ``NAME.txt`` (the training set of
+2019: ``tr_img_00001.txt``). A line is ``x1,y1,x2,y2,x3,y3,x4,y4,script,transcription``; the transcription may
+hold commas, and is ``###`` where nobody could read it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
-from sparsemm_eval.heads.anchors.stored import (
-    READ_REQUEST,
-    box_around,
-    file_sample,
-    folder_of,
-    image_files,
-    stored_anchor,
-)
+from sparsemm_eval.heads.anchors import stored
+from sparsemm_eval.heads.anchors.record import TextBox
 
-UNREADABLE = "###"
+LINE = "x1,y1,x2,y2,x3,y3,x4,y4,script,transcription"
 
 
-def mlt_anchor(data: str | None = None) -> Anchor:
-    """Read the official layout: ``NAME.jpg`` and its ground truth anywhere below one folder.
-
-    Ground truth is ``gt_NAME.txt`` (2017, and the competitions' description) or ``NAME.txt`` (the training
-    set of 2019: ``tr_img_00001.txt``). A line is ``x1,y1,x2,y2,x3,y3,x4,y4,script,transcription``; the
-    transcription may hold commas, and is ``###`` where nobody could read it.
-
-    Raises
-    ------
-    ConfigError
-        If the folder is missing, an image is, or a line is of another format.
-    """
-    folder = folder_of(data, "mlt", "images NAME.jpg and ground truth gt_NAME.txt or NAME.txt")
-    images = image_files(folder)
-    items = []
+def _items(folder: Path) -> list[tuple[str, Path, Path]]:
+    images, items = stored.image_files(folder), []
     for truth in sorted(folder.rglob("*.txt")):
         name = truth.stem.removeprefix("gt_")
         if name in images:
             items.append((name, images[name], truth))
         elif truth.stem != name:  # other text files are no ground truth
             raise ConfigError("data", str(folder), f"an image for {truth.name}")
-    return stored_anchor("mlt", items, lambda item: _sample(*item))
+    return items
 
 
-def _sample(name: str, image: Path, truth: Path) -> AnchorSample:
+def _boxes(truth: Path) -> list[TextBox]:
     pairs = []
-    for number, line in enumerate(truth.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in stored.lines_of(truth):
         fields = line.split(",", 9)
-        try:
+        with stored.format_expected(f"{truth.name}:{number}", LINE):
             corners = [float(field) for field in fields[:8]]
-            text = fields[9]
-        except (ValueError, IndexError):
-            raise ConfigError(
-                "data", f"{truth.name}:{number}", "x1,y1,x2,y2,x3,y3,x4,y4,script,transcription"
-            ) from None
-        if text != UNREADABLE:
-            pairs.append(TextBox(text, box_around(list(zip(corners[::2], corners[1::2], strict=True)))))
-    return file_sample(name, image, pairs, READ_REQUEST)
+            if fields[9] != stored.UNREADABLE:
+                points = zip(corners[::2], corners[1::2], strict=True)
+                pairs.append(TextBox(fields[9], stored.box_of_polygon(points)))
+    return pairs
+
+
+HOLDS = "images NAME.jpg and ground truth gt_NAME.txt or NAME.txt"
+ANCHORS = (stored.folder_anchor("mlt", HOLDS, _items, _boxes),)

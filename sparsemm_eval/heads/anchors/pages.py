@@ -16,34 +16,25 @@ SPLIT = "train"
 SEED_BASE = 1_000_000
 
 
-def page_reading_sample(seed: int, index: int) -> AnchorSample:
+def page_reading_sample(seed: int, index: int, size: tuple[int, int] | None = None) -> AnchorSample:
     """A page and the request to read all of it; every printed character has a box."""
-    return reading_sample_of(_page(seed, index), f"page-{index}")
-
-
-def reading_sample_of(page: Page, name: str) -> AnchorSample:
-    """Any page and the request to read all of it."""
-    return AnchorSample(name, page.image, READ_QUESTION, page.text(), tuple(_reading_boxes(page)))
+    page = make_page(SPLIT, SEED_BASE + seed, index, size)
+    return AnchorSample(f"page-{index}", page.image, READ_QUESTION, page.text(), _reading_boxes(page))
 
 
 def page_value_sample(seed: int, index: int) -> AnchorSample:
     """A page and the question for one value; the characters of the value have boxes."""
-    page = _page(seed, index)
+    page = make_page(SPLIT, SEED_BASE + seed, index)
     entry = page.entry_asked_for(index)
     boxes = tuple(
         TextBox(character, box, start)
         for start, (character, box) in enumerate(zip(entry.value, page.value_boxes(entry), strict=True))
     )
-    return AnchorSample(
-        f"value-{index}", page.image, VALUE_QUESTION.format(key=entry.key), entry.value, boxes
-    )
+    question = VALUE_QUESTION.format(key=entry.key)
+    return AnchorSample(f"value-{index}", page.image, question, entry.value, boxes)
 
 
-def _page(seed: int, index: int) -> Page:
-    return make_page(SPLIT, SEED_BASE + seed, index)
-
-
-def _reading_boxes(page: Page) -> list[TextBox]:
+def _reading_boxes(page: Page) -> tuple[TextBox, ...]:
     """The printed characters in the order of the transcription, which only leaves blanks and rows out."""
     printed = [
         (page.grid[row][column], page.box(row, column))
@@ -52,8 +43,10 @@ def _reading_boxes(page: Page) -> list[TextBox]:
         if page.box(row, column) is not None
     ]
     places = [start for start, character in enumerate(page.text()) if not character.isspace()]
-    return [TextBox(character, box, start) for (character, box), start in zip(printed, places, strict=True)]
+    pairs = zip(printed, places, strict=True)
+    return tuple(TextBox(character, box, start) for (character, box), start in pairs)
 
 
 PAGES = Anchor("pages", "aligned", page_reading_sample)
 PAGE_VALUES = Anchor("page-values", "aligned", page_value_sample)
+ANCHORS = (PAGES, PAGE_VALUES)

@@ -15,47 +15,23 @@ RULES = ("unique", "aligned")
 
 @dataclass(frozen=True)
 class TextBox:
-    """A piece of text and where it stands.
-
-    Attributes
-    ----------
-    text : str
-    box : tuple of 4 numbers
-        (left, top, right, bottom) in image pixels; right and bottom exclusive.
-    start : int or None
-        Place of the text in the sample's answer, in characters; needed by the rule ``aligned``.
-    """
+    """A piece of text and where it stands."""
 
     text: str
-    box: Box
-    start: int | None = None
+    box: Box  # in image pixels
+    start: int | None = None  # the text's place in the answer, in characters; for the rule ``aligned``
 
 
 @dataclass(frozen=True)
 class AnchorSample:
-    """One question about one image.
+    """One question about one image."""
 
-    Attributes
-    ----------
-    name : str
-        Unique in its anchor.
-    image : PIL.Image.Image
-        RGB.
-    question : str
-    answer : str
-        Ground truth.
-    boxes : tuple of TextBox
-        Of the image's text, checked.
-    bad_boxes : mapping
-        How many boxes were left out for which reason.
-    """
-
-    name: str
-    image: Image
+    name: str  # unique in its anchor
+    image: Image  # RGB
     question: str
-    answer: str
-    boxes: tuple[TextBox, ...]
-    bad_boxes: Mapping[str, int] = field(default_factory=dict)
+    answer: str  # ground truth
+    boxes: tuple[TextBox, ...]  # of the image's text, checked
+    bad_boxes: Mapping[str, int] = field(default_factory=dict)  # how many were left out, by reason
 
 
 @dataclass(frozen=True)
@@ -67,7 +43,7 @@ class Anchor:
     name : str
         Goes into the provenance of head scores.
     rule : str
-        How tokens find their box, see ``target_tokens``: ``unique`` or ``aligned``.
+        How tokens find their box, see ``target_tokens``: one of `RULES`.
     sample : callable
         ``(seed, index) -> AnchorSample``; the same arguments give the same sample.
     size : int or None
@@ -80,14 +56,16 @@ class Anchor:
     size: int | None = None
 
 
-def check_boxes(boxes: list[TextBox], width: int, height: int) -> tuple[tuple[TextBox, ...], Counter[str]]:
-    """Sort out boxes that cannot be used.
+@dataclass(frozen=True)
+class StoredAnchor:
+    """An anchor whose images and boxes are the user's: ``open`` takes what was given as ``data``."""
 
-    Returns
-    -------
-    (tuple of TextBox, Counter)
-        The good ones, and how many were left out for which reason.
-    """
+    name: str
+    open: Callable[[str | None], Anchor]
+
+
+def check_boxes(boxes: list[TextBox], width: int, height: int) -> tuple[tuple[TextBox, ...], Counter[str]]:
+    """The boxes that can be used in an image of this size, and how many cannot for which reason."""
     good, bad = [], Counter()
     for item in boxes:
         left, top, right, bottom = item.box

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.heads.figures.plots import new_figure, save_figure
+from sparsemm_eval.heads.figures.plots import BLUE, new_figure, save_figure
 from sparsemm_eval.heads.figures.word_attention import WordAttention
-from sparsemm_eval.heads.scores.facts import best_heads
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.methods.base import Head
+from sparsemm_eval.heads.scores.table import Head, HeadScores
 from sparsemm_eval.model.image_tokens import Box
 
 
 def chosen_heads(scores: HeadScores, best: int, worst: int) -> list[Head]:
     """The best heads, best first, then the worst, worst last."""
-    order = best_heads(scores, scores.num_layers * scores.num_heads)
+    order = scores.best_heads(scores.table.numel())
     return [*order[:best], *order[len(order) - worst :]]
 
 
@@ -31,25 +29,13 @@ def save_sheet(
     """Draw one panel per head: the image with the head's attention over it.
 
     Each panel has its own scale, from no attention to the head's strongest cell; the title says how much of
-    the head's attention is on the image at all.
-
-    Parameters
-    ----------
-    seen : WordAttention
-    scores : HeadScores
-        For the titles.
-    heads : sequence of (layer, query head)
-    path : str or Path
-        Ends in .png or .svg.
-    columns : int
-        Panels per row.
-    marks : sequence of Box
-        Places in the image to draw a frame around, where it is known what the word should be read from.
+    the head's attention is on the image at all. ``marks`` are places to draw a frame around, where it is
+    known what the word should be read from.
 
     Raises
     ------
     HeadScoreError, ConfigError
-        If the scores are another model's, or for another ending.
+        If the scores are another model's, or the picture cannot be written.
     """
     scores.check_fits(*seen.maps.shape[:2])
     rows = -(-len(heads) // columns)
@@ -61,12 +47,8 @@ def save_sheet(
     for panel, head in zip(panels, heads, strict=False):
         _draw(panel, seen, head, float(scores.table[head] / scores.table.sum()))
         for left, top, right, bottom in marks:
-            panel.plot(
-                [left, right, right, left, left],
-                [top, top, bottom, bottom, top],
-                color="#0072b2",
-                linewidth=1,
-            )
+            corners = [left, right, right, left, left], [top, top, bottom, bottom, top]
+            panel.plot(*corners, color=BLUE, linewidth=1)
     figure.suptitle(f"attention while writing {seen.word!r}", fontsize=10)
     save_figure(figure, path)
 

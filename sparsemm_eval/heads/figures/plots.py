@@ -9,6 +9,8 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import HeadScores
 
 FORMATS = (".png", ".svg")
+# told apart by everyone
+BLUE, ORANGE = "#0072b2", "#d55e00"
 LINEAR_BELOW = 1e-3  # shares of the score
 NAMED_HEADS = 3
 
@@ -18,17 +20,10 @@ def save_head_map(scores: HeadScores, path: str | Path, title: str = "") -> None
 
     Colours follow the square root, so that weaker heads can be told from those without any score.
 
-    Parameters
-    ----------
-    scores : HeadScores
-    path : str or Path
-        Ends in .png or .svg.
-    title : str
-
     Raises
     ------
     ConfigError
-        For another ending.
+        If the picture cannot be written, for instance for another ending than .png and .svg.
     """
     figure = new_figure(path, width=2 + 0.28 * scores.num_heads, height=1.3 + 0.28 * scores.num_layers)
     axes = figure.subplots()
@@ -44,27 +39,14 @@ def save_head_map(scores: HeadScores, path: str | Path, title: str = "") -> None
 
 
 def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str], path: str | Path) -> None:
-    """Draw two tables against each other, one dot per head, both as shares of their sums.
+    """Draw two tables of one shape against each other, one dot per head, both as shares of their sums.
 
     Axes are logarithmic from a share of 0.001 on and linear below. The best heads are named: layer-head.
-
-    Parameters
-    ----------
-    first, second : HeadScores
-        Of the same shape.
-    names : (str, str)
-    path : str or Path
-        Ends in .png or .svg.
-
-    Raises
-    ------
-    ConfigError
-        For another ending.
     """
     figure = new_figure(path, width=4.5, height=4.5)
     axes = figure.subplots()
     a, b = ((scores.table / scores.table.sum()).flatten().numpy() for scores in (first, second))
-    axes.scatter(a, b, s=14, color="#0072b2", alpha=0.6, linewidths=0)
+    axes.scatter(a, b, s=14, color=BLUE, alpha=0.6, linewidths=0)
     limit = 1.5 * max(a.max(), b.max())
     axes.plot([0, limit], [0, limit], color="0.7", linewidth=1, zorder=0)
     for scale, bounds in ((axes.set_xscale, axes.set_xlim), (axes.set_yscale, axes.set_ylim)):
@@ -88,9 +70,12 @@ def new_figure(path: str | Path, width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure; the same figure gives the same file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-    figure.savefig(path, dpi=150, metadata=metadata)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, metadata=metadata)
+    except OSError as error:
+        raise ConfigError("plot", str(path), f"a file that can be written ({error.strerror})") from error
 
 
 def _ticks(count: int) -> range:

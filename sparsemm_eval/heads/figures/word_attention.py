@@ -13,30 +13,25 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.scoring.answers import encode_prompts, generated_answers, join
 from sparsemm_eval.heads.scoring.probe import attention_rows
-from sparsemm_eval.model.families.positions import image_tokens, prompt_positions
+from sparsemm_eval.model.families.base import image_positions
+from sparsemm_eval.model.families.registry import family_of
 from sparsemm_eval.model.image_tokens import Box
+from sparsemm_eval.model.images import rgb_image
 
 
 @dataclass(frozen=True, eq=False)
 class WordAttention:
     """Attention over an image while a word is written.
 
-    Attributes
-    ----------
-    image : PIL.Image.Image
-    answer, word : str
-    maps : torch.Tensor
-        float32 [L, H, rows, columns]: attention on the cells of the full-resolution grid, averaged over the
-        positions that predict the word's tokens.
-    area : tuple of 4 numbers
-        What the grid covers, in image pixels: (left, top, right, bottom); can reach over the image's edges.
+    ``maps``, float32 [L, H, rows, columns], is the attention on the cells of the full-resolution grid,
+    averaged over the positions that predict the word's tokens.
     """
 
     image: Image
     answer: str
     word: str
     maps: torch.Tensor
-    area: Box
+    area: Box  # what the grid covers, in image pixels; can reach over the image's edges
 
 
 def word_attention(
@@ -49,22 +44,14 @@ def word_attention(
 ) -> WordAttention:
     """Let a model answer a question about an image and note where its heads look while it writes a word.
 
-    Parameters
-    ----------
-    model, processor
-        See ``score_batch``.
-    image : PIL.Image.Image
-    question : str
-    word : str, optional
-        A part of the answer, its first occurrence; None: the answer's first word.
-    max_new_tokens : int
+    The word is a part of the answer, its first occurrence; None: the answer's first word.
 
     Raises
     ------
     ConfigError
         If the answer does not hold the word, or is empty.
     """
-    sample = AnchorSample("figure", image.convert("RGB"), question, "", ())
+    sample = AnchorSample("figure", rgb_image(image), question, "", ())
     inputs = encode_prompts(model, processor, [sample])
     [tokens] = generated_answers(model, inputs, max_new_tokens)
     answer = processor.tokenizer.decode(tokens)
@@ -76,19 +63,15 @@ def word_attention(
     places = [len(prompt) + index - 1 for index in _tokens_of(processor.tokenizer, tokens, answer, word)]
     rows = attention_rows(model, sequences.inputs, torch.tensor([places], device=model.device))
     grids = sequences.inputs.get("image_grid_thw")
-    layout = image_tokens(model.config, *image.size, None if grids is None else grids[0].tolist())
-    positions, grid = prompt_positions(model.config, prompt, layout), layout.grid
+    grid_thw = None if grids is None else grids[0].tolist()
+    layout = family_of(model.config).image_tokens(model.config, *image.size, grid_thw)
+    positions, grid = image_positions(model.config, prompt, layout), layout.grid
     cells = [grid.first + row * grid.stride + c for row in range(grid.rows) for c in range(grid.columns)]
     seen = rows[:, 0].mean(2).cpu()[..., positions[cells]]  # [L, H, cells]
-    (left, top), (right, bottom) = (
-        tuple(
-            float((cell - offset) / scale)
-            for cell, offset, scale in zip(corner, grid.offset, grid.scale, strict=True)
-        )
-        for corner in ((0, 0), (grid.columns, grid.rows))
-    )
+    edges = zip((0, 0, grid.columns, grid.rows), grid.offset * 2, grid.scale * 2, strict=True)
+    area = tuple(float((cell - offset) / scale) for cell, offset, scale in edges)
     maps = seen.view(*seen.shape[:2], grid.rows, grid.columns)
-    return WordAttention(sample.image, answer, word, maps, (left, top, right, bottom))
+    return WordAttention(sample.image, answer, word, maps, area)
 
 
 def _tokens_of(tokenizer: Any, tokens: list[int], answer: str, word: str) -> list[int]:

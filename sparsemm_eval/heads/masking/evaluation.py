@@ -5,81 +5,56 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.checks import Count, checked, one_of, record
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
+from sparsemm_eval.files import digest_of, source_digest
+from sparsemm_eval.heads.masking.experiment import NOTHING, RANDOM, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.heads.scoring.load_model import weights_digest
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
-from sparsemm_eval.model import shipped as checkpoints
+from sparsemm_eval.methods import fullkv, head_masking
+from sparsemm_eval.model.families.registry import ANY_FAMILY, families
+from sparsemm_eval.model.fingerprint import local_fingerprint
 from sparsemm_eval.tasks import FOLDER
 
-FAMILIES = ("llava", "qwen2vl")
+TAKEN = {"pretrained", "head_scores", "mask_ratio", "mask_seed", "mask_mode", "journal"}
 Evaluate = Callable[..., list[ResultsFile]]
 
 
-@dataclass(frozen=True)
+@record
 class MaskEvaluation:
-    """What is evaluated.
+    """What is evaluated."""
 
-    Attributes
-    ----------
-    family : str
-        ``llava`` or ``qwen2vl``: the beginning of the model names.
-    pretrained : str
-        Shipped reader, hub id or folder.
-    tasks : tuple of str
-        Names as lmms-eval takes them.
-    folder : pathlib.Path
-        Where results and journals go.
-    head_scores : str or None
-        None: those known for the model.
-    limit : int or None
-        Documents per task; None: all.
-    batch_size : int
-    model_args : str
-        More of them, ``name=value`` with commas between.
-    processes : int
-
-    Raises
-    ------
-    ConfigError
-    """
-
-    family: str
-    pretrained: str
-    tasks: tuple[str, ...]
-    folder: Path
-    head_scores: str | None = None
-    limit: int | None = None
-    batch_size: int = 1
-    model_args: str = ""
-    processes: int = 1
+    family: str  # the beginning of the model names
+    pretrained: str  # shipped reader, hub id or folder
+    tasks: tuple[str, ...]  # names as lmms-eval takes them
+    folder: Path  # where results and journals go
+    head_scores: str | None = None  # None: those known for the model
+    limit: Count | None = None  # documents per task; None: all
+    batch_size: Count = 1
+    model_args: str = ""  # more of them, ``name=value`` with commas between
+    processes: Count = 1
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ConfigError("family", self.family, "one of " + ", ".join(FAMILIES))
+        checked(one_of(*families(), ANY_FAMILY), "family", self.family)
         if not self.tasks:
             raise ConfigError("tasks", self.tasks, "at least one (see: sparsemm tasks)")
-        taken = {"pretrained", "head_scores", "mask_ratio", "mask_seed", "mask_mode", "journal"}
-        given = {part.partition("=")[0] for part in self.model_args.split(",")}
-        if taken & given:
-            raise ConfigError("model_args", self.model_args, "none of " + ", ".join(sorted(taken)))
+        if TAKEN & {part.partition("=")[0] for part in self.model_args.split(",")}:
+            raise ConfigError("model_args", self.model_args, "none of " + ", ".join(sorted(TAKEN)))
 
     def identity(self, scores: HeadScores) -> dict[str, Any]:
         """Everything that decides a point's result, besides the point; JSON types."""
-        # the one place that may know lmms-eval's version and the wrappers' source
-        from sparsemm_eval.model_wrappers.records.identity import source_digest, versions
+        # lmms-eval takes seconds to import, and only its version is wanted
+        from sparsemm_eval.model_wrappers.records.identity import versions
 
-        folder = checkpoints.resolve(self.pretrained) or Path(self.pretrained)
+        checkpoint = local_fingerprint(self.pretrained, "model")
         return {
             "family": self.family,
-            "pretrained": folder.name if folder.is_dir() else self.pretrained,
-            "weights": weights_digest(folder) if folder.is_dir() else None,
+            "pretrained": self.pretrained if checkpoint is None else Path(self.pretrained).resolve().name,
+            "checkpoint": checkpoint,
             "head_scores": scores.digest(),
             "tasks": list(self.tasks),
             "own_tasks": _digest_of(FOLDER),
@@ -91,7 +66,7 @@ class MaskEvaluation:
 
     def arguments(self, plan: MaskPlan, point: Point) -> list[str]:
         """lmms-eval's command line for one point."""
-        suffix = {NOTHING: "fullkv", VISUAL: "mask"}.get(point.heads, "mask_random")
+        methods = {NOTHING: fullkv.METHOD, VISUAL: head_masking.VISUAL, RANDOM: head_masking.OTHERS}
         # answers are found again by everything they depend on, so all points may share a journal
         model_args = [f"pretrained={self.pretrained}", f"journal={self.folder / 'journal'}"]
         if point.heads != NOTHING:
@@ -102,7 +77,7 @@ class MaskEvaluation:
             model_args.append(f"mask_seed={point.seed}")
         model_args += [self.model_args] if self.model_args else []
         values = {
-            "model": f"{self.family}_{suffix}",
+            "model": f"{self.family}_{methods[point.heads].name}",
             "model_args": ",".join(model_args),
             "tasks": ",".join(self.tasks),
             "batch_size": str(self.batch_size),
@@ -141,9 +116,8 @@ def _errors(file: ResultsFile, task: str) -> dict[str, float]:
 
 
 def _digest_of(folder: Path) -> str:
-    content = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    found = {}
+    for path in folder.rglob("*"):
         if path.suffix in (".yaml", ".parquet", ".py"):
-            content.update(path.name.encode())
-            content.update(path.read_bytes())
-    return content.hexdigest()
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest_of(found)

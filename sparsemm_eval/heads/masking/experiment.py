@@ -2,65 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
-from sparsemm_eval.errors import ConfigError, HeadScoreError
-from sparsemm_eval.files import write_text_atomically
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.methods.head_masking import MODES, count_of
+from sparsemm_eval.checks import Natural, Share, one_of, record
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import RecordStore, digest_of
+from sparsemm_eval.heads.scores.table import HeadScores, count_of
+from sparsemm_eval.methods.head_masking import MODES
 
-FORMAT = "sparsemm-eval/mask-experiment"
-VERSION = 1
-FILE = "mask.json"
+EARLIER = "mask.json"  # where earlier versions kept points
 NOTHING, VISUAL, RANDOM = "nothing", "visual", "random"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation.
+    """One evaluation."""
 
-    Attributes
-    ----------
-    heads : str
-        What is masked: ``nothing``, ``visual`` (the best heads) or ``random`` (drawn from all others).
-    share : float
-        Of all query heads.
-    seed : int or None
-        Of the draw; None where nothing is drawn.
-    """
-
-    heads: str
-    share: float
-    seed: int | None = None
+    heads: str  # masked ones: ``nothing``, ``visual`` (the best) or ``random`` (drawn from all others)
+    share: float  # of all query heads
+    seed: int | None = None  # of the draw; None where nothing is drawn
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation found.
+    """What an evaluation found, by task."""
 
-    Attributes
-    ----------
-    scores, errors : mapping
-        Task to metric to value, and to its standard error where there is one.
-    samples : mapping
-        Task to number of documents.
-    """
-
-    scores: Mapping[str, Mapping[str, float]]
-    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    samples: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]]  # metric to value
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metric to standard error
+    samples: Mapping[str, int] = field(default_factory=dict)  # number of documents
 
 
 Measure = Callable[[Point], Measured]
 
 
-@dataclass(frozen=True)
+@record
 class MaskPlan:
     """Which heads are masked, and how.
 
@@ -72,27 +52,18 @@ class MaskPlan:
         Of the random draws, the same for every share.
     mode : str
         See ``masked_heads``.
-
-    Raises
-    ------
-    ConfigError
     """
 
-    shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    mode: str = "query"
+    shares: tuple[Share, ...] = (0.02, 0.05, 0.1, 0.2)
+    seeds: tuple[Natural, ...] = (0, 1, 2)
+    mode: one_of(*MODES) = "query"
 
     def __post_init__(self) -> None:
-        # count_of refuses what is no share at all
-        if not self.shares or not all(count_of(share, 1000) and share <= 0.5 for share in self.shares):
+        if not self.shares or not all(0 < share <= 0.5 for share in self.shares):
             raise ConfigError("shares", self.shares, "at least one number above 0 and up to 0.5")
-        if not all(isinstance(seed, int) and seed >= 0 for seed in self.seeds):
-            raise ConfigError("seeds", self.seeds, "integers >= 0")
         for name, values in (("shares", self.shares), ("seeds", self.seeds)):
             if len(set(values)) != len(values):
                 raise ConfigError(name, values, "every value once")
-        if self.mode not in MODES:
-            raise ConfigError("mode", self.mode, "one of " + ", ".join(MODES))
 
     def points(self) -> Iterator[Point]:
         """Every evaluation: without masking, then per share the best heads and each draw of others."""
@@ -113,11 +84,8 @@ def check_shares(plan: MaskPlan, scores: HeadScores) -> None:
     total = scores.table.numel()
     counts = [count_of(share, total) for share in plan.shares]
     if 2 * max(counts) > total or len(set(counts)) != len(counts):
-        raise ConfigError(
-            "shares",
-            plan.shares,
-            f"different numbers of heads, at most half of all {total} (these are {counts} heads)",
-        )
+        remedy = f"different numbers of heads, at most half of all {total} (these are {counts} heads)"
+        raise ConfigError("shares", plan.shares, remedy)
 
 
 def run(
@@ -129,74 +97,44 @@ def run(
 ) -> dict[Point, Measured]:
     """Evaluate every point and put each down as soon as it is known.
 
-    Parameters
-    ----------
-    plan : MaskPlan
-    identity : mapping
-        Everything besides plan and point that decides a result, in JSON types: model, weights, head scores,
-        tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
-    measure : callable
-        Evaluates one point.
-    folder : pathlib.Path
-        Where ``mask.json`` lies.
-    say : callable
-        Told what is done.
+    ``identity`` is everything besides plan and point that decides a result, in JSON types: model, weights,
+    head scores, tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
 
     Raises
     ------
-    HeadScoreError
-        If ``mask.json`` is of another format.
+    JournalError
+        If another process uses the folder, or what is kept there is damaged.
     """
-    path = folder / FILE
-    known = _read(path)
     found: dict[Point, Measured] = {}
-    for point in plan.points():
-        key = _key(plan, identity, point)
-        if key in known:
-            say(f"{_name(point)}: known")
-        else:
-            say(f"{_name(point)}: evaluating")
-            known[key] = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
-            _write(path, known)
-        record = known[key]
-        found[point] = Measured(record["scores"], record["errors"], record["samples"])
+    if (folder / EARLIER).exists():
+        say(f"{folder / EARLIER} is of an earlier version of this package and is left alone")
+    with RecordStore(folder, "points", unit="points", elsewhere="choose another folder") as store:
+        for point in plan.points():
+            key = _key(plan, identity, point)
+            say(f"{_name(point)}: {'known' if key in store else 'evaluating'}")
+            if key not in store:
+                kept = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
+                store.append({key: kept})
+            kept = store[key]
+            found[point] = Measured(kept["scores"], kept["errors"], kept["samples"])
     return found
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One task's metric against the share of masked heads.
-
-    Attributes
-    ----------
-    task, metric : str
-    samples : int or None
-    full, full_error : float
-        Without masking; nan where no standard error is known.
-    visual : mapping
-        Share to (score, standard error).
-    random : mapping
-        Share to the scores of every draw.
-    """
+    """One task's metric against the share of masked heads."""
 
     task: str
     metric: str
     samples: int | None
-    full: float
-    full_error: float
-    visual: Mapping[float, tuple[float, float]]
-    random: Mapping[float, tuple[float, ...]]
+    full: float  # without masking
+    full_error: float  # nan where no standard error is known
+    visual: Mapping[float, tuple[float, float]]  # share to (score, standard error)
+    random: Mapping[float, tuple[float, ...]]  # share to the scores of every draw
 
 
 def curves(found: Mapping[Point, Measured], metric: str | None = None) -> list[Curve]:
-    """Sort points into one curve per task.
-
-    Parameters
-    ----------
-    found : mapping
-        From ``run``.
-    metric : str, optional
-        Name of the metric; None: the first that each task has.
+    """Sort points into one curve per task; without a metric's name it is the first that each task has.
 
     Raises
     ------
@@ -223,10 +161,7 @@ def curves(found: Mapping[Point, Measured], metric: str | None = None) -> list[C
 
 def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
     """Mean, and standard deviation between draws; nan for a single one."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return fmean(values), stdev(values) if len(values) > 1 else math.nan
 
 
 def _error(measured: Measured, task: str, metric: str) -> float:
@@ -236,8 +171,7 @@ def _error(measured: Measured, task: str, metric: str) -> float:
 def _key(plan: MaskPlan, identity: Mapping[str, Any], point: Point) -> str:
     # without masking the way of masking plays no part
     mode = None if point.heads == NOTHING else plan.mode
-    content = {"point": asdict(point), "mode": mode, "identity": dict(identity)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest_of({"point": asdict(point), "mode": mode, "identity": dict(identity)})
 
 
 def _name(point: Point) -> str:
@@ -245,22 +179,3 @@ def _name(point: Point) -> str:
         return "no head masked"
     seed = "" if point.seed is None else f", draw {point.seed}"
     return f"{point.share:.1%} {point.heads} heads masked{seed}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if (record["format"], record["version"]) != (FORMAT, VERSION):
-            raise KeyError("format")
-        return dict(record["points"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise HeadScoreError(
-            f"{path} is no mask experiment of version {VERSION} ({error!r}): choose another folder"
-        ) from error
-
-
-def _write(path: Path, points: Mapping[str, Any]) -> None:
-    record = {"format": FORMAT, "version": VERSION, "points": points}
-    write_text_atomically(path, json.dumps(record, indent=1) + "\n")

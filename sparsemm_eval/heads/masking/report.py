@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.files import write_text_atomically
-from sparsemm_eval.heads.figures.plots import new_figure, save_figure
-from sparsemm_eval.heads.masking.experiment import Curve, mean_and_spread
-from sparsemm_eval.methods.head_masking import count_of
+import pandas
 
-# told apart by everyone, and by their markers in grey
-BEST, OTHERS = "#d55e00", "#0072b2"
+from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.heads.figures.plots import BLUE, ORANGE, new_figure, save_figure
+from sparsemm_eval.heads.masking.experiment import Curve, mean_and_spread
+from sparsemm_eval.heads.scores.table import count_of
+
 COLUMNS = ("task", "metric", "samples", "heads", "share", "count", "draws", "score", "standard_error",
            "spread", "lowest", "highest")  # fmt: skip
 
 
 def save_all(curves: Sequence[Curve], total: int, folder: Path, title: str = "") -> list[Path]:
-    """Write ``mask.csv``, ``mask.md``, ``mask.png`` and ``mask.svg``.
-
-    Parameters
-    ----------
-    curves : sequence of Curve
-    total : int
-        Query heads of the model.
-    folder : pathlib.Path
-    title : str
-
-    Returns
-    -------
-    list of pathlib.Path
-    """
+    """Write ``mask.csv``, ``mask.md``, ``mask.png`` and ``mask.svg`` for a model of ``total`` query heads."""
     write_text_atomically(folder / "mask.csv", csv_text(curves, total))
     write_text_atomically(folder / "mask.md", (f"# {title}\n\n" if title else "") + markdown(curves, total))
     for ending in ("png", "svg"):
@@ -42,36 +27,24 @@ def save_all(curves: Sequence[Curve], total: int, folder: Path, title: str = "")
     return [folder / f"mask.{ending}" for ending in ("csv", "md", "png", "svg")]
 
 
-def rows(curves: Sequence[Curve], total: int) -> list[dict[str, Any]]:
-    """One row per task, kind of heads and share; see ``COLUMNS``. ``spread`` is between draws."""
-    found = []
+def csv_text(curves: Sequence[Curve], total: int) -> str:
+    """One row per task, kind of heads and share; ``spread`` is between draws. What is not known is empty."""
+    rows: list[tuple[Any, ...]] = []
     for curve in curves:
         start = (curve.task, curve.metric, curve.samples)
-
-        def row(*values: Any, start: tuple[Any, ...] = start) -> dict[str, Any]:
-            return dict(zip(COLUMNS, (*start, *values), strict=True))
-
-        found.append(row("nothing", 0.0, 0, 1, curve.full, curve.full_error, math.nan, *[curve.full] * 2))
+        rows.append((*start, "nothing", 0.0, 0, 1, curve.full, curve.full_error, None, *[curve.full] * 2))
         for share, (score, error) in sorted(curve.visual.items()):
-            count = count_of(share, total)
-            found.append(row("visual", share, count, 1, score, error, math.nan, score, score))
+            rows.append(
+                (*start, "visual", share, count_of(share, total), 1, score, error, None, score, score)
+            )
         for share, values in sorted(curve.random.items()):
             mean, spread = mean_and_spread(values)
-            edges = (min(values), max(values))
-            found.append(
-                row("random", share, count_of(share, total), len(values), mean, math.nan, spread, *edges)
-            )
-    return found
-
-
-def csv_text(curves: Sequence[Curve], total: int) -> str:
-    """The rows as CSV; what is not known is left empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows(curves, total):
-        writer.writerow({name: "" if _unknown(value) else value for name, value in row.items()})
-    return text.getvalue()
+            found = (len(values), mean, None, spread, min(values), max(values))
+            rows.append((*start, "random", share, count_of(share, total), *found))
+    # as objects, so that whole numbers stay whole beside what is not known
+    return pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object).to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 def markdown(curves: Sequence[Curve], total: int) -> str:
@@ -121,17 +94,15 @@ def _draw(panel: Any, curve: Curve) -> None:
         across = [0.0, *(100 * share for share in shares)]
         drawn = [(curve.full,), *(curve.random[share] for share in shares)]
         means = [mean_and_spread(values)[0] for values in drawn]
-        panel.fill_between(
-            across, list(map(min, drawn)), list(map(max, drawn)), color=OTHERS, alpha=0.2, lw=0
-        )
-        panel.plot(across, means, color=OTHERS, marker="s", markersize=4, label="random other heads")
+        panel.fill_between(across, list(map(min, drawn)), list(map(max, drawn)), color=BLUE, alpha=0.2, lw=0)
+        panel.plot(across, means, color=BLUE, marker="s", markersize=4, label="random other heads")
     shares = sorted(curve.visual)
     found = [(curve.full, curve.full_error), *(curve.visual[share] for share in shares)]
     panel.errorbar(
         [0.0, *(100 * share for share in shares)],
         [score for score, _ in found],
         yerr=[0.0 if math.isnan(error) else error for _, error in found],
-        color=BEST,
+        color=ORANGE,
         marker="o",
         markersize=5,
         capsize=2,
@@ -149,8 +120,4 @@ def _draw(panel: Any, curve: Curve) -> None:
 
 
 def _figure(value: float, error: float) -> str:
-    return f"{value:.3f}" if _unknown(error) else f"{value:.3f} ± {error:.3f}"
-
-
-def _unknown(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"

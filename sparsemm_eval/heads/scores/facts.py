@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.methods.base import Head
-from sparsemm_eval.methods.head_masking import top_heads
+from sparsemm_eval.heads.scores.table import Head, HeadScores, count_of
 
 SHARES = (0.01, 0.05, 0.1)
 # a head below this part of the best one hardly takes part
@@ -15,7 +13,8 @@ NOTEWORTHY = 0.01
 
 def share_of_top(scores: HeadScores, share: float) -> float:
     """Part of the whole score that the best ``share`` of all query heads holds (at least one head)."""
-    return sum(float(scores.table[head]) for head in top_heads(scores, share)) / float(scores.table.sum())
+    best = scores.best_heads(count_of(share, scores.table.numel()))
+    return sum(float(scores.table[head]) for head in best) / float(scores.table.sum())
 
 
 def layer_shares(scores: HeadScores) -> list[float]:
@@ -28,11 +27,6 @@ def noteworthy_heads(scores: HeadScores) -> int:
     return int((scores.table > NOTEWORTHY * scores.table.max()).sum())
 
 
-def best_heads(scores: HeadScores, count: int) -> list[Head]:
-    """The best heads as (layer, query head), best first."""
-    return top_heads(scores, 1.0)[:count]
-
-
 def hit_rate(scores: HeadScores, head: Head) -> float | None:
     """How often the head looked at what it was about to say, where the table knows; per token and key."""
     facts = scores.provenance
@@ -43,24 +37,20 @@ def hit_rate(scores: HeadScores, head: Head) -> float | None:
 
 def lines(scores: HeadScores, top: int = 10) -> list[str]:
     """The facts as text: origin, concentration, layers, best heads."""
-    total = scores.num_layers * scores.num_heads
+    total, facts = scores.table.numel(), scores.provenance
     text = [f"{scores.num_layers} layers x {scores.num_heads} query heads"]
-    plain = {
-        name: value
-        for name, value in scores.provenance.items()
-        if value is not None and not isinstance(value, (list, dict))
-    }
+    plain = {k: v for k, v in facts.items() if v is not None and not isinstance(v, (list, dict))}
     text += textwrap.wrap(", ".join(f"{name} {value}" for name, value in plain.items()), width=100)
     for share in SHARES:
-        count = len(top_heads(scores, share))
-        text.append(f"top {share:.0%} of heads ({count}): {share_of_top(scores, share):.1%} of the score")
+        part = share_of_top(scores, share)
+        text.append(f"top {share:.0%} of heads ({count_of(share, total)}): {part:.1%} of the score")
     text.append(f"{noteworthy_heads(scores)} of {total} heads have more than 1 % of the best one's score")
     text += [f"layer {layer}: {share:.1%}" for layer, share in enumerate(layer_shares(scores))]
-    if scores.provenance.get("bad_boxes"):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in scores.provenance["bad_boxes"].items())
+    if facts.get("bad_boxes"):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in facts["bad_boxes"].items())
         text.append(f"boxes left out: {reasons}")
-    errors = scores.provenance.get("standard_error")
-    for layer, head in best_heads(scores, top):
+    errors = facts.get("standard_error")
+    for layer, head in scores.best_heads(top):
         line = f"layer {layer} head {head}: {float(scores.table[layer, head]):.5g}"
         if errors:
             line += f" ± {errors[layer][head]:.2g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import urllib.request
 from collections.abc import Callable
@@ -10,9 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import platformdirs
-
 from sparsemm_eval.errors import HeadScoreError
+from sparsemm_eval.files import user_cache, write_text_atomically
 from sparsemm_eval.heads.scores.table import HeadScores
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/CR400AF-A/SparseMM/{ref}/visual_head/head_score/{file}"
@@ -53,7 +53,7 @@ Fetch = Callable[[str], bytes]
 
 def cache_folder() -> Path:
     """Where the user's own and downloaded tables live."""
-    return Path(platformdirs.user_cache_dir("sparsemm-eval")) / "head_scores"
+    return user_cache("head_scores")
 
 
 def file_name(model_name: str) -> str:
@@ -88,7 +88,7 @@ def resolve(
     cache : Path, optional
         Folder of the user's tables.
     fetch : callable, optional
-        ``fetch(url) -> bytes``; raises OSError when the URL cannot be had.
+        ``fetch(url) -> bytes``; raises OSError where nothing can be fetched.
 
     Raises
     ------
@@ -97,34 +97,24 @@ def resolve(
     """
     if isinstance(scores, HeadScores):
         return scores
-    cache = cache or cache_folder()
-    if scores is not None:
-        return _explicit(scores, cache, fetch or _download)
-    if model_name is None:
+    if scores is not None and Path(os.path.expanduser(scores)).is_file():
+        return HeadScores.load(os.path.expanduser(scores))
+    name, cache = model_name if scores is None else scores, cache or cache_folder()
+    if name is None:
         raise HeadScoreError("head_scores is not given and there is no model name to look it up by")
-    found = _by_name(model_name, cache, fetch or _download)
-    if found is None:
+    found = _by_name(name, cache, fetch or _download) if isinstance(name, str) else None
+    if found is not None:
+        return found
+    if scores is None:
         raise HeadScoreError(
-            f"no head scores are known for model {model_name!r}: pass head_scores=PATH to one made for it "
+            f"no head scores are known for model {name!r}: pass head_scores=PATH to one made for it "
             f"(looked among the shipped tables, in {cache} and in the published tables)"
         )
-    return found
-
-
-def _explicit(scores: str | Path, cache: Path, fetch: Fetch) -> HeadScores:
-    if Path(scores).is_file():
-        return HeadScores.load(scores)
-    found = None if isinstance(scores, Path) else _by_name(scores, cache, fetch)
-    if found is None:
-        raise HeadScoreError(
-            f"head_scores={str(scores)!r} is neither a file nor a known name: expected the path of a "
-            "head-score JSON, one of the shipped names ("
-            + ", ".join(shipped_names())
-            + ") or a published one ("
-            + ", ".join(table.models[0] for table in PUBLISHED)
-            + ")"
-        )
-    return found
+    published = ", ".join(table.models[0] for table in PUBLISHED)
+    raise HeadScoreError(
+        f"head_scores={str(name)!r} is neither a file nor a known name: expected the path of a head-score "
+        f"JSON, one of the shipped names ({', '.join(shipped_names())}) or a published one ({published})"
+    )
 
 
 def shipped_names() -> list[str]:
@@ -160,18 +150,13 @@ def _published(table: PublishedTable, cache: Path, fetch: Fetch) -> HeadScores:
             continue
         actual = git_blob_id(content)
         if actual == table.git_blob:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            partial = stored.with_suffix(".part")
-            partial.write_bytes(content)
-            partial.replace(stored)
+            write_text_atomically(stored, content.decode("utf-8"))
             return HeadScores.load(stored)
-        failures.append(
-            f"{url}: content has git blob id {actual}, expected {table.git_blob}; nothing was kept"
-        )
+        wrong = f"content has git blob id {actual}, expected {table.git_blob}; nothing was kept"
+        failures.append(f"{url}: {wrong}")
     raise HeadScoreError(
-        f"the published head scores {table.file} could not be had: "
-        + "; ".join(failures)
-        + f". Download the file yourself and pass head_scores=PATH, or put it at {stored}"
+        f"the published head scores {table.file} could not be downloaded: {'; '.join(failures)}. "
+        f"Download the file yourself and pass head_scores=PATH, or put it at {stored}"
     )
 
 

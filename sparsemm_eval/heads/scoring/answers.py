@@ -11,28 +11,17 @@ from transformers import PreTrainedModel
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.heads.anchors.record import AnchorSample
-from sparsemm_eval.model.families.positions import image_token_id
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Prompts and answers of B samples, one after the other.
+    """Prompts and answers of B samples, one after the other."""
 
-    Attributes
-    ----------
-    inputs : dict
-        Model inputs, padded on the right, without attention mask.
-    prompts : tuple of torch.Tensor
-        [B] of int64 [N]: prompt token ids without padding.
-    answers : tuple of list of int
-        [B] of answer token ids, end of sequence left out.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    prompts: tuple[torch.Tensor, ...]
-    answers: tuple[list[int], ...]
+    inputs: dict[str, torch.Tensor]  # padded on the right, without attention mask
+    prompts: tuple[torch.Tensor, ...]  # [B] of int64 [N]: token ids without padding
+    answers: tuple[list[int], ...]  # [B] of token ids, end of sequence left out
 
 
 def encode_prompts(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> dict[str, Any]:
@@ -45,19 +34,11 @@ def encode_prompts(model: PreTrainedModel, processor: Any, samples: Sequence[Anc
     """
     if not getattr(processor, "chat_template", None):
         raise UnsupportedError("the model's processor has no chat template, so questions cannot be put to it")
-    texts = [
-        processor.apply_chat_template(
-            [
-                {
-                    "role": "user",
-                    "content": [{"type": "image"}, {"type": "text", "text": sample.question}],
-                }
-            ],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        for sample in samples
-    ]
+    texts = []
+    for sample in samples:
+        content = [{"type": "image"}, {"type": "text", "text": sample.question}]
+        chat = [{"role": "user", "content": content}]
+        texts.append(processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
     inputs = processor(
         images=[sample.image for sample in samples],
         text=texts,
@@ -82,7 +63,7 @@ def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_to
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
     )
-    ends = end_tokens(model) | {image_token_id(model.config)}
+    ends = end_tokens(model) | {model.config.image_token_id}
     answers = []
     for row in output[:, inputs["input_ids"].shape[1] :].tolist():
         length = next((i for i, token in enumerate(row) if token in ends), len(row))
@@ -99,13 +80,8 @@ def end_tokens(model: PreTrainedModel) -> set[int]:
 def join(inputs: dict[str, Any], answers: Sequence[list[int]], pad: int) -> Sequences:
     """Put each answer behind its prompt and move the padding to the right.
 
-    Parameters
-    ----------
-    inputs : dict
-        From ``encode_prompts``.
-    answers : sequence of list of int
-    pad : int
-        Any token id that is no image token; nothing ever looks at it.
+    ``inputs`` is what ``encode_prompts`` gives. ``pad`` is any token id but that of image tokens, as nothing
+    ever looks at it.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     prompts = tuple(row[keep] for row, keep in zip(ids, mask, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.checks import Count, one_of, record
 from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
 from sparsemm_eval.heads.scoring.answers import (
     Sequences,
@@ -21,12 +21,13 @@ from sparsemm_eval.heads.scoring.answers import (
 from sparsemm_eval.heads.scoring.drafts import beginnings, confirmed, decoded_instead, positions_to_confirm
 from sparsemm_eval.heads.scoring.probe import look_and_listen
 from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
-from sparsemm_eval.model.families.positions import image_tokens, prompt_positions
+from sparsemm_eval.model.families.base import image_positions
+from sparsemm_eval.model.families.registry import family_of
 
 MODES = ("generate", "teacher")
 
 
-@dataclass(frozen=True)
+@record
 class ScoringRule:
     """What decides an image's scores, besides model and data.
 
@@ -43,50 +44,28 @@ class ScoringRule:
     max_new_tokens : int
         Length limit of generated answers; answers under the rule ``aligned`` also end soon after the length
         of the ground truth.
-
-    Raises
-    ------
-    ConfigError
     """
 
-    mode: str = "generate"
-    rule: str = "unique"
-    topk: int = 1
+    mode: one_of(*MODES) = "generate"
+    rule: one_of(*RULES) = "unique"
+    topk: Count = 1
     include_base: bool = False
-    max_new_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        for argument, value, choices in (("mode", self.mode, MODES), ("rule", self.rule, RULES)):
-            if value not in choices:
-                raise ConfigError(argument, value, "one of " + ", ".join(choices))
-        for argument, value in (("topk", self.topk), ("max_new_tokens", self.max_new_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(argument, value, "an integer >= 1")
+    max_new_tokens: Count = 512
 
 
 @dataclass(frozen=True, eq=False)
 class ImageScore:
     """What one image says about every head.
 
-    Attributes
-    ----------
-    tokens : int
-        Answer tokens that counted.
-    answer_tokens : int
-        All answer tokens.
-    scores : torch.Tensor
-        float64 [L, H]: sum over the counted tokens of 1/|region| for each strongest key in the region.
-    hits : torch.Tensor
-        int64 [L, H]: number of strongest keys in their token's region.
-    bad_boxes : mapping
-        Boxes of the image that could not be used, by reason.
+    ``scores``, float64 [L, H], is the sum over the counted tokens of 1/|region| for each strongest key in the
+    region; ``hits``, int64 [L, H], is the number of such keys.
     """
 
-    tokens: int
-    answer_tokens: int
+    tokens: int  # answer tokens that counted
+    answer_tokens: int  # all of them
     scores: torch.Tensor
     hits: torch.Tensor
-    bad_boxes: Mapping[str, int] = field(default_factory=dict)
+    bad_boxes: Mapping[str, int] = field(default_factory=dict)  # that could not be used, by reason
 
 
 def score_batch(
@@ -94,21 +73,8 @@ def score_batch(
 ) -> list[ImageScore]:
     """Visual scores of some samples (paper, section "visual head identification").
 
-    A head is looked at where it *predicts* the token, one position before the token's own.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        LLaVA-NeXT or Qwen2-VL.
-    processor
-        The model's.
-    samples : sequence of AnchorSample
-    rule : ScoringRule
-
-    Returns
-    -------
-    list of ImageScore
-        One per sample, independent of the others in the batch.
+    A head is looked at where it *predicts* the token, one position before the token's own. A sample's scores
+    do not depend on the others in the batch.
     """
     inputs = encode_prompts(model, processor, samples)
     pad = processor.tokenizer.pad_token_id or 0
@@ -162,8 +128,8 @@ def _regions(
     for row, sample in enumerate(samples):
         prompt, answer = sequences.prompts[row], sequences.answers[row]
         grid = None if grids is None else grids[row].tolist()
-        tokens = image_tokens(model.config, *sample.image.size, grid)
-        positions = prompt_positions(model.config, prompt, tokens)
+        tokens = family_of(model.config).image_tokens(model.config, *sample.image.size, grid)
+        positions = image_positions(model.config, prompt, tokens)
         targets = [
             (target, sorted({i for box in target.boxes for i in tokens.region(box, rule.include_base)}))
             for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer)
@@ -180,7 +146,8 @@ def _regions(
 def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Hits int64 [B, L, H] and scores float64 [B, L, H] of strongest keys [L, B, H, Q, topk]."""
     layers, rows, heads, count, topk = found.shape
-    inside = torch.zeros(rows, count, int(found.max()) + 2 + _max_position(regions), dtype=torch.bool)
+    last = max((int(region.max()) for targets in regions for region in targets), default=0)
+    inside = torch.zeros(rows, count, int(found.max()) + 2 + last, dtype=torch.bool)
     weight = torch.zeros(rows, count, dtype=torch.float64)
     for row, targets in enumerate(regions):
         for place, region in enumerate(targets):
@@ -191,8 +158,3 @@ def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[to
     hit = inside.gather(2, index % inside.shape[2]).view(rows, count, layers, heads, topk)
     each = hit.sum(-1)  # [B, Q, L, H]
     return each.sum(1), torch.einsum("bqlh,bq->blh", each.double(), weight)
-
-
-def _max_position(regions: list[list[torch.Tensor]]) -> int:
-    """The largest position in any region, 0 where there is none."""
-    return max((int(region.max()) for targets in regions for region in targets), default=0)

@@ -7,7 +7,7 @@ the pass that probes the heads, so a confirmed answer costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from sparsemm_eval.heads.scoring.answers import (
     ground_truth_answers,
     join,
 )
-from sparsemm_eval.model.families.positions import image_token_id
 
 # room for an answer that adds something to the ground truth
 EXTRA_TOKENS = 8
@@ -53,29 +52,23 @@ def confirmed(model: PreTrainedModel, sequences: Sequences, said: torch.Tensor, 
         Most tokens of an answer; a longer draft would have been cut.
     """
     ends, found = end_tokens(model), []
-    first = min(map(len, sequences.prompts))
-    for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
-        start = len(prompt) - first
-        # the last token of the longest sequence predicts the end, too
-        tokens = row[start : start + len(draft) + 1]
+    for draft, tokens in _drafts_and_said(sequences, said):
         whole = tokens[:-1] == draft and tokens[-1] in ends and not ends & set(draft)
         found.append(whole and len(draft) <= limit)
     return found
 
 
 def beginnings(sequences: Sequences, said: torch.Tensor) -> list[list[int]]:
-    """How greedy decoding begins: each draft as far as the model agrees, and what it says there instead.
+    """How greedy decoding begins: each draft as far as the model agrees, and what it says there instead."""
+    pairs = _drafts_and_said(sequences, said)
+    return [tokens[: _agreeing(tokens, draft) + 1] for draft, tokens in pairs]
 
-    Parameters
-    ----------
-    sequences, said
-        See ``confirmed``.
-    """
-    first, found = min(map(len, sequences.prompts)), []
+
+def _drafts_and_said(sequences: Sequences, said: torch.Tensor) -> Iterator[tuple[list[int], list[int]]]:
+    """Each draft and what the model says in its place; its last token predicts the end, too."""
+    first = min(map(len, sequences.prompts))
     for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
-        tokens = row[len(prompt) - first :][: len(draft) + 1]
-        found.append(tokens[: _agreeing(tokens, draft) + 1])
-    return found
+        yield draft, row[len(prompt) - first :][: len(draft) + 1]
 
 
 def decoded_instead(
@@ -87,14 +80,8 @@ def decoded_instead(
 ) -> Sequences:
     """Prompts and greedy answers of samples whose drafts were not confirmed.
 
-    Parameters
-    ----------
-    model, processor, samples
-        See ``encode_prompts``.
-    known : sequence of list of int
-        How each answer begins, see ``beginnings``.
-    limit : int
-        Most tokens of an answer; it also ends ``EXTRA_TOKENS`` after the length of its ground truth.
+    ``known`` is how each answer begins, see ``beginnings``. An answer has at most ``limit`` tokens and ends
+    ``EXTRA_TOKENS`` after the length of its ground truth.
     """
     truths = ground_truth_answers(processor, samples)
     limits = [min(limit, len(truth) + EXTRA_TOKENS) for truth in truths]
@@ -117,27 +104,11 @@ def redrafted(
     """The greedy answer of one sample; after a surprise the rest of the ground truth is the next draft.
 
     Every pass confirms a piece of its draft and says one token more: a page with a few mistakes takes a few
-    passes where decoding takes one per character.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-    inputs : dict
-        Of one prompt, from ``encode_prompts``.
-    pad : int
-        See ``join``.
-    truth : list of int
-    known : list of int
-        How the answer begins; at least one token.
-    limit : int
-        Most tokens of the answer.
-
-    Returns
-    -------
-    list of int or None
-        None if the answer has so little to do with the ground truth that decoding is quicker.
+    passes where decoding takes one per character. ``known`` is how the answer begins, at least one token;
+    ``limit`` is the most it may have. None if it has so little to do with the ground truth that decoding is
+    quicker.
     """
-    ends = end_tokens(model) | {image_token_id(model.config)}
+    ends = end_tokens(model) | {model.config.image_token_id}
     cache = DynamicCache(config=model.config.get_text_config())
     answer, new, passes = [], known, 0
     while True:

@@ -13,6 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sparsemm_eval import compat
+from sparsemm_eval.checks import checked, whole
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
 
@@ -20,8 +21,6 @@ from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder
 PROBE = "sparsemm_probe"
 # float32 attention logits alive at a time (64 MiB), so that the probe needs little more than a prefill
 MAX_LOGITS = 2**24
-
-
 # (query [B, H, N, D], key [B, K, N, D], queries [B, Q]) -> what is noted of a layer
 Reduce = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -79,13 +78,8 @@ def look_and_listen(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Like ``strongest_keys``, and in the same pass what the model would say next at the last positions.
 
-    Parameters
-    ----------
-    model, inputs, queries, topk
-        See ``strongest_keys``.
-    last : int
-        Number of positions to listen at, counted from the end of the padded sequences. 0 ends the pass where
-        the last layer has been looked at.
+    ``last`` is the number of positions to listen at, counted from the end of the padded sequences; 0 ends the
+    pass where the last layer has been looked at.
 
     Returns
     -------
@@ -93,25 +87,16 @@ def look_and_listen(
         Keys int64 [L, B, H, Q, topk] and the likeliest next tokens int64 [B, last].
     """
     length = inputs["input_ids"].shape[1]
-    if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= length:
-        raise ConfigError("topk", topk, f"an integer in [1, {length}]")
+    checked(whole(1, length), "topk", topk)
     keys, logits = _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk), last)
     return keys, queries.new_empty(len(queries), 0) if logits is None else logits.argmax(-1)
 
 
 @torch.inference_mode()
 def attention_rows(model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor) -> torch.Tensor:
-    """The whole attention of every head at chosen positions, for pictures of a few of them.
+    """The whole attention of every head at chosen positions as float32 [L, B, H, Q, N]; for pictures.
 
-    Parameters
-    ----------
-    model, inputs, queries
-        See ``strongest_keys``.
-
-    Returns
-    -------
-    torch.Tensor
-        float32 [L, B, H, Q, N], rows sum to one.
+    The arguments are those of ``strongest_keys``.
     """
     return _probe(model, inputs, queries, _attention, 0)[0]
 
@@ -123,14 +108,10 @@ def _probe(
     length = inputs["input_ids"].shape[1]
     if inputs.get("attention_mask") is not None:
         raise ConfigError("inputs", sorted(inputs), "no attention_mask: sequences padded on the right")
-    if (
-        queries.ndim != 2
-        or queries.numel() == 0
-        or not 0 <= int(queries.min()) <= int(queries.max()) < length
-    ):
-        raise ConfigError(
-            "queries", tuple(queries.shape), f"a non-empty [B, Q] of positions in [0, {length})"
-        )
+    filled = queries.ndim == 2 and queries.numel() > 0
+    if not (filled and 0 <= int(queries.min()) <= int(queries.max()) < length):
+        remedy = f"a non-empty [B, Q] of positions in [0, {length})"
+        raise ConfigError("queries", tuple(queries.shape), remedy)
     decoder = find_text_decoder(model)
     recorder = _Recorder(queries, reduce, None if last else decoder.num_layers - 1)
     logits = None
@@ -141,22 +122,9 @@ def _probe(
 
 
 def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk: int) -> torch.Tensor:
-    """Keys with the largest causal attention logits.
+    """Keys with the largest causal attention logits, int64 [B, H, Q, topk]; torch orders equal logits.
 
-    Parameters
-    ----------
-    query : torch.Tensor
-        [B, H, N, D] after RoPE.
-    key : torch.Tensor
-        [B, K, N, D] after RoPE.
-    queries : torch.Tensor
-        int64 [B, Q] on the same device.
-    topk : int
-
-    Returns
-    -------
-    torch.Tensor
-        int64 [B, H, Q, topk]; among equal logits the order is torch's.
+    ``query`` [B, H, N, D] and ``key`` [B, K, N, D] are after RoPE; ``queries`` is int64 [B, Q].
     """
     rows, heads, keys, count = *query.shape[:2], key.shape[2], queries.shape[1]
     chosen, limit = _chosen_queries(query, key, queries)
@@ -166,18 +134,14 @@ def top_keys(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor, topk
         logits = chosen @ key[:, :, start : start + step].float().transpose(2, 3)  # [B, K, G*Q, step]
         index = torch.arange(start, start + logits.shape[-1], device=key.device)
         logits.masked_fill_(index > limit, -torch.inf)
-        top, place = _largest(logits, min(topk, logits.shape[-1]))
+        # ``max`` needs a fraction of the time of ``topk``
+        top, place = logits.max(-1, keepdim=True) if topk == 1 else logits.topk(min(topk, logits.shape[-1]))
         place = place + start
         if best is not None:
             top, order = torch.cat([best, top], -1).topk(topk, dim=-1)
             place = torch.cat([where, place], -1).gather(-1, order)
         best, where = top, place
     return where.masked_fill(best == -torch.inf, -1).view(rows, heads, count, topk)
-
-
-def _largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like ``topk``; ``max`` needs a fraction of the time."""
-    return logits.max(-1, keepdim=True) if count == 1 else logits.topk(count, dim=-1)
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:

@@ -1,54 +1,43 @@
-"""score_heads: the visual scores of a model's heads from many images, resumable and in shares."""
+"""The visual scores of a model's heads from many images, resumable and in shares, and the table they make."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval import __version__
+from sparsemm_eval.checks import Count, Natural, record
+from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
+from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule, score_batch
-from sparsemm_eval.heads.scoring.image_journal import Journal
+from sparsemm_eval.heads.scoring.scored_images import ScoredImages
 
 # batches whose images are sorted by length together; all of them are in memory at a time
 SORTED_BATCHES = 8
 PIXELS_PER_TOKEN = 16**2
 
 
-@dataclass(frozen=True)
+@record
 class Workload:
-    """Which images are scored, and which of them by this process.
+    """Which images are scored; this process takes every ``world_size``-th of them from ``rank`` on."""
 
-    Attributes
-    ----------
-    images : int
-        Number of images over all processes.
-    batch_size : int
-    seed : int
-        Of the anchor.
-    rank, world_size : int
-        This process takes every ``world_size``-th image from ``rank`` on.
-    """
-
-    images: int = 200
-    batch_size: int = 8
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
+    images: Count = 200  # over all processes
+    batch_size: Count = 8
+    seed: Natural = 0  # of the anchor
+    rank: Natural = 0
+    world_size: Count = 1
 
     def __post_init__(self) -> None:
-        for argument in ("images", "batch_size", "world_size"):
-            value = getattr(self, argument)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(argument, value, "an integer >= 1")
-        if self.seed < 0:
-            raise ConfigError("seed", self.seed, "an integer >= 0")
-        if not 0 <= self.rank < self.world_size:
+        if self.rank >= self.world_size:
             raise ConfigError("rank", self.rank, f"an integer in [0, {self.world_size})")
 
 
@@ -66,15 +55,10 @@ def score_heads(
 
     Parameters
     ----------
-    model, processor
-        See ``score_batch``.
-    anchor : Anchor
-    rule : ScoringRule
-    work : Workload
     journal : path, optional
         Folder where finished images are put down; images found there are not scored again.
     origin : mapping, optional
-        Names the model, so that a journal of another model is refused.
+        Names model and source, so that a journal of others is refused.
     progress : bool
         Show a progress bar with the time left.
 
@@ -86,31 +70,65 @@ def score_heads(
 
     Raises
     ------
-    ConfigError, HeadScoreError, UnsupportedError
+    ConfigError, HeadScoreError, JournalError, UnsupportedError
     """
     if anchor.size is not None and work.images > anchor.size:
-        raise ConfigError(
-            "images", work.images, f"at most {anchor.size}, all that anchor {anchor.name!r} has"
-        )
-    numbers = range(work.rank, work.images, work.world_size)
+        remedy = f"at most {anchor.size}, all that anchor {anchor.name!r} has"
+        raise ConfigError("images", work.images, remedy)
+    numbers = list(range(work.rank, work.images, work.world_size))
+    arguments = (model, processor, anchor, rule, work)
     if journal is None:
-        return _score(model, processor, anchor, rule, work, list(numbers), None, progress)
-    with Journal(journal, describe(anchor, rule, work, origin), work.rank) as book:
+        return _score(*arguments, numbers, None, progress)
+    with ScoredImages(journal, describe(anchor, rule, work, origin), work.rank) as book:
         done = {number: score for number, score in book.read().items() if number < work.images}
         rest = [number for number in numbers if number not in done]
-        return dict(
-            sorted((done | _score(model, processor, anchor, rule, work, rest, book, progress)).items())
-        )
+        return dict(sorted((done | _score(*arguments, rest, book, progress)).items()))
 
 
 def describe(
     anchor: Anchor, rule: ScoringRule, work: Workload, origin: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything that decides an image's scores, in JSON types; the start of a table's provenance."""
-    from sparsemm_eval import __version__
-
     settings = {**asdict(rule), "anchor": anchor.name, "seed": work.seed, "package_version": __version__}
     return {**(origin or {}), **settings}
+
+
+def summarise(images: Mapping[int, ImageScore], provenance: Mapping[str, Any]) -> HeadScores:
+    """Average the scores of images, by number, and normalise them to a sum of one.
+
+    Returns
+    -------
+    HeadScores
+        Its provenance also holds ``images``, ``answer_tokens`` and ``tokens`` (those that counted) as
+        numbers, ``bad_boxes`` by reason, ``hits`` as [L, H] counts, and ``standard_error`` as [L, H]: of the
+        mean over images, on the table's scale; null for a single image.
+
+    Raises
+    ------
+    HeadScoreError
+        If no head ever looked at what it was about to say.
+    """
+    ordered = [images[index] for index in sorted(images)]
+    count, tokens = len(ordered), sum(image.tokens for image in ordered)
+    answer_tokens = sum(image.answer_tokens for image in ordered)
+    if not any(float(image.scores.sum()) for image in ordered):
+        raise HeadScoreError(
+            f"no scores: {tokens} of {answer_tokens} answer tokens in {count} images counted, and no head "
+            "looked at any of their boxes. Does the model read this kind of image, and does the anchor fit "
+            "it? mode='teacher' does without its answers"
+        )
+    stack = torch.stack([image.scores for image in ordered])  # [images, L, H]
+    mean = stack.mean(0)
+    total = mean.sum()
+    found = {
+        "images": count,
+        "answer_tokens": answer_tokens,
+        "tokens": tokens,
+        "bad_boxes": dict(sum((Counter(image.bad_boxes) for image in ordered), Counter())),
+        "hits": torch.stack([image.hits for image in ordered]).sum(0).tolist(),
+        "standard_error": (stack.std(0) / math.sqrt(count) / total).tolist() if count > 1 else None,
+    }
+    return HeadScores(mean / total, {**provenance, **found})
 
 
 def _score(
@@ -120,14 +138,13 @@ def _score(
     rule: ScoringRule,
     work: Workload,
     numbers: list[int],
-    book: Journal | None,
+    book: ScoredImages | None,
     progress: bool,
 ) -> dict[int, ImageScore]:
     scores: dict[int, ImageScore] = {}
     with tqdm(total=len(numbers), unit="image", disable=not progress, desc="scoring heads") as bar:
         for batch in _batches(anchor, work, numbers):
-            samples = list(batch.values())
-            found = dict(zip(batch, score_batch(model, processor, samples, rule), strict=True))
+            found = dict(zip(batch, score_batch(model, processor, list(batch.values()), rule), strict=True))
             if book is not None:
                 book.append(found)
             scores |= found

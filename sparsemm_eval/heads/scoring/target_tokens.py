@@ -14,33 +14,17 @@ from sparsemm_eval.model.image_tokens import Box
 
 @dataclass(frozen=True)
 class Target:
-    """An answer token that counts.
+    """An answer token that counts."""
 
-    Attributes
-    ----------
-    index : int
-        Of the token in the answer.
-    boxes : tuple of Box
-        Where it stands in the image; several when the rule ``aligned`` meets a token of several characters.
-    """
-
-    index: int
-    boxes: tuple[Box, ...]
+    index: int  # of the token in the answer
+    boxes: tuple[Box, ...]  # where it stands; several for a token of several characters under ``aligned``
 
 
 def unique_targets(tokenizer: Any, sample: AnchorSample, answer: Sequence[int]) -> list[Target]:
     """The paper's rule: tokens that occur in exactly one (text, box) pair, as often as they are generated.
 
     A pair's text is tokenized as it is and with a blank before it, since a word has other tokens inside a
-    sentence than at its start.
-
-    Parameters
-    ----------
-    tokenizer
-        Of the model.
-    sample : AnchorSample
-    answer : sequence of int
-        Generated token ids, without the end of sequence.
+    sentence than at its start. The answer's token ids lack the end of sequence.
     """
     holders: dict[int, set[int]] = {}
     for number, item in enumerate(sample.boxes):

@@ -10,6 +10,7 @@ import datasets
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from sparsemm_eval.model.images import rgb_image
 from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
@@ -49,7 +50,7 @@ def replies(
             )
             for row in batch
         ]
-        images = [row["image"].convert("RGB") for row in batch]
+        images = [rgb_image(row["image"]) for row in batch]
         inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
         output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)

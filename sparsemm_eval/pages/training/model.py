@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sparsemm_eval.model.families.positions import image_tokens
+from sparsemm_eval.model.families.registry import family_of
 from sparsemm_eval.model.image_tokens import TokenGrid
 from sparsemm_eval.pages.drawing.glyphs import CELL, CHARACTERS, character_codes
 from sparsemm_eval.pages.readers.registry import TILE
@@ -74,7 +74,8 @@ class TrainingModel:
         """Where the features of a page's cells lie among its image features."""
         rows, columns = batch.size
         grid_thw = (1, 2 * rows, 2 * columns)  # of patches, which are half a cell wide
-        return image_tokens(self.model.config, columns * CELL, rows * CELL, grid_thw).grid
+        config = self.model.config
+        return family_of(config).image_tokens(config, columns * CELL, rows * CELL, grid_thw).grid
 
     def text_features(self, batch: Batch) -> torch.Tensor:
         """What perfect image features would be: the embeddings of the characters, [B, N, hidden]."""

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from sparsemm_eval.model.images import rgb_image
 from sparsemm_eval.study.report.images import data_uri
 
 
@@ -25,7 +26,7 @@ def pictures(request: dict[str, Any]) -> dict[int, str]:
     found = {}
     for doc in request["docs"]:
         buffer = io.BytesIO()
-        rows[doc]["image"].convert("RGB").save(buffer, "PNG")
+        rgb_image(rows[doc]["image"]).save(buffer, "PNG")
         found[doc] = data_uri(buffer.getvalue())
     return found
 

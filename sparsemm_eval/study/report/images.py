@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.model.images import rgb_image
 from sparsemm_eval.study.cell_files import read_study
 from sparsemm_eval.tasks import FOLDER
 
@@ -53,7 +54,7 @@ def data_uri(encoded: bytes, side: int = SIDE) -> str:
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded)) as image:
-        small = image.convert("RGB")
+        small = rgb_image(image)
     small.thumbnail((side, side))
     candidates = []
     for kind, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 80})):

@@ -90,7 +90,8 @@ def test_bad_boxes_are_sorted_out_and_counted():
 
 
 def test_unknown_anchor():
-    with pytest.raises(ConfigError, match="pages, page-values, documents, document-letters, synthdog"):
+    names = "document-letters, documents, page-values, pages, coco, ctw, ctw1500, mlt, synthdog"
+    with pytest.raises(ConfigError, match=f"one of {names}$"):
         anchor_named("page")
     with pytest.raises(ConfigError, match=r"data='x'.*makes its own images"):
         anchor_named("pages", "x")

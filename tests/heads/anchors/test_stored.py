@@ -11,8 +11,7 @@ from PIL import Image
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
-from sparsemm_eval.heads.scoring.summary import summarise
+from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads, summarise
 from tests.heads.scoring.samples import processor_of
 from tests.tiny_models import model_of
 
@@ -241,3 +240,14 @@ def test_scoring_a_stored_anchor(tmp_path):
         scores = summarise(images, {})
         assert scores.provenance["tokens"] == 8
         assert scores.provenance["bad_boxes"] == {"outside the image": 1}
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    picture(tmp_path / "i.jpg")
+    (tmp_path / "gt_i.txt").write_bytes(b"1,1,9,1,9,9,1,9,Latin,\xff\n")
+    with pytest.raises(ConfigError, match=r"data='gt_i\.txt'.*text in UTF-8"):
+        anchor_named("mlt", str(tmp_path)).sample(0, 0)
+    (tmp_path / "gt_i.txt").write_text("1,1,9,1,9,9,1,9,Latin,A\n")
+    (tmp_path / "i.jpg").write_bytes(b"not an image")
+    with pytest.raises(ConfigError, match=r"data='i\.jpg'.*an image file"):
+        anchor_named("mlt", str(tmp_path)).sample(0, 0)

@@ -15,9 +15,8 @@ from scipy import stats
 from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.figures import plots
 from sparsemm_eval.heads.scores import facts as table_facts
-from sparsemm_eval.heads.scores.comparison import agreement, ranks
-from sparsemm_eval.heads.scores.official_import import import_official
-from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scores.comparison import agreement
+from sparsemm_eval.heads.scores.table import HeadScores, import_official
 
 TABLE = HeadScores.from_array(
     [[0.0, 4.0, 0.001], [3.0, 2.0, 1.0]], model="m", images=2, tokens=10, topk=2, hits=[[0, 4, 1], [3, 2, 1]]
@@ -29,7 +28,7 @@ def test_facts():
     assert table_facts.share_of_top(TABLE, 0.5) == pytest.approx(9 / 10.001)
     assert table_facts.layer_shares(TABLE) == pytest.approx([4.001 / 10.001, 6 / 10.001])
     assert table_facts.noteworthy_heads(TABLE) == 4
-    assert table_facts.best_heads(TABLE, 2) == [(0, 1), (1, 0)]
+    assert TABLE.best_heads(2) == [(0, 1), (1, 0)]
     assert table_facts.hit_rate(TABLE, (1, 0)) == 3 / 20
     assert table_facts.hit_rate(HeadScores.from_array([[1.0]]), (0, 0)) is None
 
@@ -47,13 +46,19 @@ def test_lines_name_the_best_heads_and_leave_tables_out():
 def test_agreement_equals_scipy(values, random):
     others = [random.randint(0, 5) for _ in values]
     a, b = torch.tensor(values).double(), torch.tensor(others).double()
-    assert ranks(a).tolist() == (stats.rankdata(values) - 1).tolist()
     if len(set(values)) > 1 and len(set(others)) > 1:
         found = agreement(HeadScores(a[None]), HeadScores(b[None]))
         assert found.spearman == pytest.approx(stats.spearmanr(values, others).statistic)
         dot = sum(x * y for x, y in zip(values, others, strict=True))
         norms = math.sqrt(sum(x * x for x in values) * sum(y * y for y in others))
         assert found.cosine == pytest.approx(dot / norms)
+
+
+def test_the_rank_correlation_with_a_constant_table_is_no_number():
+    constant, other = HeadScores(torch.ones(2, 2)), HeadScores(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    for found in (agreement(constant, other), agreement(other, constant), agreement(constant, constant)):
+        assert math.isnan(found.spearman)
+        assert found.cosine > 0.9
 
 
 def test_overlap_of_the_best():

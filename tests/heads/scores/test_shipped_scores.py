@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from sparsemm_eval.heads.scores.facts import best_heads, hit_rate, share_of_top
-from sparsemm_eval.heads.scores.lookup import shipped_names
-from sparsemm_eval.heads.scores.table import HeadScores
-from sparsemm_eval.heads.scoring.load_model import load_model
+from sparsemm_eval.heads.scores.facts import hit_rate, share_of_top
+from sparsemm_eval.heads.scores.lookup import resolve, shipped_names
+from sparsemm_eval.model.checkpoint import find
+from sparsemm_eval.model.fingerprint import local_fingerprint
 
 NAMES = shipped_names()
 
@@ -18,13 +18,13 @@ NAMES = shipped_names()
 @pytest.mark.skipif(not NAMES, reason="no head scores are shipped")
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_scores_fit_their_reader(name):
-    scores, loaded = HeadScores.resolve(name), load_model(name)
+    scores = resolve(name)
     facts = scores.provenance
-    assert (facts["model"], facts["revision"]) == (name, loaded.revision), "score the new checkpoint again"
-    config = loaded.model.config.get_text_config()
+    assert (facts["model"], scores.weights) == (name, local_fingerprint(name)["weights"]), "score it again"
+    config = find(name).config.get_text_config()
     scores.check_fits(config.num_hidden_layers, config.num_attention_heads)
     assert facts["images"] >= 100
     assert not re.search(r"(?<![\w:])/\w+/", json.dumps(facts)), "no path of the machine it was made on"
     # readers read with few heads, and those look where they read
     assert share_of_top(scores, 0.1) > 0.5
-    assert hit_rate(scores, best_heads(scores, 1)[0]) > 0.5
+    assert hit_rate(scores, scores.best_heads(1)[0]) > 0.5

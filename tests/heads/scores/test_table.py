@@ -81,6 +81,20 @@ def test_own_files_may_lack_provenance(tmp_path):
         ('{"format": "sparsemm-eval/head-scores", "version": 1, "scores": "x"}', "'scores'"),
         (own(scores=[[1, 2], [3]]), "'scores'"),
         (own(layers=2), "layers=2, heads=2"),
+        (own(layers=True), "layers=True, heads=2"),
+        (own(version=True), "version True"),
+        (own(scores=[[1, True]]), "'scores' is not"),
+        (own(scores=[[1e308, 1e308]]), "add up to infinity"),
+        (own(scores=[[1, 1e999]]), "finite"),
+        (own(scores=[[1, -2]]), "non-negative"),
+        (own(provenance={"hits": [[1, True]]}), "'hits'"),
+        (own()[:-1] + ', "layers": 1}', "not JSON .'layers' stands there twice"),
+        ('{"0-0": [1], "0-0": [2]}', "'0-0' stands there twice"),
+        ('{"0-0": [1], "00-0": [2]}', "1 heads listed, 1 x 1 expected"),
+        ('{"0-0": [true]}', "'0-0'"),
+        ('{"0-0": [1e308, 1e308]}', "finite"),
+        ('{"0-0": [1e308], "0-1": [1e308]}', "add up to infinity"),
+        ("[" * 100000, "not JSON"),
         (own(heads=None), "heads=None"),
         (own(provenance=[]), "'provenance' is list"),
         (own(provenance={"hits": [[1]]}), "'hits' is not one number for each"),
@@ -93,6 +107,22 @@ def test_a_broken_file_is_named(tmp_path, content, message):
     with pytest.raises(HeadScoreError, match=message) as caught:
         HeadScores.load(path)
     assert "broken.json" in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(HeadScoreError, match=r"binary.json.*cannot be read"):
+        HeadScores.load(tmp_path / "binary.json")
+
+
+def test_the_weights_that_were_scored(tmp_path):
+    for provenance, weights in (
+        ({"weights": "sha256:ab", "revision": "c" * 40}, "sha256:ab"),
+        ({"revision": "sha256:ab"}, "sha256:ab"),
+        ({"revision": "c" * 40}, None),
+        ({}, None),
+    ):
+        assert HeadScores.from_array([[1.0]], **provenance).weights == weights
 
 
 def test_a_missing_file_is_named(tmp_path):

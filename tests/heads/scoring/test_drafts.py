@@ -17,7 +17,8 @@ from sparsemm_eval.heads.scoring.drafts import (
     positions_to_confirm,
     redrafted,
 )
-from sparsemm_eval.heads.scoring.load_model import load_model
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.placement import place
 from tests.heads.scoring.samples import character_sample, processor_of
 from tests.heads.scoring.test_batch_scores import ending
 from tests.lmms_process import is_shipped
@@ -146,7 +147,7 @@ def test_continuations():
 @pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")
 def test_the_shipped_reader_scores_the_same_with_and_without_drafts():
     """In float32: in bfloat16 two tokens can be equally likely, and passes of different lengths differ."""
-    loaded = load_model("tiny-reader", "cpu", "float32")
+    loaded = checkpoint.load(checkpoint.find("tiny-reader"), place("cpu", None, "float32"))
     model, processor = loaded.model, loaded.processor
     samples = [page_reading_sample(5, index) for index in (0, 1, 2, 3, 8, 11)]
     rule = ScoringRule("generate", "aligned")

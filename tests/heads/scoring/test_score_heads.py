@@ -12,8 +12,7 @@ from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring import score_heads as scoring
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule
-from sparsemm_eval.heads.scoring.score_heads import Workload, describe, score_heads
-from sparsemm_eval.heads.scoring.summary import summarise
+from sparsemm_eval.heads.scoring.score_heads import Workload, describe, score_heads, summarise
 from tests.heads.scoring.samples import CHARACTERS, processor_of
 from tests.tiny_models import model_of
 
@@ -63,7 +62,7 @@ def test_processes_share_the_images_and_one_merges(whole, tmp_path):
     mine = score(tmp_path / "j", rank=1, world_size=2)
     assert list(mine) == [1, 3, 5]
     assert equal(score(tmp_path / "j", rank=0, world_size=2), whole)
-    assert len(list((tmp_path / "j").iterdir())) == 2
+    assert len(list((tmp_path / "j").glob("part-*.jsonl"))) == 2
 
 
 def test_a_journal_may_hold_more_images_than_asked_for(tmp_path):

@@ -1,12 +1,7 @@
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.model_wrappers.records.agreement import (
-    Agreement,
-    Reference,
-    compare_journals,
-    edit_similarity,
-)
+from sparsemm_eval.model_wrappers.records.agreement import Agreement, Reference, edit_similarity
 from tests.model_wrappers.helpers import answers_of
 
 
@@ -61,8 +56,6 @@ def test_agreement_with_a_fullkv_journal(build_wrapper, documents, tmp_path):
     record = run(build_wrapper, documents, "llava_snapkv", reference=full, budget=9, window=8, journal=cut)
     assert record["measured"]["agreement_compared"] == len(documents)
     assert record["measured"]["agreement_identical"] < 1.0
-    after = compare_journals(cut, full)[record["run"]]
-    assert after == {key: value for key, value in record["measured"].items() if key.startswith("agreement")}
     with pytest.raises(ConfigError, match="llava_snapkv"):
         build_wrapper("llava_adakv", reference=cut)
 

@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsemm_eval import HeadScores
+from sparsemm_eval.errors import JournalError
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
 from sparsemm_eval.model_wrappers.answering.samples import Request, Sample
-from sparsemm_eval.model_wrappers.records import journal as journal_module
 from sparsemm_eval.model_wrappers.records.journal import (
     Journal,
-    JournalError,
     journal_folder,
     read_identity,
     read_journal,
@@ -100,7 +99,27 @@ def test_damage_in_the_middle_is_named(open_journal, tmp_path):
     journal.close()
     path = tmp_path / "journal" / TASK / "rank-00000.jsonl"
     path.write_bytes(b"garbage\n" + path.read_bytes())
-    with pytest.raises(JournalError, match=r"rank-00000\.jsonl is damaged"):
+    with pytest.raises(JournalError, match=r"rank-00000\.jsonl is damaged in line 1"):
+        open_journal()
+
+
+def test_a_journal_of_an_earlier_version_is_refused(open_journal, tmp_path):
+    path = tmp_path / "journal" / TASK / "rank-00000.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"key": "k", "run": "run", "sample": "s", "text": "an answer"}\n')
+    with pytest.raises(JournalError, match=r"rank-00000\.jsonl was written by another version.*journal=PATH"):
+        open_journal()
+    with pytest.raises(JournalError, match="another version"):
+        list(read_journal(tmp_path / "journal"))
+
+
+def test_a_changed_answer_is_never_read(open_journal, tmp_path):
+    journal = open_journal()
+    journal.append([sample(1), sample(2)], [answer(1), answer(2)])
+    journal.close()
+    path = tmp_path / "journal" / TASK / "rank-00000.jsonl"
+    path.write_bytes(path.read_bytes().replace(b" answer", b" ANSWER", 1))
+    with pytest.raises(JournalError, match=r"damaged in line 1: remove that line .* journal=off"):
         open_journal()
 
 
@@ -143,7 +162,7 @@ def test_a_full_disk_is_an_error_and_nothing_before_is_lost(open_journal, monkey
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(journal_module.os, "fsync", full)
+    monkeypatch.setattr("sparsemm_eval.files.os.fsync", full)
     with pytest.raises(JournalError, match=r"1 answers before are safe.*No space left on device"):
         journal.append([sample(2)], [answer(2)])
     monkeypatch.undo()
@@ -159,7 +178,7 @@ def test_a_full_disk_stops_the_run_even_when_samples_may_be_skipped(
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(journal_module.os, "fsync", full)
+    monkeypatch.setattr("sparsemm_eval.files.os.fsync", full)
     with pytest.raises(JournalError, match="No space left"):
         answers_of(wrapper, documents)
 
@@ -205,6 +224,7 @@ def test_a_run_taken_up_again_generates_the_rest_only(build_wrapper, documents, 
         record = json.loads(line)
         for name in ("prefill_seconds", "decode_seconds", "seconds"):
             del record["measured"][name]
+        del record["sum"]
         return record
 
     assert [stable(line) for line in path.read_bytes().splitlines()] == [stable(line) for line in lines]

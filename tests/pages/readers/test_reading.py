@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sparsemm_eval import CompressionConfig, HeadScores, compress
+from sparsemm_eval import CompressionConfig, compress
+from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model import shipped as checkpoints
 from sparsemm_eval.pages.readers.reading import documents, mean_and_error, score_of, scores
 
@@ -30,7 +31,7 @@ def test_visual_heads_carry_the_answer(reader):
     rows = documents("pages_qa", 60)
     share = {}
     for method in ("sparsemm", "random"):
-        table = HeadScores.resolve(None, name) if method == "sparsemm" else None
+        table = resolve(None, name) if method == "sparsemm" else None
         config = CompressionConfig(method, budget=32, window=8, head_scores=table)
         with compress(model, config) as session:
             found = scores(model, processor, "pages_qa", rows, batch_size=60)

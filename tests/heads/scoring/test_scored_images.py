@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsemm_eval.errors import HeadScoreError
+from sparsemm_eval.errors import HeadScoreError, JournalError
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore
-from sparsemm_eval.heads.scoring.image_journal import Journal, remove
+from sparsemm_eval.heads.scoring.scored_images import ScoredImages, remove
 
 RUN = {"model": "m", "seed": 0}
 
@@ -26,56 +26,51 @@ def same(a, b):
 
 
 def test_scores_come_back_exactly_and_in_order(tmp_path):
-    with Journal(tmp_path / "j", RUN, rank=1) as book:
+    with ScoredImages(tmp_path / "j", RUN, rank=1) as book:
         book.append({5: image(5), 3: image(3)})
-    with Journal(tmp_path / "j", RUN, rank=0) as book:
+    with ScoredImages(tmp_path / "j", RUN, rank=0) as book:
         book.append({0: image(0)})
         found = book.read()
     assert list(found) == [0, 3, 5]
     assert all(same(found[number], image(number)) for number in found)
 
 
-@pytest.mark.parametrize("torn", ['{"image": 7, "tok', '{"image": 7}', "\x00\x00"])
-def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
-    with Journal(tmp_path, RUN) as book:
+def test_what_a_killed_run_left_is_dropped(tmp_path):
+    with ScoredImages(tmp_path, RUN) as book:
         book.append({1: image(1), 2: image(2)})
-    before = book.path.read_bytes()
-    with open(book.path, "a") as file:
-        file.write(torn)
-    with Journal(tmp_path, RUN) as book:
+    [path] = tmp_path.glob("part-*.jsonl")
+    with path.open("a") as file:
+        file.write('{"image": 7, "tok')
+    with ScoredImages(tmp_path, RUN) as book:
         assert list(book.read()) == [1, 2]
-        assert book.path.read_bytes() == before
         book.append({4: image(4)})
         assert list(book.read()) == [1, 2, 4]
 
 
-def test_a_torn_header_starts_afresh(tmp_path):
-    (tmp_path / "part-0.jsonl").write_text('{"format": "sparse')
-    with Journal(tmp_path, RUN) as book:
+def test_a_torn_first_line_starts_afresh(tmp_path):
+    (tmp_path / "part-00000.jsonl").write_text('{"sum": "sparse')
+    with ScoredImages(tmp_path, RUN) as book:
         assert book.read() == {}
         book.append({1: image(1)})
         assert list(book.read()) == [1]
 
 
 def test_another_runs_journal_is_refused(tmp_path):
-    with Journal(tmp_path, RUN):
+    with ScoredImages(tmp_path, RUN):
         pass
-    with (
-        pytest.raises(HeadScoreError, match=r"seed=0 there, 1 here.*another journal folder"),
-        Journal(tmp_path, {**RUN, "seed": 1}),
-    ):
+    for rank in (0, 1):
+        with pytest.raises(HeadScoreError, match=r"seed=0 there, 1 here.*another journal folder"):
+            ScoredImages(tmp_path, {**RUN, "seed": 1}, rank)
+    with ScoredImages(tmp_path, RUN):  # a refusal leaves no lock behind
         pass
     (tmp_path / "part-3.jsonl").write_text('{"format": "x"}\n')
-    with (
-        Journal(tmp_path, RUN) as book,
-        pytest.raises(HeadScoreError, match=r"part-3.jsonl is no head-score"),
-    ):
-        book.read()
+    with pytest.raises(JournalError, match=r"part-3.jsonl was written by another version.*another journal"):
+        ScoredImages(tmp_path, RUN)
 
 
 def test_removing_leaves_what_is_not_the_journals(tmp_path):
     for rank in (0, 1):
-        with Journal(tmp_path / "j", RUN, rank):
+        with ScoredImages(tmp_path / "j", RUN, rank):
             pass
     (tmp_path / "j" / "mine.txt").touch()
     remove(tmp_path / "j")

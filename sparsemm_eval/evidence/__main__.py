@@ -1,0 +1,39 @@
+"""``python -m sparsemm_eval.evidence``: the paper's evidence on a shipped reader, a document with figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sparsemm_eval.errors import ConfigError, SparseMMError
+from sparsemm_eval.evidence.measure import EFFORTS, measure
+from sparsemm_eval.evidence.text import document
+from sparsemm_eval.files import write_text_atomically
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, draw and write; what was measured before in the work folder is not measured again."""
+    parser = argparse.ArgumentParser(prog="python -m sparsemm_eval.evidence", description=__doc__)
+    beside = "Markdown file; figures go to figures/ beside it."
+    parser.add_argument("--out", type=Path, required=True, help=beside)
+    parser.add_argument("--reader", default="tiny-reader", help="A shipped reader with shipped head scores.")
+    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="Folder of measurements.")
+    takes = "full: about five minutes of one core; half: two; trial: figures that mean nothing."
+    parser.add_argument("--effort", choices=sorted(EFFORTS), default="full", help=takes)
+    published = {"action": "append", "default": [], "metavar": "NAME=FOLDER"}
+    parser.add_argument("--anchor", **published, help="Published data that is here.")
+    given = parser.parse_args(arguments)
+    if not all("=" in entry for entry in given.anchor):
+        raise ConfigError("--anchor", given.anchor, "NAME=FOLDER")
+    stored = dict(entry.split("=", 1) for entry in given.anchor)
+    found = measure(given.reader, given.effort, given.work, stored, given.out.parent / "figures")
+    write_text_atomically(given.out, document(found))
+    print(f"written to {given.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SparseMMError as error:
+        sys.exit(f"sparsemm: {error}")

@@ -1,0 +1,174 @@
+"""What the evidence measures on a shipped reader, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsemm_eval import CompressionConfig
+from sparsemm_eval.evidence.sources import Source, sources
+from sparsemm_eval.evidence.tasks import PageTasks
+from sparsemm_eval.files import RecordStore, digest_of, source_digest
+from sparsemm_eval.heads.anchors.pages import SPLIT
+from sparsemm_eval.heads.anchors.stored import box_around
+from sparsemm_eval.heads.figures import attention_sheet, plots
+from sparsemm_eval.heads.figures.word_attention import WordAttention, word_attention
+from sparsemm_eval.heads.masking import experiment as mask_experiment
+from sparsemm_eval.heads.masking import report as mask_report
+from sparsemm_eval.heads.masking.experiment import MaskPlan
+from sparsemm_eval.heads.scores.lookup import resolve
+from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
+from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
+from sparsemm_eval.methods import fullkv, random_scores, snapkv, sparsemm
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.checkpoint import Checkpoint
+from sparsemm_eval.model.placement import place
+from sparsemm_eval.pages.drawing.render import Page, make_page
+from sparsemm_eval.pages.readers.questions import READ_QUESTION
+
+WINDOW = 8  # the pages' questions are short
+BUDGETS = (16, 32)
+RATIOS = (0.0, 0.1, 0.3)
+SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    images: int  # per kind of images
+    documents: Mapping[str, int]  # per task
+    plan: MaskPlan
+
+
+EFFORTS = {
+    "full": Effort(60, {"pages_qa": 48, "pages_ocr": 16}, MaskPlan((0.02, 0.05, 0.1), (0, 1, 2, 3))),
+    "half": Effort(24, {"pages_qa": 24, "pages_ocr": 8}, MaskPlan((0.02, 0.05, 0.1), (0, 1, 2))),
+    "trial": Effort(4, {"pages_qa": 4, "pages_ocr": 2}, MaskPlan((0.05,), (0, 1))),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was measured."""
+
+    reader: Checkpoint
+    effort: str  # name of one of `EFFORTS`
+    shipped: HeadScores
+    kinds: list[Source]
+    stacks: Mapping[str, torch.Tensor]  # kind to float64 [images, L, H], scores of single images
+    counted: Mapping[str, int]  # kind to how many answer tokens counted
+    curves: list[mask_experiment.Curve]
+    accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]  # row and budget to task to scores
+    word: WordAttention
+    on_word: float  # part of the best head's attention on the image that lies on the word's box
+
+
+def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], figures: Path) -> Evidence:
+    """Measure everything and draw the figures.
+
+    Parameters
+    ----------
+    reader : str
+        A shipped reader with shipped head scores.
+    effort : str
+        Name of one of `EFFORTS`.
+    work : pathlib.Path
+        Folder of measurements; those of the same reader, scores and source are taken from there.
+    stored : mapping
+        See ``sources``.
+    figures : pathlib.Path
+    """
+    much, shipped = EFFORTS[effort], resolve(None, reader)
+    loaded = checkpoint.load(checkpoint.find(reader, argument="--reader"), place("cpu", None, "float32"))
+    identity = {
+        "reader": loaded.fingerprint,
+        "scores": shipped.digest(),
+        "effort": asdict(much),
+        "stored": dict(stored),
+        "source": source_digest(),
+    }
+    kinds = sources(work / "shapes", much.images, stored)
+    tasks = PageTasks(loaded.model, loaded.processor, much.documents)
+    stacks, counted, accuracy = {}, {}, {}
+    with RecordStore(work, "measured", unit="measurements", elsewhere="choose another --work") as store:
+
+        def measured(what: str, make: Callable[[], Any]) -> Any:
+            print(what, flush=True)
+            return store.recall(digest_of({**identity, "what": what}), make)
+
+        for kind in kinds:
+            found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, much.images))
+            stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
+            counted[kind.name] = found["tokens"]
+        points = mask_experiment.run(much.plan, identity, partial(tasks.masked, shipped, much.plan), work)
+        for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
+            what = f"accuracy: {row[0]}, budget {row[1]}"
+            accuracy[row] = measured(what, partial(tasks.compressed, config))
+    curves = mask_experiment.curves(points)
+    word, on_word = _draw_all(loaded, shipped, stacks, curves, figures)
+    return Evidence(loaded, effort, shipped, kinds, stacks, counted, curves, accuracy, word, on_word)
+
+
+def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
+    rule = ScoringRule(kind.mode, kind.anchor.rule)
+    found = score_heads(loaded.model, loaded.processor, kind.anchor, rule, Workload(images, 4, kind.seed))
+    return {
+        "scores": [image.scores.tolist() for image in found.values()],
+        "tokens": sum(image.tokens for image in found.values()),
+    }
+
+
+def _table(stack: torch.Tensor) -> HeadScores:
+    return HeadScores(stack.mean(0))
+
+
+def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, int], CompressionConfig]:
+    """Every row and budget of the accuracy tables."""
+    found: dict[tuple[str, int], CompressionConfig] = {}
+    found["full cache", 0] = CompressionConfig(fullkv.METHOD.name)
+    # a budget has to be larger than its window
+    found["window only", WINDOW + 1] = CompressionConfig(snapkv.METHOD.name, budget=WINDOW + 1, window=WINDOW)
+    for budget in BUDGETS:
+        visual = CompressionConfig(sparsemm.METHOD.name, budget=budget, window=WINDOW, head_scores=shipped)
+        for ratio in RATIOS:
+            found[f"visual scores, ρ = {ratio:g}", budget] = visual.replace(ratio=ratio)
+        found["window + uniform (ρ = 1)", budget] = visual.replace(ratio=1.0)
+        found["scores from shapes, ρ = 0.1", budget] = visual.replace(head_scores=shapes)
+        for seed in CONTROL_SEEDS:
+            control = CompressionConfig(random_scores.METHOD.name, budget=budget, window=WINDOW, seed=seed)
+            found[f"random scores {seed}, ρ = 0.1", budget] = control
+    return found
+
+
+def _draw_all(
+    loaded: Checkpoint,
+    shipped: HeadScores,
+    stacks: Mapping[str, torch.Tensor],
+    curves: list[mask_experiment.Curve],
+    figures: Path,
+) -> tuple[WordAttention, float]:
+    plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
+    names = tuple(stacks)[:2]
+    plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
+    mask_report.save_mask_figure(curves, figures / "masking.png", f"{loaded.name}: masked heads")
+    page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
+    entry = page.entries[number]
+    word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)
+    heads = attention_sheet.chosen_heads(shipped, 3, 3)
+    around = box_around(page.value_boxes(entry))
+    attention_sheet.save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
+    return word, share_on(word, heads[0], page, number)
+
+
+def share_on(seen: WordAttention, head: tuple[int, int], page: Page, number: int) -> float:
+    """Part of a head's attention on the image that lies on cells of an entry's value."""
+    heat = seen.maps[head]
+    cells = page.entries[number].value_cells
+    return float(sum(heat[row, column] for row, column in cells) / heat.sum())

@@ -1,1 +1,0 @@
-from sparsemm_eval.model.families.base import Family  # noqa: F401
