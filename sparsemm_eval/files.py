@@ -208,10 +208,8 @@ def _records(path: Path, elsewhere: str) -> Iterator[tuple[int, bytes, str, dict
             try:
                 key, record = _parse(line)
             except ValueError as error:
-                what, remedy = (
-                    f"is damaged in line {number}",
-                    "remove that line and run the same command again",
-                )
+                what = f"is damaged in line {number}"
+                remedy = "remove that line and run the same command again"
                 if number == 1 and _lacks_a_checksum(line):
                     what = f"was written by another version of this package, or {what}"
                     remedy = "remove the file"
