@@ -12,6 +12,7 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
 from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.files import digest_of
 from sparsemm_eval.methods.base import Method
 from sparsemm_eval.model import checkpoint, placement
 from sparsemm_eval.model.families.base import Family
@@ -71,7 +72,7 @@ class Wrapper(lmms):
         self.identity = identity.describe(
             self.model_name, not self.is_simple, arguments, self.compression, loaded, self.device
         )
-        digest = identity.digest(self.identity)
+        digest = digest_of(self.identity)
         reader = SampleReader(
             self.family,
             self._model.config,

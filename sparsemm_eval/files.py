@@ -48,6 +48,11 @@ def write_text_atomically(path: Path, text: str) -> None:
             raise
 
 
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step: a killed process leaves the old one or the new one."""
+    write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
 def digest_of(value: Any) -> str:
     """Hex SHA-256 of a value of JSON types; equal values have equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

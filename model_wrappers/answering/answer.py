@@ -6,7 +6,7 @@ import base64
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -112,7 +112,12 @@ class Answer:
 
     def to_result(self) -> GenerationResult:
         """For lmms-eval; what was measured travels with the token counts into its samples file."""
-        return GenerationResult(text=self.text, token_counts=MeasuredTokenCounts.of(self))
+        counts = MeasuredTokenCounts(
+            input_tokens=self.measured.prompt_tokens,
+            output_tokens=len(self.tokens),
+            **{name: getattr(self.measured, name) for name in MeasuredTokenCounts.own},
+        )
+        return GenerationResult(text=self.text, token_counts=counts)
 
 
 @dataclass
@@ -125,23 +130,8 @@ class MeasuredTokenCounts(TokenCounts):
     effective_budget: float = 0.0
     kv_bytes: int = 0
     kv_bytes_full: int = 0
-
-    @classmethod
-    def of(cls, answer: Answer) -> MeasuredTokenCounts:
-        """Counts of one answer."""
-        measured = answer.measured
-        return cls(
-            input_tokens=measured.prompt_tokens,
-            output_tokens=len(answer.tokens),
-            effective_budget=measured.effective_budget,
-            kv_bytes=measured.kv_bytes,
-            kv_bytes_full=measured.kv_bytes_full,
-        )
+    own: ClassVar[tuple[str, ...]] = ("effective_budget", "kv_bytes", "kv_bytes_full")
 
     def to_dict(self) -> dict[str, Any]:
         """What lmms-eval writes."""
-        return super().to_dict() | {
-            "effective_budget": self.effective_budget,
-            "kv_bytes": self.kv_bytes,
-            "kv_bytes_full": self.kv_bytes_full,
-        }
+        return super().to_dict() | {name: getattr(self, name) for name in self.own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,24 +22,20 @@ class PromptTooLongError(SampleError):
     """A prompt does not fit the model's context."""
 
 
+@dataclass(frozen=True)
 class Answerer:
-    """Answers batches with one model.
+    """Answers batches with one model."""
 
-    Parameters
-    ----------
-    model, processor
-        Of the checkpoint.
-    family : Family
-    session
-        The open compression session of the model.
-    device : torch.device
-        Where inputs go.
-    """
+    model: Any
+    processor: Any
+    family: Family
+    session: Any  # the open compression session of the model
+    device: torch.device  # where inputs go
 
-    def __init__(self, model: Any, processor: Any, family: Family, session: Any, device: torch.device):
-        self.model, self.processor, self.family = model, processor, family
-        self.session, self.device = session, device
-        self.context = model.config.get_text_config().max_position_embeddings
+    @property
+    def context(self) -> int:
+        """Tokens of the model's context."""
+        return self.model.config.get_text_config().max_position_embeddings
 
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         """Answer samples of equal generation settings in one ``generate`` call.

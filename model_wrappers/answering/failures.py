@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from lmms_eval.api.instance import Instance
 from loguru import logger
@@ -22,25 +23,13 @@ class TooManySkippedError(SparseMMError):
     """More samples than allowed were skipped."""
 
 
+@dataclass(frozen=True)
 class FailurePolicy:
-    """Decides what a failing sample does to the run.
+    """Decides what a failing sample does to the run."""
 
-    Parameters
-    ----------
-    on_error : str
-        ``raise`` or ``skip``.
-    max_skipped : float
-        Largest share of skipped samples, in [0, 1].
-
-    Attributes
-    ----------
-    skipped : dict
-        Sample name -> reason, in order.
-    """
-
-    def __init__(self, on_error: str, max_skipped: float):
-        self.on_error, self.max_skipped = on_error, max_skipped
-        self.skipped: dict[str, str] = {}
+    on_error: str  # ``raise`` or ``skip``
+    max_skipped: float  # largest share of skipped samples, in [0, 1]
+    skipped: dict[str, str] = field(default_factory=dict)  # sample name -> reason, in order
 
     def fail(self, error: SampleError, instance: Instance) -> None:
         """Raise, or leave the sample out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance
@@ -17,31 +18,17 @@ from sparsemm_eval.model_wrappers.records.journal import Journal
 from sparsemm_eval.model_wrappers.records.reporting import Report
 
 
+@dataclass(frozen=True)
 class Run:
-    """Answers requests.
+    """Answers requests; without a journal nothing is remembered."""
 
-    Parameters
-    ----------
-    reader : SampleReader
-    journal : Journal or None
-    policy : FailurePolicy
-    report : Report
-    batch_size : int
-    rank, world_size : int
-    """
-
-    def __init__(
-        self,
-        reader: SampleReader,
-        journal: Journal | None,
-        policy: FailurePolicy,
-        report: Report,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-    ):
-        self.reader, self.journal, self.policy, self.report = reader, journal, policy, report
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+    reader: SampleReader
+    journal: Journal | None
+    policy: FailurePolicy
+    report: Report
+    batch_size: int
+    rank: int
+    world_size: int
 
     def answer(
         self,

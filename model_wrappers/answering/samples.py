@@ -83,31 +83,16 @@ class Sample:
     digest: str
 
 
+@dataclass(frozen=True)
 class SampleReader:
-    """Reads documents and turns them into samples.
+    """Reads documents and turns them into samples."""
 
-    Parameters
-    ----------
-    family : Family
-    config, processor
-        Of the checkpoint.
-    chat : bool
-        Whether lmms-eval speaks the chat protocol.
-    system_prompt : str or None
-    pixel_limits : mapping
-    """
-
-    def __init__(
-        self,
-        family: Family,
-        config: Any,
-        processor: Any,
-        chat: bool,
-        system_prompt: str | None,
-        pixel_limits: Mapping[str, int],
-    ):
-        self.family, self.config, self.processor, self.chat = family, config, processor, chat
-        self.system_prompt, self.pixel_limits = system_prompt, pixel_limits
+    family: Family
+    config: Any  # the checkpoint's
+    processor: Any
+    chat: bool  # whether lmms-eval speaks the chat protocol
+    system_prompt: str | None
+    pixel_limits: Mapping[str, int]
 
     def read(self, request: Request, datasets: Mapping[str, Any]) -> Sample:
         """Load the document's images and word the prompt.

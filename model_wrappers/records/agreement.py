@@ -1,67 +1,23 @@
-"""Agreement: how often, and how nearly, two runs give the same answers to the same samples."""
+"""Agreement: whether, and how nearly, a run gives the same answers as FullKV to the same samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rapidfuzz.distance import Levenshtein
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.methods import fullkv
 from sparsemm_eval.model_wrappers.records.journal import read_identity, read_journal
 
 
-@dataclass
-class Agreement:
-    """Sums over compared samples.
-
-    Attributes
-    ----------
-    compared, missing : int
-        Samples with and without an answer in the reference.
-    identical : int
-        Samples whose answers are equal texts.
-    similarity : float
-        Sum of token-level edit similarities.
-    """
-
-    compared: int = 0
-    missing: int = 0
-    identical: int = 0
-    similarity: float = 0.0
-
-    def summary(self) -> dict[str, float]:
-        """Shares and counts; shares are missing where nothing was compared."""
-        counts: dict[str, float] = {"agreement_compared": self.compared, "agreement_missing": self.missing}
-        if self.compared:
-            counts["agreement_identical"] = self.identical / self.compared
-            counts["agreement_edit_similarity"] = self.similarity / self.compared
-        return counts
-
-    @classmethod
-    def merged(cls, parts: Iterable[Agreement]) -> Agreement:
-        """The agreement of several processes as one."""
-        whole = cls()
-        for part in parts:
-            whole.compared += part.compared
-            whole.missing += part.missing
-            whole.identical += part.identical
-            whole.similarity += part.similarity
-        return whole
-
-
+@dataclass(frozen=True)
 class Reference:
-    """Answers to compare with.
+    """Answers to compare with: sample digest -> (text, tokens)."""
 
-    Parameters
-    ----------
-    answers : dict
-        Sample digest -> (text, tokens).
-    """
-
-    def __init__(self, answers: dict[str, tuple[str, Sequence[int]]]):
-        self.answers = answers
+    answers: dict[str, tuple[str, Sequence[int]]]
 
     @classmethod
     def from_journal(cls, folder: str | Path) -> Reference:
@@ -79,23 +35,19 @@ class Reference:
             answers[record["sample"]] = (record["text"], record["tokens"])
         if not runs:
             raise ConfigError("reference", str(folder), "the folder of a FullKV run's journal, with answers")
-        names = [read_identity(folder, run)["model_name"] for run in sorted(runs)]
-        if len(names) > 1 or not names[0].endswith("_fullkv"):
-            found = ", ".join(names)
+        identities = [read_identity(folder, run) for run in sorted(runs)]
+        if [one["compression"]["method"] for one in identities] != [fullkv.METHOD.name]:
+            found = ", ".join(one["model_name"] for one in identities)
             raise ConfigError("reference", str(folder), f"the journal of one FullKV run (it holds: {found})")
         return cls(answers)
 
-    def compare(self, agreement: Agreement, sample_digest: str, text: str, tokens: Sequence[int]) -> None:
-        """Add one sample to an agreement."""
-        known = self.answers.get(sample_digest)
-        if known is None:
-            agreement.missing += 1
-            return
-        agreement.compared += 1
-        agreement.identical += text == known[0]
-        agreement.similarity += edit_similarity(tokens, known[1])
+    def compare(self, sample_digest: str, text: str, tokens: Sequence[int]) -> dict[str, float | None]:
+        """Whether the texts are equal, and 1 − edit distance of the tokens / length of the longer answer.
 
-
-def edit_similarity(left: Sequence[int], right: Sequence[int]) -> float:
-    """1 − edit distance of token sequences / length of the longer one; 1 for two empty ones."""
-    return Levenshtein.normalized_similarity(list(left), list(right))
+        Both None where the reference has no answer to the sample.
+        """
+        if sample_digest not in self.answers:
+            return {"agreement_identical": None, "agreement_edit_similarity": None}
+        known_text, known_tokens = self.answers[sample_digest]
+        similarity = Levenshtein.normalized_similarity(list(tokens), list(known_tokens))
+        return {"agreement_identical": text == known_text, "agreement_edit_similarity": similarity}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import marshal
 import subprocess
 from importlib import metadata
@@ -63,11 +62,6 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def digest(identity: dict[str, Any]) -> str:
-    """Hex SHA-256 of a JSON record; equal records have equal digests."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def describe(

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import JournalError
-from sparsemm_eval.files import RecordStore, read_records, user_cache
+from sparsemm_eval.files import RecordStore, read_records, user_cache, write_json_atomically
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.samples import Sample
-from sparsemm_eval.model_wrappers.records.run_record import write_json
 
 RUNS = "runs"
 KIND = "rank"
@@ -54,7 +53,7 @@ class Journal:
         self._open = ExitStack()
         if rank == 0:
             try:
-                write_json(self.folder / RUNS / f"{run_digest}.json", identity)
+                write_json_atomically(self.folder / RUNS / f"{run_digest}.json", identity)
             except OSError as error:
                 raise JournalError(f"journal {self.folder} cannot be used: {error.strerror}") from error
 

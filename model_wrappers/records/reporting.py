@@ -15,7 +15,7 @@ from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
 from sparsemm_eval.model_wrappers.answering.samples import Sample
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.records import identity as run_identity
-from sparsemm_eval.model_wrappers.records.agreement import Agreement, Reference
+from sparsemm_eval.model_wrappers.records.agreement import Reference
 from sparsemm_eval.model_wrappers.records.run_record import RunFiles
 from sparsemm_eval.model_wrappers.records.totals import Totals
 
@@ -46,18 +46,15 @@ class Report:
         self.identity, self.run_digest, self.arguments = identity, run_digest, arguments
         self.rank, self.world_size = rank, world_size
         self.totals = Totals(context)
-        self.agreement = Agreement()
         self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
-        self._files = RunFiles(
-            arguments.stats_dir, identity["model_name"], run_digest, rank, _moment(world_size)
-        )
+        stem = f"{_moment(world_size)}_{identity['model_name']}_{run_digest[:12]}"
+        self._files = RunFiles(arguments.stats_dir, stem, rank)
 
     def add(self, sample: Sample, answer: Answer, *, restored: bool) -> None:
         """Count one answer."""
-        self.totals.add(answer, restored=restored)
+        agreement = self._reference and self._reference.compare(sample.digest, answer.text, answer.tokens)
+        self.totals.add(answer, restored=restored, agreement=agreement)
         self._files.add(answer, sample.digest)
-        if self._reference is not None:
-            self._reference.compare(self.agreement, sample.digest, answer.text, answer.tokens)
 
     def finish(self, policy: FailurePolicy) -> dict[str, Any]:
         """Add up all processes and write; every process calls it, once, at the same point.
@@ -73,41 +70,34 @@ class Report:
             On all processes alike.
         """
         self.totals.skipped = dict(policy.skipped)
-        parts = _gathered((self.totals, self.agreement), self.world_size)
-        totals = Totals.merged(part for part, _ in parts)
-        agreement = Agreement.merged(part for _, part in parts)
-        record = self._record(totals, agreement)
-        path = self._files.finish(record)
-        if self.rank == 0:
-            self._log(totals, record["measured"], path)
-        policy.check(len(totals.skipped), totals.samples + len(totals.skipped))
-        return record
-
-    def _record(self, totals: Totals, agreement: Agreement) -> dict[str, Any]:
-        measured = totals.summary()
-        if self._reference is not None:
-            measured |= agreement.summary()
-        return {
+        totals = Totals.merged(_gathered(self.totals, self.world_size))
+        record = {
             "run": self.run_digest,
             **self.identity,
             "commit": run_identity.commit() if self.rank == 0 else None,
             "batch_size": self.arguments.batch_size,
             "processes": self.world_size,
-            "measured": measured,
+            "measured": totals.summary(),
             "kept_mean": totals.kept_mean(),
             "skipped": totals.skipped,
-            "empty": totals.empty_names,
+            "empty": totals.empty_names(),
         }
+        path = self._files.finish(record)
+        if self.rank == 0:
+            self._log(totals, record["measured"], path)
+        policy.check(len(totals.skipped), len(totals.rows) + len(totals.skipped))
+        return record
 
     def _log(self, totals: Totals, measured: dict[str, Any], path: Any) -> None:
         for name, reason in totals.skipped.items():
             logger.error(f"skipped, and not part of any score: {name}: {reason}")
-        if totals.empty:
-            some = ", ".join(totals.empty_names)
-            logger.warning(f"{totals.empty} of {totals.samples} answers are empty, among them {some}")
-        if totals.past_context:
+        answers = f"of {measured['samples']} answers"
+        if measured["empty_answers"]:
+            some = ", ".join(totals.empty_names())
+            logger.warning(f"{measured['empty_answers']} {answers} are empty, among them {some}")
+        if measured["answers_past_context"]:
             logger.warning(
-                f"{totals.past_context} of {totals.samples} answers run past the model's context of "
+                f"{measured['answers_past_context']} {answers} run past the model's context of "
                 f"{totals.context} tokens, where it was never trained: lower max_new_tokens"
             )
         if measured.get("agreement_missing"):
@@ -118,7 +108,8 @@ class Report:
         numbers = {name: value for name, value in compression.items() if isinstance(value, (int, float))}
         nominal = {f"nominal_{name}": value for name, value in numbers.items()}
         # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
-        compat.log_throughput(totals.seconds, totals.generated_tokens, {**nominal, **measured})
+        seconds, tokens = (sum(row[name] for row in totals.rows) for name in ("seconds", "generated_tokens"))
+        compat.log_throughput(seconds, tokens, {**nominal, **measured})
 
 
 def _moment(world_size: int) -> str:

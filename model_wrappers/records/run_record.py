@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.files import write_json_atomically
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 
 RUN_SUFFIX = "_sparsemm_run.json"
@@ -22,26 +22,21 @@ class RunFiles:
     ----------
     folder : path-like or None
         None: nothing is written.
-    model_name, digest : str
-        Name of the model and digest of the run identity; both enter the file names.
+    stem : str
+        How the files' names begin, equal on all processes.
     rank : int
         Every process writes its own samples; rank 0 writes the record.
-    moment : str
-        When the run began, equal on all processes; it enters the file names too.
     """
 
-    def __init__(self, folder: str | Path | None, model_name: str, digest: str, rank: int, moment: str):
-        self.folder = None if folder is None else Path(folder)
-        self.rank = rank
-        self.stem = f"{moment}_{model_name}_{digest[:12]}"
+    def __init__(self, folder: str | Path | None, stem: str, rank: int):
+        self.folder, self.stem, self.rank = None if folder is None else Path(folder), stem, rank
         self._samples: TextIO | None = None
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(
-                    "stats_dir", str(folder), f"a folder to write to ({error.strerror})"
-                ) from error
+                remedy = f"a folder to write to ({error.strerror})"
+                raise ConfigError("stats_dir", str(folder), remedy) from error
 
     def add(self, answer: Answer, prompt_digest: str) -> None:
         """Append one sample's measurements."""
@@ -69,13 +64,8 @@ class RunFiles:
         if self.folder is None or self.rank != 0:
             return None
         path = self.folder / (self.stem + RUN_SUFFIX)
-        write_json(path, record)
+        write_json_atomically(path, record)
         return path
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file as a whole: a killed process leaves the old one or the new one."""
-    write_text_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_runs(folder: str | Path) -> list[dict[str, Any]]:
@@ -88,4 +78,4 @@ def complete_results(results: Path, run: Mapping[str, Any]) -> None:
     """Put a run record into lmms-eval's results file, under the key ``sparsemm``."""
     record = json.loads(results.read_text(encoding="utf-8"))
     record["sparsemm"] = dict(run)
-    write_json(results, record)
+    write_json_atomically(results, record)

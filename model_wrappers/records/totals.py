@@ -1,17 +1,18 @@
-"""Running totals over a run's samples, which can be added up over processes."""
+"""What a run measured: one row per sample, and the figures over all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 
 #: What is averaged over samples.
-_MEANS = (
+MEANS = (
     "prompt_tokens",
     "effective_budget",
     "kv_bytes",
@@ -20,72 +21,46 @@ _MEANS = (
     "prefill_seconds",
     "decode_seconds",
 )
-_NAMES_KEPT = 5
+COUNTS = ("restored", "empty", "past_context")
+NAMES_KEPT = 5
 
 
 @dataclass
 class Totals:
-    """Sums, extremes and counts over samples.
+    """The samples answered so far.
 
     Attributes
     ----------
     context : int or None
         Tokens of the model's context; None: not known.
-    samples, restored, empty, past_context : int
-        Answers in all, those taken from the journal, empty ones, and those that end beyond the context.
-    generated_tokens : int
-    seconds : float
-        Spent in ``generate``, each call counted once.
+    rows : list of dict
+        Per sample: its name, the figures of ``MEANS``, whether it is one of ``COUNTS`` (taken from the
+        journal, empty, ending beyond the context), and how it agrees with a reference, if there is one.
+    kept_sum : numpy.ndarray
+        int64 [layers, KV heads]: entries kept, summed over samples; 0 where there are none.
     skipped : dict
         Name -> reason.
-    empty_names : list of str
-        The first few samples with an empty answer.
     """
 
     context: int | None = None
-    samples: int = 0
-    restored: int = 0
-    empty: int = 0
-    past_context: int = 0
-    generated_tokens: int = 0
-    seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    kept_sum: Any = 0
     skipped: dict[str, str] = field(default_factory=dict)
-    empty_names: list[str] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    budget_min: float | None = None
-    budget_max: float | None = None
-    kv_bytes_peak: int = 0
-    kept_sum: np.ndarray | None = None
 
-    def add(self, answer: Answer, *, restored: bool) -> None:
-        """Count one answer."""
-        measured = answer.measured
-        self.samples += 1
-        self.restored += restored
-        if not answer.text.strip():
-            self.empty += 1
-            if len(self.empty_names) < _NAMES_KEPT:
-                self.empty_names.append(f"{answer.task}/{answer.doc_id}")
-        length = measured.prompt_tokens + len(answer.tokens)
-        self.past_context += self.context is not None and length > self.context
-        self.generated_tokens += len(answer.tokens)
-        self.seconds += measured.seconds
-        for name in _MEANS:
-            value = getattr(measured, name)
-            if name == "kv_bytes_end":
-                value /= measured.batch
-            if value is not None:
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
-        self._extremes(measured.effective_budget, measured.effective_budget, measured.kv_bytes_peak)
-        kept = measured.kept.astype(np.int64)
-        self.kept_sum = kept if self.kept_sum is None else self.kept_sum + kept
-
-    def _extremes(self, low: float, high: float, peak: int) -> None:
-        self.budget_min = low if self.budget_min is None else min(self.budget_min, low)
-        self.budget_max = high if self.budget_max is None else max(self.budget_max, high)
-        self.kv_bytes_peak = max(self.kv_bytes_peak, peak)
+    def add(self, answer: Answer, *, restored: bool, agreement: Mapping[str, Any] | None = None) -> None:
+        """Count one answer, and how it agrees with the reference's."""
+        measured, tokens = answer.measured, len(answer.tokens)
+        row = {name: getattr(measured, name) for name in (*MEANS, "kv_bytes_peak", "seconds")}
+        row["kv_bytes_end"] /= measured.batch
+        row |= {
+            "name": f"{answer.task}/{answer.doc_id}",
+            "generated_tokens": tokens,
+            "restored": restored,
+            "empty": not answer.text.strip(),
+            "past_context": self.context is not None and measured.prompt_tokens + tokens > self.context,
+        }
+        self.rows.append(row | dict(agreement or {}))
+        self.kept_sum = self.kept_sum + measured.kept.astype(np.int64)
 
     @classmethod
     def merged(cls, parts: Iterable[Totals]) -> Totals:
@@ -93,47 +68,52 @@ class Totals:
         whole = cls()
         for part in parts:
             whole.context = whole.context or part.context
-            for name in ("samples", "restored", "empty", "past_context", "generated_tokens", "seconds"):
-                setattr(whole, name, getattr(whole, name) + getattr(part, name))
-            whole.skipped.update(part.skipped)
-            whole.empty_names = (whole.empty_names + part.empty_names)[:_NAMES_KEPT]
-            for name in part.sums:
-                whole.sums[name] = whole.sums.get(name, 0.0) + part.sums[name]
-                whole.counts[name] = whole.counts.get(name, 0) + part.counts[name]
-            if part.budget_min is not None:
-                whole._extremes(part.budget_min, part.budget_max, part.kv_bytes_peak)
-            if part.kept_sum is not None:
-                whole.kept_sum = part.kept_sum if whole.kept_sum is None else whole.kept_sum + part.kept_sum
+            whole.rows = whole.rows + part.rows
+            whole.kept_sum = whole.kept_sum + part.kept_sum
+            whole.skipped = whole.skipped | part.skipped
         return whole
 
-    def mean(self, name: str) -> float | None:
-        """Mean of a measured figure over the samples that have it."""
-        return self.sums[name] / self.counts[name] if self.counts.get(name) else None
+    def table(self) -> pd.DataFrame:
+        """The rows, with a column for every figure; NaN where a sample lacks one."""
+        names = ("name", *COUNTS, *MEANS, "kv_bytes_peak", "seconds", "generated_tokens")
+        table = pd.DataFrame(self.rows, columns=list(dict.fromkeys((*names, *(self.rows or [{}])[0]))))
+        return table.astype(dict.fromkeys(COUNTS, bool) | dict.fromkeys(MEANS, float))
+
+    def empty_names(self) -> list[str]:
+        """The first few samples with an empty answer."""
+        return [row["name"] for row in self.rows if row["empty"]][:NAMES_KEPT]
 
     def summary(self) -> dict[str, Any]:
         """Figures by name, JSON types; what was never measured is missing.
 
         ``effective_budget`` with ``_min`` and ``_max``: entries per KV head. ``kv_bytes*``: bytes per sample;
         ``kv_bytes_peak``: of the largest call, all its rows together. ``prefill_seconds``: per call,
-        ``decode_seconds``: per token.
+        ``decode_seconds``: per token. ``agreement_*``: counts, and shares of the compared samples.
         """
+        table = self.table()
+        restored, empty, past_context = (int(table[name].sum()) for name in COUNTS)
         figures = {
-            "samples": self.samples,
+            "samples": len(table),
             "samples_skipped": len(self.skipped),
-            "samples_restored": self.restored,
-            "empty_answers": self.empty,
-            "answers_past_context": self.past_context,
+            "samples_restored": restored,
+            "empty_answers": empty,
+            "answers_past_context": past_context,
         }
-        figures |= {name: self.mean(name) for name in _MEANS if self.counts.get(name)}
-        if self.samples:
+        figures |= table[list(MEANS)].mean().dropna().to_dict()
+        if len(table):
             figures |= {
-                "effective_budget_min": self.budget_min,
-                "effective_budget_max": self.budget_max,
-                "kv_bytes_peak": self.kv_bytes_peak,
-                "kv_share": self.sums["kv_bytes"] / self.sums["kv_bytes_full"],
+                "effective_budget_min": float(table["effective_budget"].min()),
+                "effective_budget_max": float(table["effective_budget"].max()),
+                "kv_bytes_peak": int(table["kv_bytes_peak"].max()),
+                "kv_share": float(table["kv_bytes"].sum() / table["kv_bytes_full"].sum()),
             }
+        if "agreement_identical" in table:
+            shares = table[["agreement_identical", "agreement_edit_similarity"]].astype(float)
+            compared = int(shares["agreement_identical"].count())
+            figures |= {"agreement_compared": compared, "agreement_missing": len(table) - compared}
+            figures |= shares.mean().dropna().to_dict()
         return figures
 
     def kept_mean(self) -> list[list[float]] | None:
         """Mean entries kept per [layer, KV head]."""
-        return None if self.kept_sum is None else (self.kept_sum / self.samples).tolist()
+        return (self.kept_sum / len(self.rows)).tolist() if self.rows else None

@@ -1,8 +1,13 @@
+import numpy as np
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.model_wrappers.records.agreement import Agreement, Reference, edit_similarity
+from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
+from sparsemm_eval.model_wrappers.records.agreement import Reference
+from sparsemm_eval.model_wrappers.records.totals import Totals
 from tests.model_wrappers.helpers import answers_of
+
+MEASURED = Measurement(10, 5.0, np.ones((2, 3), np.int32), 40, 80, 1, 100, 60, 0.1, None, 0.1)
 
 
 def loops_distance(left, right):
@@ -21,23 +26,32 @@ def loops_distance(left, right):
 def test_edit_similarity_of_tokens(left, right):
     longest = max(len(left), len(right))
     expected = 1.0 if longest == 0 else 1 - loops_distance(left, right) / longest
-    assert edit_similarity(left, right) == pytest.approx(expected)
+    found = Reference({"a": ("", right)}).compare("a", "", left)
+    assert found == {"agreement_identical": True, "agreement_edit_similarity": pytest.approx(expected)}
 
 
 def test_counts_and_shares():
     reference = Reference({"a": ("yes", [1, 2]), "b": ("no", [3, 4])})
-    agreement = Agreement()
-    assert "agreement_identical" not in agreement.summary()
-    reference.compare(agreement, "a", "yes", [1, 2])
-    reference.compare(agreement, "b", "not", [3, 5])
-    reference.compare(agreement, "c", "what", [1])
-    assert agreement.summary() == {
+    totals = Totals()
+    for digest, text, tokens in (("a", "yes", (1, 2)), ("b", "not", (3, 5)), ("c", "what", (1,))):
+        answer = Answer("task", 0, 0, text, tokens, MEASURED)
+        totals.add(answer, restored=False, agreement=reference.compare(digest, text, tokens))
+    expected = {
         "agreement_compared": 2,
         "agreement_missing": 1,
         "agreement_identical": 0.5,
         "agreement_edit_similarity": 0.75,
     }
-    assert Agreement.merged([agreement, agreement]).summary()["agreement_edit_similarity"] == 0.75
+    assert totals.summary().items() >= expected.items()
+    assert Totals.merged([totals, totals]).summary()["agreement_edit_similarity"] == 0.75
+
+
+def test_nothing_to_compare_with_has_counts_only():
+    totals = Totals()
+    compared = Reference({}).compare("a", "yes", (1,))
+    totals.add(Answer("task", 0, 0, "yes", (1,), MEASURED), restored=False, agreement=compared)
+    found = {name: value for name, value in totals.summary().items() if name.startswith("agreement")}
+    assert found == {"agreement_compared": 0, "agreement_missing": 1}
 
 
 def run(build_wrapper, documents, name, **given):

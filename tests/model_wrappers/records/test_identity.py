@@ -1,11 +1,12 @@
 import json
 
-from sparsemm_eval.model_wrappers.records.identity import commit, digest, source_digest, versions
+from sparsemm_eval.files import digest_of
+from sparsemm_eval.model_wrappers.records.identity import commit, source_digest, versions
 
 
 def test_digests_follow_content_not_order():
-    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
-    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
 
 
 def test_versions_of_what_computes():
