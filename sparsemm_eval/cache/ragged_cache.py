@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from sparsemm_eval.cache.arena import Arena
 from sparsemm_eval.cache.dense_store import DenseStore
 from sparsemm_eval.cache.ragged_store import RESERVE, RaggedStore, block_size
 from sparsemm_eval.cache.statistics import CacheStats
@@ -22,19 +23,41 @@ DEFAULT_RESERVE = 64  # generated tokens to make room for when nobody says how m
 
 
 @dataclass
-class Prompt:
-    """What all layers of a cache know of its prompts.
+class Shared:
+    """What all layers of a cache have in common.
 
     Attributes
     ----------
+    config : CompressionConfig
+        With a resolved HeadScores table where the method needs one.
+    num_layers : int
+    reserve : int
+        Generated tokens to make room for.
+    kernel : str
+        Of the attention over ragged entries: ``auto``, ``torch`` or ``triton``.
+    arena : Arena or None
+        Where the entries lie, if they outlive the cache.
     images : torch.Tensor or None
-        bool [B, N]: which positions are image tokens, for methods that ask.
-    shared : dict
-        See ``PromptView``.
+        bool [B, N]: which positions of the prompts are image tokens, for methods that ask.
+    once : dict
+        What methods compute once for all layers; see ``PromptView``.
     """
 
+    config: CompressionConfig
+    num_layers: int
+    reserve: int
+    kernel: str = "auto"
+    arena: Arena | None = None
     images: torch.Tensor | None = None
-    shared: dict[Hashable, Any] = field(default_factory=dict)
+    once: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def _refused(reason: str) -> Callable[..., None]:
+    def method(self: RaggedLayer, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedError(reason)
+
+    method.__doc__ = "Refused."
+    return method
 
 
 class RaggedLayer(CacheLayerMixin):
@@ -43,36 +66,14 @@ class RaggedLayer(CacheLayerMixin):
     The first ``update`` is the prefill: it hands the dense keys and values back, and ``compress``, called
     right after the layer's attention, stores what is kept and lets go of the rest. Every later ``update``
     appends one token.
-
-    Parameters
-    ----------
-    config : CompressionConfig
-        With a resolved HeadScores table where the method needs one.
-    layer, num_layers : int
-        This layer's index and the number of layers.
-    reserve : int
-        Generated tokens to make room for.
-    prompt : Prompt
-        Of the cache.
-    kernel : str
-        ``auto``, ``torch`` or ``triton``.
     """
 
     is_compileable = False
     is_sliding = False
 
-    def __init__(
-        self,
-        config: CompressionConfig,
-        layer: int,
-        num_layers: int,
-        reserve: int,
-        prompt: Prompt,
-        kernel: str = "auto",
-    ):
+    def __init__(self, shared: Shared, layer: int):
         super().__init__()
-        self.config, self.layer, self.num_layers, self.reserve = config, layer, num_layers, reserve
-        self.prompt, self.kernel = prompt, kernel
+        self.shared, self.layer = shared, layer
         self.seen = 0  # tokens this layer has been given, padding included
         self.store: RaggedStore | DenseStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
@@ -156,15 +157,15 @@ class RaggedLayer(CacheLayerMixin):
         view = PromptView(
             query,
             key,
-            value if "values" in self.config.needs else None,
+            value if "values" in self.shared.config.needs else None,
             valid,
-            self.prompt.images,
+            self.shared.images,
             output_weight,
             scaling,
             self.layer,
-            self.num_layers,
-            self.config,
-            self.prompt.shared,
+            self.shared.num_layers,
+            self.shared.config,
+            self.shared.once,
         )
         kept = keep_layer(view)
         self.kept, self.prompt_lengths = kept.sum(-1).cpu(), view.lengths
@@ -175,10 +176,12 @@ class RaggedLayer(CacheLayerMixin):
         self.stored_bytes = self.store.nbytes
 
     def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> RaggedStore | DenseStore:
+        reserve = self.shared.reserve
         if bool((self.kept == self.prompt_lengths[:, None]).all()):
-            return DenseStore(key, value, self.reserve)
-        store = RaggedStore(choose(self.kernel, key.device), block_size(float(self.kept.double().mean())))
-        store.fill(key, value, kept, self.kept, min(self.reserve, RESERVE))
+            return DenseStore(key, value, reserve)
+        kernel, mean = choose(self.shared.kernel, key.device), float(self.kept.double().mean())
+        store = RaggedStore(kernel, block_size(mean))
+        store.fill(key, value, kept, self.kept, min(reserve, RESERVE))
         return store
 
     def attend(
@@ -208,27 +211,13 @@ class RaggedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.prompt, self.kernel)
+        self.__init__(self.shared, self.layer)
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Refused: beams of a row would need entries that were evicted for another beam."""
-        raise UnsupportedError("beam search is not supported with a compressed cache: use num_beams=1")
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused: assisted decoding takes tokens back."""
-        raise UnsupportedError("a compressed cache cannot be cropped: assisted decoding is not supported")
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Refused."""
-        raise UnsupportedError("a compressed cache cannot be repeated: repeat the prompts instead")
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Refused."""
-        raise UnsupportedError("rows of a compressed cache cannot be selected: run the rows you need")
-
-    def offload(self) -> None:
-        """Refused."""
-        raise UnsupportedError("a compressed cache is not offloaded: it is small already")
+    reorder_cache = _refused("beam search needs entries that were evicted for another beam: use num_beams=1")
+    crop = _refused("assisted decoding takes tokens back, which needs evicted entries: leave it out")
+    batch_repeat_interleave = _refused("a compressed cache cannot be repeated: repeat the prompts instead")
+    batch_select_indices = _refused("rows of a compressed cache cannot be selected: run the rows you need")
+    offload = _refused("a compressed cache is not offloaded: it is small already")
 
 
 class RaggedCache(Cache):
@@ -236,15 +225,11 @@ class RaggedCache(Cache):
 
     Parameters
     ----------
-    config : CompressionConfig
-        With a resolved HeadScores table where the method needs one.
-    num_layers : int
-        Decoder layers.
-    reserve : int
-        Generated tokens to make room for; more are taken as they come.
-    kernel : str
-        Of the attention over ragged entries: ``auto``, ``torch`` or ``triton``.
+    config, num_layers, reserve, kernel, arena
+        See ``Shared``; more room is taken as tokens come.
     """
+
+    layer_type: type[RaggedLayer] = RaggedLayer
 
     def __init__(
         self,
@@ -252,22 +237,15 @@ class RaggedCache(Cache):
         num_layers: int,
         reserve: int = DEFAULT_RESERVE,
         kernel: str = "auto",
+        arena: Arena | None = None,
     ):
-        self.config, self.prompt = config, Prompt()
-        super().__init__(layers=self._new_layers(config, num_layers, reserve, kernel))
-
-    def _new_layers(
-        self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
-    ) -> list[RaggedLayer]:
-        return [
-            RaggedLayer(config, layer, num_layers, reserve, self.prompt, kernel)
-            for layer in range(num_layers)
-        ]
+        self.shared = Shared(config, num_layers, reserve, kernel, arena)
+        super().__init__(layers=[self.layer_type(self.shared, layer) for layer in range(num_layers)])
 
     def reset(self) -> None:
         """Forget everything."""
-        self.prompt.images = None
-        self.prompt.shared.clear()
+        self.shared.images = None
+        self.shared.once.clear()
         super().reset()
 
     @property

@@ -5,34 +5,14 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.cache.arena import Arena
-from sparsemm_eval.cache.ragged_cache import Prompt, RaggedCache, RaggedLayer
+from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
 from sparsemm_eval.cache.ragged_store import RaggedStore
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
 
 
 class StaticLayer(RaggedLayer):
-    """One decoder layer's entries in the arena. A decode step changes tensors only, no Python state.
-
-    Parameters
-    ----------
-    config, layer, num_layers, reserve, prompt
-        As for RaggedLayer; ``reserve`` is a limit here.
-    arena : Arena
-        Shared with all samples of the session.
-    """
-
-    def __init__(
-        self,
-        config: CompressionConfig,
-        layer: int,
-        num_layers: int,
-        reserve: int,
-        prompt: Prompt,
-        arena: Arena,
-    ):
-        super().__init__(config, layer, num_layers, reserve, prompt)
-        self.arena = arena
+    """One decoder layer's entries in the arena. A decode step changes tensors only, no Python state."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
@@ -46,11 +26,11 @@ class StaticLayer(RaggedLayer):
         return key_states, value_states
 
     def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> RaggedStore:
+        arena = self.shared.arena
         if self.layer == 0:
-            self.arena.set_width(self.prompt_width, key.device)
-        store = self.arena.stores[self.layer]
-        store.fill(key, value, kept, self.kept, self.reserve)
-        return store
+            arena.set_width(self.prompt_width, key.device)
+        arena.stores[self.layer].fill(key, value, kept, self.kept, self.shared.reserve)
+        return arena.stores[self.layer]
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
@@ -64,7 +44,7 @@ class StaticLayer(RaggedLayer):
         """Tokens seen, not entries kept; int64 [] on the device once the prompt is compressed."""
         if not self.is_prefilled:
             return self.seen
-        return self.arena.width + self.store.generated_count()
+        return self.shared.arena.width + self.store.generated_count()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(length, offset) of the prompt's mask; decode steps have none."""
@@ -74,10 +54,6 @@ class StaticLayer(RaggedLayer):
     def generated(self) -> int:
         """Tokens appended after the prompt."""
         return int(self.store.generated_count())
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.__init__(self.config, self.layer, self.num_layers, self.reserve, self.prompt, self.arena)
 
 
 class CompileableLayer(StaticLayer):
@@ -91,12 +67,10 @@ class StaticCache(RaggedCache):
 
     Parameters
     ----------
-    config, num_layers : CompressionConfig, int
-        As for RaggedCache.
+    config, num_layers, arena
+        See ``Shared``.
     reserve : int
         Most tokens that can be generated.
-    arena : Arena
-        Where the entries lie.
     compileable : bool
         Whether ``generate`` shall compile its decode step.
     """
@@ -104,16 +78,9 @@ class StaticCache(RaggedCache):
     def __init__(
         self, config: CompressionConfig, num_layers: int, reserve: int, arena: Arena, *, compileable: bool
     ):
-        self.arena = arena
-        self._kind = CompileableLayer if compileable else StaticLayer
-        super().__init__(config, num_layers, reserve)
-        arena.user = self
-
-    def _new_layers(
-        self, config: CompressionConfig, num_layers: int, reserve: int, kernel: str
-    ) -> list[RaggedLayer]:
-        kind, shared = self._kind, (self.prompt, self.arena)
-        return [kind(config, layer, num_layers, reserve, *shared) for layer in range(num_layers)]
+        self.arena, arena.user = arena, self
+        self.layer_type = CompileableLayer if compileable else StaticLayer
+        super().__init__(config, num_layers, reserve, arena=arena)
 
     def check_current(self) -> None:
         """Fail where the arena holds another cache's sample.

@@ -68,6 +68,6 @@ def ragged_attention_forward(
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if kv_layer is not None and not kv_layer.is_prefilled:
         valid = None if attention_mask is None else attention_mask[:, 0, -1, :]
-        weight = module.o_proj.weight if "output_weight" in kv_layer.config.needs else None
+        weight = module.o_proj.weight if "output_weight" in kv_layer.shared.config.needs else None
         kv_layer.compress(query, valid, scaling, weight)
     return output, None

@@ -255,7 +255,7 @@ class CompressionSession:
             cache.check_current()
         cache = kwargs.get("past_key_values")
         if "images" in self.config.needs and cache is not None and not cache.is_prefilled:
-            cache.prompt.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
+            cache.shared.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
         return args, kwargs
 
     def _image_positions(self, ids: torch.Tensor | None) -> torch.Tensor:
