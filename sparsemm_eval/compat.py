@@ -49,6 +49,16 @@ def generation_config_of(
     return resolved
 
 
+def generation_defaults() -> dict[str, Any]:
+    """What ``generate`` takes a setting to be that neither the call nor the model gives.
+
+    Relies on transformers' ``GenerationConfig._get_default_generation_params``.
+    """
+    from transformers import GenerationConfig
+
+    return GenerationConfig._get_default_generation_params()
+
+
 def mark_static_address(tensor: torch.Tensor) -> None:
     """Promise that a tensor stays where it is, so that compiled code may take its address.
 

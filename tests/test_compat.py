@@ -20,6 +20,13 @@ INTERNAL = ("wandb.sdk", "wandb_workspaces.utils", "lmms_eval.models.model_utils
 ACCESSORS = ("getattr", "setattr", "hasattr", "delattr")
 
 
+def test_generation_defaults():
+    defaults = compat.generation_defaults()
+    assert (defaults["num_beams"], defaults["typical_p"], defaults["do_sample"]) == (1, 1.0, False)
+    defaults["num_beams"] = 2
+    assert compat.generation_defaults()["num_beams"] == 1
+
+
 def test_attention_is_read_at_every_call():
     model, prompt = model_of("llama"), prompt_of("llama")
     calls = []

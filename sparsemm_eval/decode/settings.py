@@ -1,4 +1,4 @@
-"""What a ``generate`` call asks of the own loop; everything that the loop does not do is refused."""
+"""What a ``generate`` call may ask of a compressed cache, and of the own loop; everything else is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,22 @@ from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.errors import UnsupportedError
 
 DEFAULT_NEW_TOKENS = 20  # generate's, where nothing says how many
-REFUSED_ARGUMENTS = (
+_TAKES_BACK = "takes tokens back, which needs evicted entries"
+REFUSED_ARGUMENTS = {
+    "assistant_model": f"assisted decoding {_TAKES_BACK}: leave it out",
+    "assistant_tokenizer": f"assisted decoding {_TAKES_BACK}: leave it out",
+    "past_key_values": "the session makes the cache itself, one per call: leave it out",
+}
+REFUSED_SETTINGS = {
+    "prompt_lookup_num_tokens": f"prompt-lookup decoding {_TAKES_BACK}",
+    "assistant_early_exit": f"assisted decoding {_TAKES_BACK}",
+    "use_mtp": f"multi-token prediction {_TAKES_BACK}",
+    "prefill_chunk_size": "the observation window is at the prompt's end: give the whole prompt at once",
+    "cache_implementation": "the session makes the cache itself",
+    "penalty_alpha": "contrastive search copies the cache per candidate: use greedy decoding or sampling",
+    "dola_layers": "DoLa is not tested with a compressed cache: use greedy decoding or sampling",
+}
+_LOOP_REFUSES = (
     "inputs_embeds",
     "logits_processor",
     "prefix_allowed_tokens_fn",
@@ -22,39 +37,17 @@ REFUSED_ARGUMENTS = (
     "custom_generate",
     "negative_prompt_ids",
 )
-# settings that would change an answer or what is returned, and the values at which they do nothing
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_return_sequences": (None, 1),
-    "return_dict_in_generate": (None, False),
-    "output_scores": (None, False),
-    "output_logits": (None, False),
-    "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None,),
-    "sequence_bias": (None,),
-    "suppress_tokens": (None,),
-    "begin_suppress_tokens": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "exponential_decay_length_penalty": (None,),
-    "guidance_scale": (None, 1, 1.0),
-    "watermarking_config": (None,),
-    "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
-    "min_p": (None,),
-    "top_h": (None,),
-    "max_time": (None,),
-    "stop_strings": (None,),
-    "token_healing": (None, False),
-    "renormalize_logits": (None, False),
-    "remove_invalid_values": (None, False),
-    "encoder_repetition_penalty": (None, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-}
+# Of the settings, those that the loop follows, and those that change no token of a greedy or sampled answer.
+# Any other one is refused unless it has its default, so that a setting of a later release is not overlooked.
+_LOOP_FOLLOWS = {
+    "do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "max_length",
+    "eos_token_id", "pad_token_id",
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    "bos_token_id", "decoder_start_token_id", "use_cache", "max_cache_len", "compile_config",
+    "disable_compile", "early_stopping", "length_penalty", "transformers_version", "_from_model_config",
+}  # fmt: skip
+_NAMES = frozenset(vars(GenerationConfig()))
 
 
 @dataclass(frozen=True)
@@ -78,6 +71,49 @@ class LoopSettings:
     pad: int | None
 
 
+def setting(name: str, config: GenerationConfig, arguments: dict[str, Any]) -> Any:
+    """A generation setting: the call's own argument, else what the generation config says."""
+    return arguments[name] if name in arguments else getattr(config, name, None)
+
+
+def check(config: GenerationConfig, arguments: dict[str, Any]) -> None:
+    """Refuse what a compressed cache cannot do.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming the argument and what to use instead.
+    """
+    beams = setting("num_beams", config, arguments)
+    if beams is not None and beams > 1:
+        raise UnsupportedError(f"num_beams={beams}: beam search is not supported, use num_beams=1")
+    if setting("use_cache", config, arguments) is False:
+        raise UnsupportedError("use_cache=False: without a cache there is nothing to compress")
+    for name, reason in REFUSED_ARGUMENTS.items():
+        if arguments.get(name) is not None:
+            raise UnsupportedError(f"{name}: {reason}")
+    for name, reason in REFUSED_SETTINGS.items():
+        value = setting(name, config, arguments)
+        if value:
+            raise UnsupportedError(f"{name}={value!r}: {reason}")
+
+
+def new_tokens(max_new_tokens: int | None, max_length: int | None, prompt_tokens: int | None) -> int | None:
+    """Most tokens that a call generates; None where nothing says so."""
+    if max_new_tokens is not None:
+        return int(max_new_tokens)
+    if max_length is None or prompt_tokens is None:
+        return None
+    return max(int(max_length) - prompt_tokens, 1)
+
+
+def expected_tokens(config: GenerationConfig, arguments: dict[str, Any]) -> int | None:
+    """Most tokens that a call of ``generate`` will generate; None where nothing says so."""
+    prompt = arguments.get("input_ids")
+    limits = (setting(name, config, arguments) for name in ("max_new_tokens", "max_length"))
+    return new_tokens(*limits, None if prompt is None else prompt.shape[1])
+
+
 def generation_config(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
     """All settings of a call as ``generate`` understands them.
 
@@ -93,17 +129,17 @@ def generation_config(model: PreTrainedModel, arguments: dict[str, Any]) -> Gene
     UnsupportedError
         Naming what the loop does not do.
     """
-    for name in REFUSED_ARGUMENTS:
+    instead = "is not supported with decode=graph or fused: use decode=eager"
+    for name in _LOOP_REFUSES:
         if arguments.get(name):
-            raise UnsupportedError(f"{name} is not supported with decode=graph or fused: use decode=eager")
+            raise UnsupportedError(f"{name} {instead}")
     given = {name: value for name, value in arguments.items() if name in _NAMES}
     config = compat.generation_config_of(model, copy.deepcopy(arguments.get("generation_config")), given)
-    for name, neutral in NEUTRAL.items():
-        value = getattr(config, name, None)
-        if value not in neutral:
-            raise UnsupportedError(
-                f"{name}={value!r} is not supported with decode=graph or fused: use decode=eager"
-            )
+    defaults = compat.generation_defaults()
+    for name in sorted(_NAMES - _LOOP_FOLLOWS - _WITHOUT_EFFECT):
+        value = getattr(config, name)
+        if value is not None and value is not False and value != defaults.get(name):
+            raise UnsupportedError(f"{name}={value!r} {instead}")
     return config
 
 
@@ -112,10 +148,8 @@ def loop_settings(config: GenerationConfig, prompt_tokens: int) -> LoopSettings:
     ends = config.eos_token_id
     ends = () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
     pad = config.pad_token_id if config.pad_token_id is not None else (ends[0] if ends else None)
-    return LoopSettings(_choice(config), _new_tokens(config, prompt_tokens), ends, pad)
-
-
-_NAMES = frozenset(GenerationConfig().to_dict())
+    count = new_tokens(config.max_new_tokens, config.max_length, prompt_tokens)
+    return LoopSettings(_choice(config), DEFAULT_NEW_TOKENS if count is None else count, ends, pad)
 
 
 def _choice(config: GenerationConfig) -> Choice:
@@ -130,14 +164,6 @@ def _choice(config: GenerationConfig) -> Choice:
         top_p=1.0 if config.top_p is None else float(config.top_p),
         repetition_penalty=penalty,
     )
-
-
-def _new_tokens(config: GenerationConfig, prompt_tokens: int) -> int:
-    if config.max_new_tokens is not None:
-        return int(config.max_new_tokens)
-    if config.max_length is None:
-        return DEFAULT_NEW_TOKENS
-    return max(int(config.max_length) - prompt_tokens, 1)
 
 
 def for_first_token(config: GenerationConfig, arguments: dict[str, Any]) -> dict[str, Any]:

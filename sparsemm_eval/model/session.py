@@ -18,11 +18,11 @@ from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode import modes
+from sparsemm_eval.decode import settings as generation_settings
 from sparsemm_eval.decode.loop import DecodeLoop
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
-from sparsemm_eval.model import generation_rules
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.masked_heads import masked_heads
@@ -212,7 +212,7 @@ class CompressionSession:
     def _generate(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.stats = None
         settings = kwargs.get("generation_config") or self.model.generation_config
-        generation_rules.check(settings, kwargs)
+        generation_settings.check(settings, kwargs)
         self._prefilled_at = None
         started = self._now()
         kwargs = with_encoded_images(self.model, kwargs)
@@ -231,7 +231,7 @@ class CompressionSession:
         return output
 
     def _room(self, settings: GenerationConfig, kwargs: dict[str, Any]) -> int:
-        tokens = generation_rules.expected_tokens(settings, kwargs, None)
+        tokens = generation_settings.expected_tokens(settings, kwargs)
         if tokens is None and self.decode != "eager":
             raise UnsupportedError(
                 "max_new_tokens=None: decode=compile makes room for all tokens beforehand, give a number"

@@ -193,6 +193,9 @@ def test_inference_mode_or_not_makes_no_difference_to_a_session():
         ({"min_new_tokens": 3}, "min_new_tokens=3"),
         ({"return_dict_in_generate": True}, "return_dict_in_generate=True"),
         ({"min_p": 0.1, "do_sample": True}, "min_p=0.1"),
+        ({"typical_p": 0.9, "do_sample": True}, "typical_p=0.9"),
+        ({"stop_strings": ["x"]}, "stop_strings"),
+        ({"max_time": 5.0}, "max_time=5.0"),
         ({"inputs_embeds": torch.zeros(1, 3, 64), "input_ids": None}, "input_ids=None"),
     ],
 )
@@ -203,6 +206,24 @@ def test_what_the_loop_does_not_do_is_refused(arguments, message):
         pytest.raises(UnsupportedError, match=message),
     ):
         model.generate(**{**prompt.inputs, "max_new_tokens": 4, **arguments})
+
+
+def test_settings_that_do_nothing_are_taken():
+    model, prompt = model_of("llama"), text_prompt((60,))
+    nothing = {
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "typical_p": 1.0,
+        "min_length": 0,
+        "output_scores": False,
+        "output_attentions": False,
+        "length_penalty": 2.0,
+        "bos_token_id": 3,
+    }
+    expected = same(model, config_of("snapkv", model), prompt.inputs, max_new_tokens=6)
+    assert torch.equal(
+        same(model, config_of("snapkv", model), prompt.inputs, max_new_tokens=6, **nothing), expected
+    )
 
 
 def test_unknown_modes_and_several_devices_are_refused():
