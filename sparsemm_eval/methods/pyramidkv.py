@@ -53,10 +53,7 @@ METHOD = Method(
     meaning="lower layers keep more",
     score=WINDOW_ATTENTION,
     allocate=by_layer,
-    knobs=(
-        SURPLUS,
-        Knob("pyramid_beta", 20, Count, "β: the last layer has 1/β of the mean beside the window"),
-    ),
+    knobs=(SURPLUS, PYRAMID_BETA),
     published=sparsemm_table(256, (0.65, 0.48, 0.62, 0.53, 0.65)),
     style=Style("#00795a", "triangle-up"),
 )
