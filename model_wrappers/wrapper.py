@@ -21,10 +21,12 @@ from sparsemm_eval.model.session import compress, with_head_scores
 from sparsemm_eval.model.text_decoder import find_text_decoder
 from sparsemm_eval.model_wrappers.answering.answerer import Answerer
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy, ending_all_ranks
+from sparsemm_eval.model_wrappers.answering.generation import Defaults
 from sparsemm_eval.model_wrappers.answering.requests import read_requests
 from sparsemm_eval.model_wrappers.answering.run import Run
 from sparsemm_eval.model_wrappers.answering.samples import SampleReader
 from sparsemm_eval.model_wrappers.arguments import Arguments
+from sparsemm_eval.model_wrappers.evaluation import check_evaluation, gen_kwargs_of_the_user
 from sparsemm_eval.model_wrappers.records import identity
 from sparsemm_eval.model_wrappers.records.journal import Journal, journal_folder
 from sparsemm_eval.model_wrappers.records.reporting import Report
@@ -49,6 +51,7 @@ class Wrapper(lmms):
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
         with ending_all_ranks():
+            check_evaluation()
             self.arguments = Arguments.parse(model_args, self.model_name, self.family)
             self.compression = self.arguments.compression(self.method)
             self.placement = placement.place(
@@ -152,12 +155,14 @@ class Wrapper(lmms):
             With ``on_error=skip``, when more samples failed than allowed.
         """
         with ending_all_ranks(), ExitStack() as on_error:
+            check_evaluation()
             if self._journal is not None:
                 on_error.callback(self._journal.close)
             # The seed that lmms-eval was given with --seed.
-            todo, unused = read_requests(
-                requests, not self.is_simple, self.family.default_max_new_tokens, torch.initial_seed()
+            defaults = Defaults(
+                self.family.default_max_new_tokens, torch.initial_seed(), frozenset(gen_kwargs_of_the_user())
             )
+            todo, unused = read_requests(requests, not self.is_simple, defaults)
             if unused:
                 logger.warning(
                     f"{self.model_name} makes no use of the gen_kwargs {', '.join(sorted(unused))}"

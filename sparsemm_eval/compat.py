@@ -5,6 +5,7 @@ Only this file knows such names, and `tests/test_compat.py` tries each on the in
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,21 @@ def softmax_gradient(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tens
     import torch
 
     return torch._softmax_backward_data(gradient, output, -1, output.dtype)
+
+
+def evaluation_arguments() -> dict[str, Any]:
+    """Arguments of the ``simple_evaluate`` of lmms-eval that the caller runs in; none outside of it.
+
+    Relies on the names of that function and of its parameters, since a model is told its own arguments only.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "simple_evaluate" and frame.f_globals.get("__name__") == "lmms_eval.evaluator":
+            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            return {name: frame.f_locals.get(name) for name in names}
+        frame = frame.f_back
+    return {}
 
 
 def log_throughput(seconds: float, tokens: int, figures: Mapping[str, float]) -> None:

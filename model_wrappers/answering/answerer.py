@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from loguru import logger
-from transformers import StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from sparsemm_eval.decode.choice import RowSampling
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.model.families.base import Family
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
@@ -51,13 +51,16 @@ class Answerer:
         generation = settings.for_model(self.model, tokenizer)
         prompt_tokens = inputs["input_ids"].shape[1]
         stops = [StopTexts(tokenizer, settings.until, prompt_tokens)] if settings.until else []
-        # Named, since without names torch warns of more than one.
-        devices = range(torch.cuda.device_count())
-        with torch.inference_mode(), torch.random.fork_rng(devices, enabled=settings.samples):
-            if settings.samples:
-                torch.manual_seed(_seed(samples))
+        draws = []
+        if settings.samples:
+            seeds = torch.tensor([_seed(sample) for sample in samples], device=self.device)
+            draws.append(RowSampling(settings.choice, seeds, prompt_tokens))
+        with torch.inference_mode():
             output = self.model.generate(
-                **inputs, generation_config=generation, stopping_criteria=StoppingCriteriaList(stops)
+                **inputs,
+                generation_config=generation,
+                logits_processor=LogitsProcessorList(draws),
+                stopping_criteria=StoppingCriteriaList(stops),
             )
         rows = output[:, prompt_tokens:].tolist()
         tokens = [cut_tokens(row, generation.eos_token_id, generation.pad_token_id) for row in rows]
@@ -101,12 +104,9 @@ class Answerer:
         return text.strip() if self.family.strip_answers else text
 
 
-def _seed(samples: Sequence[Sample]) -> int:
-    """Seed of a batch, from all that its samples are: it draws the same tokens whatever ran before it."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(sample.digest.encode())
-    return int.from_bytes(digest.digest()[:8], "little") >> 1
+def _seed(sample: Sample) -> int:
+    """Seed of a sample, from all that it is: it draws the same tokens whatever is answered beside it."""
+    return int(sample.digest[:16], 16) >> 1
 
 
 def answer_in_parts(

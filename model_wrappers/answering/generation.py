@@ -11,10 +11,20 @@ from typing import Any
 from transformers import GenerationConfig
 
 from sparsemm_eval.checks import Count, Natural, NonNegative, Positive, PositiveShare, checked
+from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.errors import ConfigError
 
 #: What tasks pass for other models; it changes nothing here, nor in upstream's wrappers of these families.
 FOREIGN = frozenset({"image_aspect_ratio", "image_sizes", "use_cache", "modality", "max_frames", "fps"})
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What gen_kwargs leave open, and which of them are the user's word."""
+
+    max_new_tokens: int
+    seed: int = 0  # of what is sampled
+    of_user: frozenset[str] = frozenset()  # given with --gen_kwargs; others are the task's
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,12 @@ class GenerationSettings:
 
     @classmethod
     def parse(
-        cls, gen_kwargs: Mapping[str, Any], default_max_new_tokens: int, seed: int
+        cls, gen_kwargs: Mapping[str, Any], defaults: Defaults
     ) -> tuple[GenerationSettings, tuple[str, ...]]:
         """Read gen_kwargs without changing them.
 
         Sampling needs a temperature above 0 (or ``do_sample=true`` alone, which means temperature 1) and no
-        ``do_sample=false``.
+        ``do_sample=false``. Where a task says one and the user the other, the user's word decides.
 
         Returns
         -------
@@ -63,7 +73,7 @@ class GenerationSettings:
         Raises
         ------
         ConfigError
-            For beam search and for values out of range.
+            For beam search, for values out of range, and for a user's words that contradict each other.
         """
         given = {name: value for name, value in gen_kwargs.items() if value is not None}
         beams = given.pop("num_beams", 1)
@@ -72,16 +82,14 @@ class GenerationSettings:
         sequences = given.pop("num_return_sequences", 1)
         if sequences != 1:
             raise ConfigError("num_return_sequences", sequences, "1: use --repeats for several answers")
-        flag = given.pop("do_sample", None)
-        temperature = _taken(given, "temperature", NonNegative, 1.0 if flag is True else 0.0)
         settings = cls(
             until=_until(given.pop("until", None)),
-            max_new_tokens=_taken(given, "max_new_tokens", Count, default_max_new_tokens),
-            temperature=0.0 if flag is False else temperature,
+            max_new_tokens=_taken(given, "max_new_tokens", Count, defaults.max_new_tokens),
+            temperature=_temperature(given, defaults.of_user),
             top_p=_taken(given, "top_p", PositiveShare, 1.0),
             top_k=_taken(given, "top_k", Natural, 0),
             repetition_penalty=_taken(given, "repetition_penalty", Positive, 1.0),
-            seed=seed,
+            seed=defaults.seed,
         )
         if not settings.samples:
             # Without sampling these say nothing; equal settings must compare equal.
@@ -93,6 +101,11 @@ class GenerationSettings:
         """Whether tokens are drawn at random."""
         return self.temperature > 0
 
+    @property
+    def choice(self) -> Choice:
+        """How a token is drawn, every row from a seed of its own."""
+        return Choice(True, self.temperature, self.top_k, self.top_p, by_row=True)
+
     def canonical(self) -> str:
         """JSON with sorted keys; equal settings give equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -101,17 +114,13 @@ class GenerationSettings:
         """The settings as a GenerationConfig with all of the model's end tokens.
 
         Every field that a checkpoint could bring is set, since generate() fills unset ones from there.
+        Sampling is no part of it: see ``choice``.
         """
         own = model.generation_config
         end = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
         ends = list(end) if isinstance(end, (list, tuple)) else [end]
         pad = next(
             (token for token in (own.pad_token_id, tokenizer.pad_token_id) if token is not None), ends[0]
-        )
-        sampling = (
-            {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-            if self.samples
-            else {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
         )
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
@@ -123,8 +132,26 @@ class GenerationSettings:
             bos_token_id=own.bos_token_id if own.bos_token_id is not None else tokenizer.bos_token_id,
             eos_token_id=ends,
             pad_token_id=pad,
-            **sampling,
+            do_sample=False,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=50,
         )
+
+
+def _temperature(given: dict[str, Any], of_user: frozenset[str]) -> float:
+    """The temperature, 0 for greedy, from two settings that may contradict each other."""
+    sample = checked(bool | None, "do_sample", given.pop("do_sample", None))
+    temperature = _taken(given, "temperature", NonNegative, 1.0 if sample else 0.0)
+    if sample is None or sample == (temperature > 0):
+        return temperature
+    if "do_sample" in of_user:
+        if sample:
+            raise ConfigError("temperature", temperature, "a number > 0 beside do_sample=true")
+        if "temperature" in of_user:
+            raise ConfigError("temperature", temperature, "0, or none, beside do_sample=false")
+        return 0.0
+    return temperature if "temperature" in of_user else 0.0
 
 
 def _until(value: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lmms_eval.api.instance import Instance
 
-from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
+from sparsemm_eval.model_wrappers.answering.generation import Defaults, GenerationSettings
 from sparsemm_eval.model_wrappers.answering.samples import Request, SampleError
 
 
@@ -17,7 +17,7 @@ def is_padding(instance: Instance) -> bool:
 
 
 def read_requests(
-    instances: Sequence[Instance], chat: bool, default_max_new_tokens: int, seed: int
+    instances: Sequence[Instance], chat: bool, defaults: Defaults
 ) -> tuple[list[Request], set[str]]:
     """All requests to answer, padding left out.
 
@@ -27,10 +27,8 @@ def read_requests(
     chat : bool
         ``(context, messages, gen_kwargs, doc_id, task, split)`` instead of
         ``(context, gen_kwargs, visuals, doc_id, task, split)``.
-    default_max_new_tokens : int
-        For tasks that give none.
-    seed : int
-        For requests that are sampled.
+    defaults : Defaults
+        For what gen_kwargs leave open.
 
     Returns
     -------
@@ -53,7 +51,7 @@ def read_requests(
         else:
             context, gen_kwargs, visuals, doc_id, task, split = instance.args
         try:
-            settings, names = GenerationSettings.parse(gen_kwargs, default_max_new_tokens, seed)
+            settings, names = GenerationSettings.parse(gen_kwargs, defaults)
         except ValueError as error:
             raise SampleError(f"{task}/{doc_id}", str(error)) from error
         unused.update(names)

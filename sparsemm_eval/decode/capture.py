@@ -39,7 +39,12 @@ class ReadySteps:
         self._ready: dict[tuple[object, ...], Ready] = {}
 
     def begin(
-        self, cache: StaticCache, choice: Choice, tokens: torch.Tensor, positions: torch.Tensor
+        self,
+        cache: StaticCache,
+        choice: Choice,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seeds: torch.Tensor | None = None,
     ) -> Ready:
         """The step for a sample that starts behind int64 [B, N + 1] tokens at these positions."""
         key = (choice, tuple(positions.shape), tokens.device)
@@ -48,7 +53,7 @@ class ReadySteps:
             step = DecodeStep(self._forward, choice, tokens[:, -1:], positions, vocabulary)
             self._ready[key] = Ready(step)
         ready = self._ready[key]
-        ready.step.begin(cache, tokens, positions)
+        ready.step.begin(cache, tokens, positions, seeds)
         return ready
 
     def run(self, ready: Ready, count: int) -> torch.Tensor:

@@ -71,7 +71,7 @@ class DecodeLoop:
         if prompt is None:
             raise UnsupportedError("input_ids=None: decode=graph and fused need token ids, use decode=eager")
         config = generation_config(self.model, kwargs)
-        settings = loop_settings(config, prompt.shape[1])
+        settings = loop_settings(config, kwargs, prompt.shape[1])
         cache = new_cache(min(settings.max_new_tokens, FIRST_ROOM))
         with recorded_positions(self.rotary) as positions:
             tokens = original(*args, past_key_values=cache, **for_first_token(config, kwargs))
@@ -79,7 +79,7 @@ class DecodeLoop:
         answer.extend(tokens[:, -1:])
         if not answer.is_complete:
             following = positions.following(len(tokens))
-            step = self._steps.begin(cache, settings.choice, tokens, following)
+            step = self._steps.begin(cache, settings.choice, tokens, following, settings.seeds)
             self._continue(answer, cache, step)
         return answer.tokens.to(tokens.device), cache
 

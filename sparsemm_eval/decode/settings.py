@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from sparsemm_eval import compat
-from sparsemm_eval.decode.choice import Choice
+from sparsemm_eval.decode.choice import Choice, RowSampling
 from sparsemm_eval.errors import UnsupportedError
 
 DEFAULT_NEW_TOKENS = 20  # generate's, where nothing says how many
@@ -30,7 +31,6 @@ REFUSED_SETTINGS = {
 }
 _LOOP_REFUSES = (
     "inputs_embeds",
-    "logits_processor",
     "prefix_allowed_tokens_fn",
     "streamer",
     "synced_gpus",
@@ -63,12 +63,15 @@ class LoopSettings:
         End tokens; empty: only the length ends an answer.
     pad : int or None
         Fills rows that ended before others.
+    seeds : torch.Tensor or None
+        int64 [B], where rows are drawn from seeds of their own.
     """
 
     choice: Choice
     max_new_tokens: int
     ends: tuple[int, ...]
     pad: int | None
+    seeds: torch.Tensor | None = None
 
 
 def setting(name: str, config: GenerationConfig, arguments: dict[str, Any]) -> Any:
@@ -133,9 +136,12 @@ def generation_config(model: PreTrainedModel, arguments: dict[str, Any]) -> Gene
     for name in _LOOP_REFUSES:
         if arguments.get(name):
             raise UnsupportedError(f"{name} {instead}")
+    processors = arguments.get("logits_processor") or ()
+    if len(processors) > 1 or not all(isinstance(one, RowSampling) for one in processors):
+        raise UnsupportedError(f"logits_processor {instead}")
     given = {name: value for name, value in arguments.items() if name in _NAMES}
     config = compat.generation_config_of(model, copy.deepcopy(arguments.get("generation_config")), given)
-    defaults = compat.generation_defaults()
+    defaults = {"min_new_tokens": 0, "guidance_scale": 1, **compat.generation_defaults()}
     for name in sorted(_NAMES - _LOOP_FOLLOWS - _WITHOUT_EFFECT):
         value = getattr(config, name)
         if value is not None and value is not False and value != defaults.get(name):
@@ -143,13 +149,17 @@ def generation_config(model: PreTrainedModel, arguments: dict[str, Any]) -> Gene
     return config
 
 
-def loop_settings(config: GenerationConfig, prompt_tokens: int) -> LoopSettings:
-    """What the loop needs of them, for prompts of N tokens, padding included."""
+def loop_settings(config: GenerationConfig, arguments: dict[str, Any], prompt_tokens: int) -> LoopSettings:
+    """What the loop needs of a call, for prompts of N tokens, padding included."""
     ends = config.eos_token_id
     ends = () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
     pad = config.pad_token_id if config.pad_token_id is not None else (ends[0] if ends else None)
     count = new_tokens(config.max_new_tokens, config.max_length, prompt_tokens)
-    return LoopSettings(_choice(config), DEFAULT_NEW_TOKENS if count is None else count, ends, pad)
+    choice, seeds = _choice(config), None
+    for sampling in arguments.get("logits_processor") or ():
+        choice = replace(sampling.choice, repetition_penalty=choice.repetition_penalty)
+        seeds = sampling.seeds
+    return LoopSettings(choice, DEFAULT_NEW_TOKENS if count is None else count, ends, pad, seeds)
 
 
 def _choice(config: GenerationConfig) -> Choice:

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsemm_eval.cache.static_cache import StaticCache
-from sparsemm_eval.decode.choice import Choice
+from sparsemm_eval.decode.choice import Choice, row_noise
 
 CHECK_EVERY = 8  # tokens between two looks at what was generated
 
@@ -21,6 +21,7 @@ class DecodeStep:
     forward : callable
         (tokens [B, 1], positions, cache) -> logits [B, vocabulary].
     choice : Choice
+        With ``by_row``, ``begin`` needs the rows' seeds.
     tokens : torch.Tensor
         int64 [B, 1]; its shape and device count here, not what it holds.
     positions : torch.Tensor
@@ -45,15 +46,26 @@ class DecodeStep:
             self.positions = torch.zeros(positions.shape, dtype=torch.int64, device=tokens.device)
             self.history = torch.zeros(batch, CHECK_EVERY, dtype=torch.int64, device=tokens.device)
             self.column = torch.zeros(1, dtype=torch.int64, device=tokens.device)
+            self.seeds = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
+            self.drawn = torch.zeros(1, dtype=torch.int64, device=tokens.device)
             self.seen = (
                 torch.zeros(batch, vocabulary, dtype=torch.bool, device=tokens.device)
                 if choice.looks_back
                 else None
             )
 
-    def begin(self, cache: StaticCache, tokens: torch.Tensor, positions: torch.Tensor) -> None:
+    def begin(
+        self,
+        cache: StaticCache,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seeds: torch.Tensor | None = None,
+    ) -> None:
         """Start behind int64 [B, N + 1] tokens, the last of which is the first one generated."""
         self.cache = cache
+        if seeds is not None:
+            self.seeds.copy_(seeds)
+            self.drawn.fill_(1)
         self.tokens.copy_(tokens[:, -1:])
         self.positions.copy_(positions)
         if self.seen is not None:
@@ -62,19 +74,21 @@ class DecodeStep:
     def __call__(self) -> None:
         """Feed the last token, choose the next one and note it in ``history``."""
         logits = self.forward(self.tokens, self.positions, self.cache)
-        chosen = self.choice.pick(logits.float(), self.seen)[:, None]
+        noise = row_noise(self.seeds, self.drawn, logits.shape[1]) if self.choice.by_row else None
+        chosen = self.choice.pick(logits.float(), self.seen, noise)[:, None]
         if self.seen is not None:
             self.seen.scatter_(1, chosen, True)
         self.history.index_copy_(1, self.column, chosen)
         self.tokens.copy_(chosen)
         self.positions.add_(1)
         self.column.add_(1)
+        self.drawn.add_(1)
 
     @property
     def state(self) -> tuple[torch.Tensor, ...]:
         """What a step changes, the cache aside."""
         seen = () if self.seen is None else (self.seen,)
-        return self.tokens, self.positions, self.history, self.column, *seen
+        return self.tokens, self.positions, self.history, self.column, self.drawn, *seen
 
 
 def forward_of(

@@ -4,8 +4,9 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from sparsemm_eval.errors import JournalError
+from sparsemm_eval.errors import JournalError, UnsupportedError
 from sparsemm_eval.files import RecordStore
+from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model_wrappers.answering.samples import SampleError
 from tests.model_wrappers.helpers import answers_of
 from tests.model_wrappers.task_folder import write_task
@@ -26,9 +27,10 @@ def evaluate(tmp_path, numbered, build_wrapper):
     name = write_task(tmp_path, numbered, answers)
     manager = TaskManager("ERROR", include_path=str(tmp_path), include_defaults=False)
 
-    def run(**model_args):
+    def run(evaluation=None, **model_args):
         wrapper = build_wrapper("llava_snapkv", budget=40, window=8, **model_args)
-        return simple_evaluate(wrapper, tasks=[name], task_manager=manager, bootstrap_iters=0), name
+        asked = {"tasks": [name], "task_manager": manager, "bootstrap_iters": 0, **(evaluation or {})}
+        return simple_evaluate(wrapper, **asked), name
 
     return run
 
@@ -46,6 +48,37 @@ def test_results_carry_scores_and_measurements(evaluate, numbered):
         assert counts["effective_budget"] == 40
         assert counts["kv_bytes"] < counts["kv_bytes_full"]
         assert 1 <= counts["output_tokens"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "instead"),
+    [
+        ("use_cache", "cache", "journal"),
+        ("cache_requests", True, "leave it out"),
+        ("system_instruction", "Be brief.", "system_prompt"),
+        ("apply_chat_template", True, "always applied"),
+        ("num_fewshot", 2, "examples would lose their images"),
+        ("check_integrity", True, "leave it out"),
+    ],
+)
+def test_what_no_wrapper_can_do_is_refused_before_anything_is_loaded(argument, value, instead, monkeypatch):
+    monkeypatch.setattr(checkpoint, "load", None)
+    with pytest.raises(UnsupportedError, match=f"--{argument} .*{instead}"):
+        simple_evaluate(
+            model="llava_snapkv", model_args="pretrained=tiny-reader", tasks=["x"], **{argument: value}
+        )
+
+
+def test_a_wrapper_that_was_made_before_refuses_when_it_is_asked(evaluate):
+    with pytest.raises(UnsupportedError, match="--use_cache cache"):
+        evaluate(evaluation={"use_cache": "cache"})
+
+
+def test_the_users_temperature_wins_over_the_tasks(evaluate):
+    greedy, name = evaluate()
+    sampled, _ = evaluate(evaluation={"gen_kwargs": "temperature=5.0"})
+    answers = [[sample["filtered_resps"] for sample in one["samples"][name]] for one in (greedy, sampled)]
+    assert answers[0] != answers[1]
 
 
 def test_a_journal_has_one_writer_after_an_evaluation_too(evaluate, tmp_path):

@@ -112,6 +112,15 @@ def test_sampling_is_repeatable_and_repeats_differ(build_wrapper, documents):
     assert first[0] != first[1]
 
 
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_sampled_answers_do_not_depend_on_the_batch(build_wrapper, documents, batch_size):
+    gen_kwargs = {"max_new_tokens": 8, "temperature": 1.5, "top_k": 20, "repetition_penalty": 1.1}
+    alone = answers_of(build_wrapper(), documents, gen_kwargs=gen_kwargs, repeats=2)
+    assert (
+        answers_of(build_wrapper(batch_size=batch_size), documents, gen_kwargs=gen_kwargs, repeats=2) == alone
+    )
+
+
 def test_beam_search_is_refused_with_the_samples_name(build_wrapper, documents):
     with pytest.raises(SampleError, match=f"^{TASK}/0: num_beams=2"):
         answers_of(build_wrapper(), documents, gen_kwargs={"num_beams": 2})

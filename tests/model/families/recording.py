@@ -42,10 +42,11 @@ def inputs_of_upstream(wrapper, context, images, gen_kwargs, chat):
 def inputs_of_ours(wrapper, context, images, gen_kwargs, chat):
     """The tensors that our wrapper passes to ``generate``."""
     from sparsemm_eval.model_wrappers.answering.answerer import Answerer
+    from sparsemm_eval.model_wrappers.answering.generation import Defaults
     from sparsemm_eval.model_wrappers.answering.requests import read_requests
 
     instances = requests_of(context, images, dict(gen_kwargs), chat)
-    (request,), _ = read_requests(instances, chat, wrapper.family.default_max_new_tokens, 0)
+    (request,), _ = read_requests(instances, chat, Defaults(wrapper.family.default_max_new_tokens))
     sample = wrapper._run.reader.read(request, {"task": {"test": [{}]}})
     answerer = Answerer(wrapper.model, wrapper.processor, wrapper.family, None, wrapper.device)
     return answerer.encode([sample]), request.settings

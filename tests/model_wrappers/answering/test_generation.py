@@ -1,12 +1,13 @@
 import pytest
 from transformers import GenerationConfig
 
+from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
+from sparsemm_eval.model_wrappers.answering.generation import Defaults, GenerationSettings
 
 
-def parse(**gen_kwargs):
-    return GenerationSettings.parse(gen_kwargs, 128, seed=3)[0]
+def parse(*of_user, **gen_kwargs):
+    return GenerationSettings.parse(gen_kwargs, Defaults(128, seed=3, of_user=frozenset(of_user)))[0]
 
 
 def test_defaults_are_greedy():
@@ -19,7 +20,7 @@ def test_defaults_are_greedy():
 def test_gen_kwargs_are_left_as_they_are():
     given = {"until": ["\n"], "max_new_tokens": 4, "temperature": 0, "image_aspect_ratio": "original", "x": 1}
     before = dict(given)
-    settings, unused = GenerationSettings.parse(given, 128, seed=3)
+    settings, unused = GenerationSettings.parse(given, Defaults(128))
     assert given == before
     assert settings.until == ("\n",)
     assert unused == ("x",)
@@ -37,6 +38,36 @@ def test_gen_kwargs_are_left_as_they_are():
 )
 def test_when_tokens_are_drawn(given, temperature):
     assert parse(**given).temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("of_user", "given", "temperature"),
+    [
+        (("temperature",), {"temperature": 0.7, "do_sample": False}, 0.7),
+        (("temperature",), {"temperature": 0, "do_sample": True}, 0.0),
+        (("do_sample",), {"temperature": 0.7, "do_sample": False}, 0.0),
+        (("do_sample", "temperature"), {"temperature": 0.7, "do_sample": True}, 0.7),
+    ],
+)
+def test_between_task_and_user_the_users_word_decides(of_user, given, temperature):
+    assert parse(*of_user, **given).temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("of_user", "given", "message"),
+    [
+        (("do_sample",), {"temperature": 0, "do_sample": True}, "a number > 0 beside do_sample=true"),
+        (
+            ("do_sample", "temperature"),
+            {"temperature": 0.7, "do_sample": False},
+            "0, or none, beside do_sample=false",
+        ),
+        ((), {"do_sample": "sometimes"}, "do_sample='sometimes'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(of_user, given, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(*of_user, **given)
 
 
 def test_greedy_settings_are_equal_whatever_the_sampling_knobs():
@@ -93,6 +124,7 @@ def test_checkpoint_settings_do_not_leak_but_all_end_tokens_stay():
     assert config.pad_token_id == 7
     assert config.repetition_penalty == 1.0
     assert config.do_sample is False
-    sampled = parse(temperature=0.5, repetition_penalty=1.1).for_model(_Model, _Tokenizer)
-    assert (sampled.do_sample, sampled.temperature, sampled.top_k, sampled.top_p) == (True, 0.5, 0, 1.0)
-    assert sampled.repetition_penalty == 1.1
+    sampled = parse(temperature=0.5, repetition_penalty=1.1)
+    assert sampled.choice == Choice(True, 0.5, 0, 1.0, by_row=True)
+    assert sampled.for_model(_Model, _Tokenizer).do_sample is False  # rows draw from seeds of their own
+    assert sampled.for_model(_Model, _Tokenizer).repetition_penalty == 1.1
