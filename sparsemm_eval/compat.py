@@ -6,7 +6,8 @@ Only this file knows such names, and `tests/test_compat.py` tries each on the in
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,72 @@ def mark_static_address(tensor: torch.Tensor) -> None:
     from torch import _dynamo
 
     _dynamo.mark_static_address(tensor)
+
+
+@contextmanager
+def hooks_respected_by_compiled_code(recompile_limit: int) -> Iterator[None]:
+    """Let compiled code be compiled again where hooks were added or removed, and for this many shapes.
+
+    Relies on ``torch._dynamo.config``. By default compiled code goes on without hooks that came later, and at
+    the ninth shape it is not compiled any more, or fails.
+    """
+    from torch._dynamo import config
+
+    with config.patch(skip_nnmodule_hook_guards=False, recompile_limit=recompile_limit):
+        yield
+
+
+@contextmanager
+def compile_clock() -> Iterator[Callable[[], float]]:
+    """Gives a function that says how many seconds have been spent compiling inside the ``with`` block.
+
+    Relies on the callbacks of ``torch._dynamo.callback``.
+    """
+    from torch._dynamo.callback import callback_handler
+
+    spent, begun = 0.0, 0.0
+
+    def start(_: Any) -> None:
+        nonlocal begun
+        begun = time.perf_counter()
+
+    def end(_: Any) -> None:
+        nonlocal spent
+        spent += time.perf_counter() - begun
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        yield lambda: spent
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)
+
+
+@contextmanager
+def compiled_call_for_a_while(model: PreTrainedModel) -> Iterator[None]:
+    """Take away again the compiled forward pass that ``generate`` leaves on a model.
+
+    Relies on transformers' ``PreTrainedModel._compiled_call`` and ``_last_compile_config``.
+    """
+    names = ("_compiled_call", "_last_compile_config")
+    before = {name: vars(model).pop(name) for name in names if name in vars(model)}
+    try:
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(before)
+
+
+def is_recompile_limit(error: BaseException) -> bool:
+    """Whether compiled code was asked for more shapes than it may be compiled for.
+
+    Relies on ``torch._dynamo.exc.FailOnRecompileLimitHit``.
+    """
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    return isinstance(error, FailOnRecompileLimitHit)
 
 
 def assert_on_device(condition: torch.Tensor, message: str) -> None:

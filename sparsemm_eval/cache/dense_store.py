@@ -22,7 +22,8 @@ class DenseStore:
     def _enlarge(self, extra: int) -> None:
         for name in ("keys", "values"):
             old = getattr(self, name)[:, :, : self.length]
-            new = old.new_empty(*old.shape[:2], self.length + extra, old.shape[3])
+            with torch.inference_mode(False):  # steps may run in another mode than the prompt did
+                new = old.new_empty(*old.shape[:2], self.length + extra, old.shape[3])
             new[:, :, : self.length] = old
             setattr(self, name, new)
 

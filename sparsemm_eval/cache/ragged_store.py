@@ -28,11 +28,15 @@ def bucket(count: int) -> int:
     return -(-count // step) * step
 
 
+def writable_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that can be written to in any mode; one made in inference mode could not outside of it."""
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+
 def static_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A tensor that later samples will write to, and that compiled code may take the address of."""
-    # one that is made in inference mode could not be written to outside it
-    with torch.inference_mode(False):
-        tensor = torch.zeros(shape, dtype=dtype, device=device)
+    tensor = writable_zeros(shape, dtype, device)
     compat.mark_static_address(tensor)
     return tensor
 
@@ -186,10 +190,10 @@ class RaggedStore:
             return
         self._full.append(self._blocks)
         self._begun_at, self.room = self.appended, self.room + RESERVE
-        shape = (self.segments * RESERVE, self.keys.shape[1])
-        self.keys, self.values = self.keys.new_zeros(shape), self.values.new_zeros(shape)
-        owner = torch.arange(self.segments, device=self.keys.device).repeat(RESERVE // self.block)
-        bias = torch.full((len(owner), self.block, 1), -torch.inf, device=self.keys.device)
+        shape, device = (self.segments * RESERVE, self.keys.shape[1]), self.keys.device
+        self.keys, self.values = (self._new(shape, self.keys.dtype, device) for _ in range(2))
+        owner = torch.arange(self.segments, device=device).repeat(RESERVE // self.block)
+        bias = self._new((len(owner), self.block, 1), torch.float32, device).fill_(-torch.inf)
         self._indexes[self.segments] = {"owner": owner, "bias": bias}
 
     def _growing_step(
@@ -249,7 +253,7 @@ class RaggedStore:
         self.keys, self.values = (self._new(shape, like.dtype, like.device) for _ in range(2))
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        return (static_zeros if self.fixed else _zeros)(shape, dtype, device)
+        return (static_zeros if self.fixed else writable_zeros)(shape, dtype, device)
 
     def _write_prompt(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> None:
         kv_heads, length, dim = key.shape[1:]
@@ -314,7 +318,3 @@ class RaggedStore:
         used = torch.arange(size) < filled[:, None]
         bias = torch.full(used.shape, -torch.inf).masked_fill_(used, 0.0)
         return {"owner": owner, "bias": bias.unsqueeze(-1)}
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.zeros(shape, dtype=dtype, device=device)

@@ -27,7 +27,9 @@ class CacheStats:
     kv_bytes_end : int
         Bytes allocated for keys and values in the end: kept, generated, and slots still free.
     prefill_seconds, decode_seconds : float or None
-        Wall time to the first token, and per later token. None where nothing was timed.
+        Wall time to the first token, and per later step of all rows. None where nothing was timed.
+    warm_up_seconds : float
+        Spent on compiling and capturing decode steps, and part of neither.
     """
 
     kept: torch.Tensor
@@ -38,6 +40,7 @@ class CacheStats:
     kv_bytes_end: int
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
+    warm_up_seconds: float = 0.0
 
     @property
     def effective_budgets(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,18 @@ WARM_UPS = 2  # runs before a capture, in which libraries choose algorithms and 
 
 @dataclass
 class Ready:
-    """A step, and its graph as long as the addresses hold."""
+    """A step, and its graph as long as everything lies where it lay, and the model does what it did."""
 
     step: DecodeStep
     graph: torch.cuda.CUDAGraph | None = None
     addresses: object = None
+    model: object = None  # see ``computation_of``
+
+
+def computation_of(model: PreTrainedModel) -> tuple[object, ...]:
+    """What a captured step takes from a model: its modules with their hooks, and where its weights lie."""
+    modules = ((id(m), *m._forward_hooks, *m._forward_pre_hooks) for m in model.modules())
+    return (*modules, *(weight.data_ptr() for weight in model.parameters()))
 
 
 class ReadySteps:
@@ -31,10 +39,16 @@ class ReadySteps:
     model : PreTrainedModel
     compiled : bool
         Compile the forward pass before it is captured.
+
+    Attributes
+    ----------
+    capture_seconds : float
+        Spent on captures so far.
     """
 
     def __init__(self, model: PreTrainedModel, *, compiled: bool):
         self.model, self.compiled = model, compiled
+        self.capture_seconds = 0.0
         self._forward = forward_of(model, compiled)
         self._ready: dict[tuple[object, ...], Ready] = {}
 
@@ -59,28 +73,34 @@ class ReadySteps:
     def run(self, ready: Ready, count: int) -> torch.Tensor:
         """Generate ``count`` tokens, at most CHECK_EVERY; int64 [B, count]."""
         ready.step.column.zero_()
-        if ready.step.tokens.device.type == "cuda":
-            self._capture_if_needed(ready)
-            for _ in range(count):
-                ready.graph.replay()
+        device = ready.step.tokens.device
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                self._capture_if_needed(ready)
+                for _ in range(count):
+                    ready.graph.replay()
         else:
             for _ in range(count):
                 ready.step()
         return ready.step.history[:, :count]
 
     def _capture_if_needed(self, ready: Ready) -> None:
-        addresses = ready.step.cache.arena.addresses()
-        if ready.graph is not None and ready.addresses == addresses:
+        addresses, model = ready.step.cache.arena.addresses(), computation_of(self.model)
+        if ready.graph is not None and (ready.addresses, ready.model) == (addresses, model):
             return
+        torch.cuda.synchronize()
+        started = time.perf_counter()
         pools = {shape[:2] for shape in addresses}  # graphs over pools that are gone hold memory for nothing
         for other in self._ready.values():
             if other.graph is not None and {shape[:2] for shape in other.addresses} != pools:
                 other.graph = None
-        ready.graph, ready.addresses = _captured(ready.step), addresses
+        ready.graph, ready.addresses, ready.model = _captured(ready.step), addresses, model
+        torch.cuda.synchronize()
+        self.capture_seconds += time.perf_counter() - started
 
 
 def _captured(step: DecodeStep) -> torch.cuda.CUDAGraph:
-    """Record one step, and leave all that it works on as it was."""
+    """Record one step on the current device, and leave all that it works on as it was."""
     device, arena = step.tokens.device, step.cache.arena
     before, lengths = [tensor.clone() for tensor in step.state], arena.lengths()
     draws = torch.cuda.get_rng_state(device)

@@ -40,7 +40,6 @@ class DecodeLoop:
         self,
         original: Callable[..., torch.Tensor],
         new_cache: Callable[[int], StaticCache],
-        args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[torch.Tensor, StaticCache]:
         """Answer a batch.
@@ -54,8 +53,8 @@ class DecodeLoop:
             The model's ``generate``.
         new_cache : callable
             Makes a cache with room for so many generated tokens.
-        args, kwargs
-            Of the call.
+        kwargs : dict
+            Of the call, by name.
 
         Returns
         -------
@@ -67,14 +66,14 @@ class DecodeLoop:
         UnsupportedError
             For what the loop does not do.
         """
-        prompt = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+        prompt = kwargs.get("input_ids", kwargs.get("inputs"))
         if prompt is None:
             raise UnsupportedError("input_ids=None: decode=graph and fused need token ids, use decode=eager")
         config = generation_config(self.model, kwargs)
         settings = loop_settings(config, kwargs, prompt.shape[1])
         cache = new_cache(min(settings.max_new_tokens, FIRST_ROOM))
         with recorded_positions(self.rotary) as positions:
-            tokens = original(*args, past_key_values=cache, **for_first_token(config, kwargs))
+            tokens = original(past_key_values=cache, **for_first_token(config, kwargs))
         answer = Answer(tokens[:, :-1], settings, kwargs.get("stopping_criteria") or ())
         answer.extend(tokens[:, -1:])
         if not answer.is_complete:
@@ -82,6 +81,11 @@ class DecodeLoop:
             step = self._steps.begin(cache, settings.choice, tokens, following, settings.seeds)
             self._continue(answer, cache, step)
         return answer.tokens.to(tokens.device), cache
+
+    @property
+    def capture_seconds(self) -> float:
+        """Spent on captures so far."""
+        return self._steps.capture_seconds
 
     def _continue(self, answer: Answer, cache: StaticCache, step: Any) -> None:
         stored = 0

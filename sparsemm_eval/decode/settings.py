@@ -28,6 +28,7 @@ REFUSED_SETTINGS = {
     "cache_implementation": "the session makes the cache itself",
     "penalty_alpha": "contrastive search copies the cache per candidate: use greedy decoding or sampling",
     "dola_layers": "DoLa is not tested with a compressed cache: use greedy decoding or sampling",
+    "output_attentions": "attention over a compressed cache gives no weights",
 }
 _LOOP_REFUSES = (
     "inputs_embeds",
@@ -112,7 +113,7 @@ def new_tokens(max_new_tokens: int | None, max_length: int | None, prompt_tokens
 
 def expected_tokens(config: GenerationConfig, arguments: dict[str, Any]) -> int | None:
     """Most tokens that a call of ``generate`` will generate; None where nothing says so."""
-    prompt = arguments.get("input_ids")
+    prompt = arguments.get("input_ids", arguments.get("inputs"))
     limits = (setting(name, config, arguments) for name in ("max_new_tokens", "max_length"))
     return new_tokens(*limits, None if prompt is None else prompt.shape[1])
 

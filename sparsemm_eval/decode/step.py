@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
 
+from sparsemm_eval import compat
 from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.decode.choice import Choice, row_noise
 
+RECOMPILE_LIMIT = 64  # shapes of one compiled step; pools come in few sizes, so that batch sizes decide
 CHECK_EVERY = 8  # tokens between two looks at what was generated
 
 
@@ -100,4 +103,21 @@ def forward_of(
         output = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
         return output.logits[:, -1]
 
-    return torch.compile(forward, fullgraph=True, dynamic=False) if compiled else forward
+    if not compiled:
+        return forward
+    by_graph = torch.compile(forward, fullgraph=True, dynamic=False)
+
+    def compiled_forward(tokens: torch.Tensor, positions: torch.Tensor, cache: StaticCache) -> torch.Tensor:
+        try:
+            return by_graph(tokens, positions, cache)
+        except Exception as error:
+            if not compat.is_recompile_limit(error):
+                raise
+            warnings.warn(
+                f"decode=fused has compiled its step for {RECOMPILE_LIMIT} shapes of batches and caches, and "
+                "runs others uncompiled: use fewer batch sizes, or decode=graph",
+                stacklevel=2,
+            )
+            return forward(tokens, positions, cache)
+
+    return compiled_forward

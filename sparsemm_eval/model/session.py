@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -20,6 +22,7 @@ from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode import modes
 from sparsemm_eval.decode import settings as generation_settings
 from sparsemm_eval.decode.loop import DecodeLoop
+from sparsemm_eval.decode.step import RECOMPILE_LIMIT
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
@@ -67,6 +70,11 @@ def compress(
     ...     tokens = model.generate(**inputs, max_new_tokens=64)
     ...     print(session.stats.effective_budget)
     """
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedError(
+            f"a {type(model).__name__} is no PreTrainedModel. If it wraps one, compress the model inside: "
+            "model.get_base_model() for peft (adapters stay active), model._orig_mod for torch.compile"
+        )
     decoder = find_text_decoder(model)
     modes.check(decode, model)
     dispatch.choose(kernel, model.device)
@@ -133,6 +141,7 @@ class CompressionSession:
         )
         self._undo = ExitStack()
         self._prefilled_at: float | None = None
+        self._compile_seconds: Callable[[], float] = float  # until the block is entered: 0.0
 
     def new_cache(self, max_new_tokens: int = DEFAULT_RESERVE) -> RaggedCache:
         """A fresh cache for a manual decode loop.
@@ -177,6 +186,10 @@ class CompressionSession:
         return self
 
     def _attach(self, text_config: PreTrainedConfig) -> None:
+        if self.decode in ("compile", "fused"):
+            self._undo.enter_context(compat.hooks_respected_by_compiled_code(RECOMPILE_LIMIT))
+            self._undo.enter_context(compat.compiled_call_for_a_while(self.model))
+            self._compile_seconds = self._undo.enter_context(compat.compile_clock())
         name = ATTENTION if self.decode == "eager" else STATIC_ATTENTION
         self._undo.enter_context(compat.attention_set_to(text_config, name))
         for attention in self.decoder.attentions:
@@ -211,24 +224,34 @@ class CompressionSession:
 
     def _generate(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.stats = None
+        kwargs = {**dict(zip(inspect.signature(original).parameters, args, strict=False)), **kwargs}
         settings = kwargs.get("generation_config") or self.model.generation_config
         generation_settings.check(settings, kwargs)
         self._prefilled_at = None
-        started = self._now()
+        started, warmed_up = self._now(), self._warm_up_seconds()
         kwargs = with_encoded_images(self.model, kwargs)
         if self._loop is not None:
-            output, cache = self._loop.generate(original, self.new_cache, args, kwargs)
+            output, cache = self._loop.generate(original, self.new_cache, kwargs)
             stats = cache.stats()
             # tokens behind the end of an answer cost time, but are no part of it
             stats = replace(stats, generated=output.shape[1] - cache.prompt_width - 1)
         else:
             cache = self.new_cache(self._room(settings, kwargs))
-            output = original(*args, past_key_values=cache, **kwargs)
+            output = original(past_key_values=cache, **kwargs)
             stats = cache.stats()
-        ended = self._now()
-        decode = (ended - self._prefilled_at) / stats.generated if stats.generated else None
-        self.stats = replace(stats, prefill_seconds=self._prefilled_at - started, decode_seconds=decode)
+        warm_up = self._warm_up_seconds() - warmed_up
+        steps = self._now() - self._prefilled_at - warm_up
+        self.stats = replace(
+            stats,
+            prefill_seconds=self._prefilled_at - started,
+            decode_seconds=steps / stats.generated if stats.generated else None,
+            warm_up_seconds=warm_up,
+        )
         return output
+
+    def _warm_up_seconds(self) -> float:
+        captured = 0.0 if self._loop is None else self._loop.capture_seconds
+        return captured + self._compile_seconds()
 
     def _room(self, settings: GenerationConfig, kwargs: dict[str, Any]) -> int:
         tokens = generation_settings.expected_tokens(settings, kwargs)
@@ -254,6 +277,8 @@ class CompressionSession:
         elif isinstance(cache, StaticCache):
             cache.check_current()
         cache = kwargs.get("past_key_values")
+        if cache is not None:
+            _check_call(kwargs)
         if "images" in self.config.needs and cache is not None and not cache.is_prefilled:
             cache.shared.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
         return args, kwargs
@@ -274,6 +299,16 @@ class CompressionSession:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
+
+
+def _check_call(arguments: dict[str, Any]) -> None:
+    if torch.is_grad_enabled():
+        raise UnsupportedError(
+            "no gradient can flow through a compressed cache: run the loop under torch.inference_mode() or "
+            "torch.no_grad()"
+        )
+    if arguments.get("output_attentions"):
+        raise UnsupportedError("output_attentions=True: attention over a compressed cache gives no weights")
 
 
 def _hand_over_cache_layer(

@@ -1,12 +1,18 @@
 """The decode step as one compiled graph, valid for every later sample."""
 
+import warnings
+from functools import partial
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
 from sparsemm_eval import compress
+from sparsemm_eval.decode.capture import computation_of
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.model import session
+from sparsemm_eval.model.masked_heads import masked_heads
 from tests.model.test_session import config_of
 from tests.tiny_models import generate, image_prompt, model_of, text_prompt
 
@@ -80,6 +86,89 @@ def test_fullkv_in_the_same_mode():
 @pytest.mark.slow
 def test_the_fused_step_by_inductor():
     check("llama", TEXTS, "fused")
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """Fused steps are traced as always, and then run by torch itself: seconds less per graph."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+def tokens_of(model, inputs, count, **more):
+    with torch.inference_mode():
+        output = model.generate(**inputs, max_new_tokens=count, do_sample=False, **more)
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+MODES = {"fused": {}, "compile": by_generate("eager"), "graph": {}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_heads_masked_later_are_masked_in_compiled_steps_too(mode, quick_compiler):
+    model, inputs, heads = model_of("llama"), TEXTS[1], [(0, 0), (1, 1), (2, 2), (0, 3)]
+
+    def answers(decode, more):
+        with compress(model, config_of("snapkv", model), decode=decode):
+            plain = tokens_of(model, inputs, 12, **more)
+            with masked_heads(model, heads):
+                masked = tokens_of(model, inputs, 12, **more)
+            return plain, masked, tokens_of(model, inputs, 12, **more)
+
+    truth, found = answers("eager", {}), answers(mode, MODES[mode])
+    assert not torch.equal(truth[0], truth[1])
+    assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
+    assert not any("compiled" in name for name in vars(model))
+
+
+def test_a_captured_step_is_bound_to_hooks_and_weights():
+    model = model_of("llama")
+    before = computation_of(model)
+    with masked_heads(model, [(0, 0)]):
+        assert computation_of(model) != before
+    assert computation_of(model) == before
+    layer = model.model.layers[0].self_attn.q_proj
+    kept = layer.weight
+    layer.weight = torch.nn.Parameter(kept.detach().clone())
+    assert computation_of(model) != before
+    layer.weight = kept
+
+
+def test_more_batch_sizes_than_torch_compiles_by_itself(quick_compiler):
+    model, config = model_of("llama"), config_of("snapkv", model_of("llama"))
+    for rows in range(1, 11):
+        inputs = text_prompt((40,) * rows).inputs
+        with compress(model, config):
+            truth = tokens_of(model, inputs, 6)
+        with compress(model, config, decode="fused"):
+            assert torch.equal(tokens_of(model, inputs, 6), truth)
+    assert counters["stats"]["unique_graphs"] == 10
+
+
+def test_beyond_the_limit_steps_run_uncompiled_and_say_so(quick_compiler, monkeypatch):
+    monkeypatch.setattr(session, "RECOMPILE_LIMIT", 2)
+    model = model_of("llama")
+    with compress(model, config_of("snapkv", model), decode="fused"):
+        for rows in (1, 2, 3):
+            inputs = text_prompt((40,) * rows).inputs
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found = tokens_of(model, inputs, 6)
+            said = any("use fewer batch sizes" in str(warning.message) for warning in caught)
+            assert said == (rows == 3)
+    with compress(model, config_of("snapkv", model)):
+        assert torch.equal(tokens_of(model, inputs, 6), found)
+
+
+@pytest.mark.parametrize("mode", ["fused", "compile"])
+def test_compiling_is_no_part_of_the_time_per_token(mode, quick_compiler):
+    model = model_of("llama")
+    with compress(model, config_of("snapkv", model), decode=mode) as running:
+        tokens_of(model, TEXTS[0], 6, **MODES[mode])
+        first = running.stats
+        tokens_of(model, TEXTS[0], 6, **MODES[mode])
+    assert first.warm_up_seconds > 0
+    assert running.stats.warm_up_seconds == 0
+    assert first.decode_seconds > 0
 
 
 def test_a_token_without_room_is_refused_and_a_replaced_cache_too():

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from sparsemm_eval import CompressionConfig, HeadScores, RaggedCache, compress
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
@@ -319,6 +319,59 @@ def test_a_ragged_cache_outside_a_session_is_refused():
             model(input_ids=prompt.inputs["input_ids"][:, :1], past_key_values=cache)
     with pytest.raises(UnsupportedError, match="no statistics"):
         cache.stats()
+
+
+def test_the_prompt_may_run_in_another_mode_than_its_continuation():
+    for method in ("snapkv", "fullkv"):
+        model, prompt = model_of("llama"), text_prompt((60,))
+        with compress(model, config_of(method, model)):
+            truth = generate(model, prompt.inputs, tokens=40)
+        with compress(model, config_of(method, model)) as session:
+            cache, tokens = session.new_cache(4), []
+            with torch.inference_mode():
+                logits = model(**prompt.inputs, past_key_values=cache).logits
+            for _ in range(40):
+                tokens.append(logits[:, -1].argmax(-1, keepdim=True))
+                with torch.no_grad():
+                    logits = model(input_ids=tokens[-1], past_key_values=cache).logits
+        assert torch.equal(torch.cat(tokens, 1), truth)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, inputs: model(**inputs), "no gradient can flow"),
+        (lambda model, inputs: model.generate(**inputs, output_attentions=True), "output_attentions=True"),
+        (
+            lambda model, inputs: torch.no_grad()(model)(**inputs, output_attentions=True),
+            "output_attentions=True",
+        ),
+    ],
+)
+def test_what_a_compressed_cache_cannot_give_is_refused(call, message):
+    model, prompt = model_of("llama"), text_prompt((60,))
+    with compress(model, config_of("snapkv", model)), pytest.raises(UnsupportedError, match=message):
+        call(model, prompt.inputs)
+
+
+@pytest.mark.parametrize("decode", ["eager", "graph"])
+def test_arguments_of_generate_by_position(decode):
+    model, ids = model_of("llama"), text_prompt((60,)).inputs["input_ids"]
+    settings = GenerationConfig(max_new_tokens=7, do_sample=False, eos_token_id=None, pad_token_id=0)
+    with compress(model, config_of("snapkv", model)):
+        truth = model.generate(input_ids=ids, generation_config=settings)
+    with compress(model, config_of("snapkv", model), decode=decode):
+        assert torch.equal(model.generate(ids, settings), truth)
+        assert torch.equal(model.generate(inputs=ids, generation_config=settings), truth)
+        with pytest.raises(UnsupportedError, match="beam search"):
+            model.generate(ids, GenerationConfig(num_beams=2))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
+def test_models_inside_other_objects_are_refused(wrap):
+    model = model_of("llama")
+    with pytest.raises(UnsupportedError, match="compress the model inside"):
+        compress(wrap(model), config_of("snapkv", model))
 
 
 def test_missing_and_misshapen_head_scores():
