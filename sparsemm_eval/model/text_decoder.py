@@ -52,7 +52,7 @@ def find_text_decoder(model: PreTrainedModel) -> TextDecoder:
     Raises
     ------
     UnsupportedError
-        If the model's attention layers cannot be found, or use a sliding window.
+        If the model's attention layers cannot be found, or compute something that eviction would change.
     """
     config = model.config.get_text_config(decoder=True)
     found = {
@@ -67,12 +67,11 @@ def find_text_decoder(model: PreTrainedModel) -> TextDecoder:
             f"{type(model).__name__}: found attention layers {sorted(found)} of {config.num_hidden_layers}; "
             "supported are Llama, Mistral, Qwen2 and models that use them below images (LLaVA-NeXT, Qwen2-VL)"
         )
-    if _slides(config):
-        raise UnsupportedError(
-            f"{type(model).__name__} uses sliding-window attention (sliding_window={config.sliding_window}), "
-            "where eviction by budget has no meaning: set it to None if the checkpoint allows full attention"
-        )
-    return TextDecoder(config, tuple(found[layer] for layer in sorted(found)))
+    decoder = TextDecoder(config, tuple(found[layer] for layer in sorted(found)))
+    reason = _against(decoder)
+    if reason is not None:
+        raise UnsupportedError(f"{type(model).__name__} {reason}")
+    return decoder
 
 
 def rotary_embedding(model: PreTrainedModel, decoder: TextDecoder) -> nn.Module:
@@ -91,8 +90,23 @@ def rotary_embedding(model: PreTrainedModel, decoder: TextDecoder) -> nn.Module:
     )
 
 
-def _slides(config: PreTrainedConfig) -> bool:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return any(kind != "full_attention" for kind in kinds)
-    return getattr(config, "sliding_window", None) is not None
+def _against(decoder: TextDecoder) -> str | None:
+    """Why a cache of this decoder cannot be compressed; None where nothing speaks against it."""
+    config, attention = decoder.config, decoder.attentions[0]
+    window = getattr(config, "sliding_window", None)
+    kinds = set(
+        getattr(config, "layer_types", None) or (["full_attention"] if window is None else ["sliding"])
+    )
+    if kinds != {"full_attention"}:
+        return (
+            f"has layers of {', '.join(sorted(kinds - {'full_attention'}))} attention (sliding_window={window}), "
+            "where eviction by budget has no meaning: set sliding_window to None if the checkpoint allows it"
+        )
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "cross_attention_layers", None):
+        return "attends to an encoder's states, which are no part of a prompt that could be cut"
+    sizes = getattr(attention, "qk_head_dim", None), getattr(attention, "v_head_dim", None)
+    if sizes[0] != sizes[1]:
+        return f"has keys of {sizes[0]} and values of {sizes[1]} dimensions; only equal ones can be stored"
+    if getattr(config, "attn_logit_softcapping", None) is not None or hasattr(attention, "sinks"):
+        return "caps or extends its softmax (softcapping, attention sinks), which SDPA does not compute"
+    return None

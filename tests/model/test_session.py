@@ -5,7 +5,24 @@ import weakref
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    MllamaForCausalLM,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from sparsemm_eval import CompressionConfig, HeadScores, RaggedCache, compress
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
@@ -372,6 +389,68 @@ def test_models_inside_other_objects_are_refused(wrap):
     model = model_of("llama")
     with pytest.raises(UnsupportedError, match="compress the model inside"):
         compress(wrap(model), config_of("snapkv", model))
+
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 99,
+    "pad_token_id": 0,
+}
+LLAMA4 = {"intermediate_size_mlp": 64, "num_local_experts": 2, "attention_chunk_size": 32, "head_dim": 16}
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+DEEPSEEK = {
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "kv_lora_rank": 16,
+}
+HEADS = {
+    "num_experts_per_tok": 2,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "qk_nope_head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=99)),
+            "found attention",
+        ),
+        (lambda: Llama4ForCausalLM(Llama4TextConfig(**SMALL, **LLAMA4)), "chunked_attention"),
+        (lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SMALL, sliding_window=16)), "sliding_window=16"),
+        (
+            lambda: MllamaForCausalLM(MllamaTextConfig(**SMALL, **ROPE, cross_attention_layers=[1])),
+            "an encoder's states",
+        ),
+        (
+            lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**SMALL, **DEEPSEEK, **HEADS)),
+            "keys of 16 and values",
+        ),
+        (
+            lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, layer_types=["full_attention"] * 2)),
+            "caps or extends its softmax",
+        ),
+        (
+            lambda: GptOssForCausalLM(
+                GptOssConfig(**SMALL, num_local_experts=4, layer_types=["full_attention"] * 2)
+            ),
+            "caps or extends its softmax",
+        ),
+    ],
+)
+def test_models_of_another_kind_are_refused_before_anything_runs(model, message):
+    model = model()
+    with pytest.raises(UnsupportedError, match=f"^{type(model).__name__}.*{message}"):
+        compress(model, CompressionConfig("snapkv", budget=24, window=8))
 
 
 def test_missing_and_misshapen_head_scores():
