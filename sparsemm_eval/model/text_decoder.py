@@ -94,19 +94,17 @@ def _against(decoder: TextDecoder) -> str | None:
     """Why a cache of this decoder cannot be compressed; None where nothing speaks against it."""
     config, attention = decoder.config, decoder.attentions[0]
     window = getattr(config, "sliding_window", None)
-    kinds = set(
-        getattr(config, "layer_types", None) or (["full_attention"] if window is None else ["sliding"])
-    )
-    if kinds != {"full_attention"}:
+    kinds = getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_window"]
+    others = ", ".join(sorted(set(kinds) - {"full_attention"}))
+    if others:
         return (
-            f"has layers of {', '.join(sorted(kinds - {'full_attention'}))} attention (sliding_window={window}), "
-            "where eviction by budget has no meaning: set sliding_window to None if the checkpoint allows it"
+            f"has layers of the kind {others} (sliding_window={window}), where eviction by budget has no "
+            "meaning: set sliding_window to None if the checkpoint allows it"
         )
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "cross_attention_layers", None):
         return "attends to an encoder's states, which are no part of a prompt that could be cut"
-    sizes = getattr(attention, "qk_head_dim", None), getattr(attention, "v_head_dim", None)
-    if sizes[0] != sizes[1]:
-        return f"has keys of {sizes[0]} and values of {sizes[1]} dimensions; only equal ones can be stored"
+    if getattr(config, "kv_lora_rank", None) is not None:
+        return "has multi-head latent attention, whose keys and values differ in size"
     if getattr(config, "attn_logit_softcapping", None) is not None or hasattr(attention, "sinks"):
         return "caps or extends its softmax (softcapping, attention sinks), which SDPA does not compute"
     return None

@@ -402,49 +402,24 @@ SMALL = {
 }
 LLAMA4 = {"intermediate_size_mlp": 64, "num_local_experts": 2, "attention_chunk_size": 32, "head_dim": 16}
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
-DEEPSEEK = {
-    "moe_intermediate_size": 32,
-    "n_routed_experts": 4,
-    "n_group": 1,
-    "topk_group": 1,
-    "kv_lora_rank": 16,
-}
-HEADS = {
-    "num_experts_per_tok": 2,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
-    "qk_nope_head_dim": 8,
-}
+EXPERTS = {"moe_intermediate_size": 32, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+FULL = {"layer_types": ["full_attention"] * 2}
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (
-            lambda: GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=99)),
-            "found attention",
-        ),
+        (lambda: GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=2, n_head=4)), "found attention"),
         (lambda: Llama4ForCausalLM(Llama4TextConfig(**SMALL, **LLAMA4)), "chunked_attention"),
         (lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SMALL, sliding_window=16)), "sliding_window=16"),
         (
             lambda: MllamaForCausalLM(MllamaTextConfig(**SMALL, **ROPE, cross_attention_layers=[1])),
             "an encoder's states",
         ),
-        (
-            lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**SMALL, **DEEPSEEK, **HEADS)),
-            "keys of 16 and values",
-        ),
-        (
-            lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, layer_types=["full_attention"] * 2)),
-            "caps or extends its softmax",
-        ),
-        (
-            lambda: GptOssForCausalLM(
-                GptOssConfig(**SMALL, num_local_experts=4, layer_types=["full_attention"] * 2)
-            ),
-            "caps or extends its softmax",
-        ),
+        (lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**SMALL, **EXPERTS, **LATENT)), "latent attention"),
+        (lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, **FULL)), "caps or extends its softmax"),
+        (lambda: GptOssForCausalLM(GptOssConfig(**SMALL, **FULL)), "caps or extends its softmax"),
     ],
 )
 def test_models_of_another_kind_are_refused_before_anything_runs(model, message):
