@@ -73,7 +73,13 @@ class Wrapper(lmms):
         decoder = find_text_decoder(self._model)
         self.compression = with_head_scores(self.compression, self._model, decoder, arguments.pretrained)
         self.identity = identity.describe(
-            self.model_name, not self.is_simple, arguments, self.compression, loaded, self.device
+            self.model_name,
+            self.family.name,
+            not self.is_simple,
+            arguments,
+            self.compression,
+            loaded,
+            self.device,
         )
         digest = digest_of(self.identity)
         reader = SampleReader(
@@ -88,7 +94,8 @@ class Wrapper(lmms):
         self._journal = None if folder is None else Journal(folder, self.identity, digest, self.rank)
         self._policy = FailurePolicy(arguments.on_error, arguments.max_skipped)
         context = self._model.config.get_text_config().max_position_embeddings
-        self._report = Report(self.identity, digest, arguments, context, self.rank, self.world_size)
+        names = identity.names_of(arguments, self.compression, loaded)
+        self._report = Report(self.identity, names, digest, arguments, context, self.rank, self.world_size)
         self._run = Run(
             reader, self._journal, self._policy, self._report, self.batch_size, self.rank, self.world_size
         )

@@ -127,6 +127,14 @@ def compiled_call_for_a_while(model: PreTrainedModel) -> Iterator[None]:
         vars(model).update(before)
 
 
+def hooks_of(module: torch.nn.Module) -> tuple[int, ...]:
+    """Numbers of the hooks that a module calls before and after its forward pass; no two hooks share one.
+
+    Relies on ``torch.nn.Module._forward_hooks`` and ``_forward_pre_hooks``.
+    """
+    return (*module._forward_hooks, *module._forward_pre_hooks)
+
+
 def is_recompile_limit(error: BaseException) -> bool:
     """Whether compiled code was asked for more shapes than it may be compiled for.
 

@@ -64,6 +64,18 @@ def test_a_static_address_is_known_to_the_compiler():
     assert tensor._dynamo_static_input_type
 
 
+def test_hooks_have_numbers_of_their_own():
+    module = torch.nn.Linear(2, 2)
+    assert compat.hooks_of(module) == ()
+    before = module.register_forward_pre_hook(lambda module, inputs: None)
+    first = compat.hooks_of(module)
+    after = module.register_forward_hook(lambda module, inputs, output: None)
+    assert len({*first, *compat.hooks_of(module)}) == 2
+    before.remove(), after.remove()
+    module.register_forward_hook(lambda module, inputs, output: None)
+    assert compat.hooks_of(module) != first  # a number is not given twice
+
+
 def test_assert_on_device():
     compat.assert_on_device(torch.tensor(True), "unused")
     with pytest.raises(RuntimeError, match="no more room"):

@@ -64,8 +64,20 @@ def commit() -> str | None:
         return None
 
 
+def names_of(
+    arguments: Arguments, compression: CompressionConfig, loaded: Checkpoint
+) -> dict[str, str | None]:
+    """What people call the head scores, and the model they were made for; answers do not depend on names."""
+    scores, given = compression.head_scores, arguments.knobs.get("head_scores")
+    if scores is None:
+        return {"head_scores_name": None, "head_scores_model": None}
+    name = loaded.name if given is None else Path(str(given)).name
+    return {"head_scores_name": name, "head_scores_model": scores.provenance.get("model")}
+
+
 def describe(
     model_name: str,
+    family: str,
     chat: bool,
     arguments: Arguments,
     compression: CompressionConfig,
@@ -76,17 +88,18 @@ def describe(
 
     Batch size and number of processes are left out: answers do not depend on them.
     """
-    mask = compression.rule.mask
+    mask, scores = compression.rule.mask, compression.head_scores
     masked = [] if mask is None else mask(compression.head_scores, compression)
     return {
         "model_name": model_name,
+        "family": family,
         "protocol": "chat" if chat else "simple",
         "pretrained": arguments.pretrained,
         "revision": arguments.revision,
         "checkpoint": loaded.fingerprint,
         "compression": compression.to_dict(),
         "compression_digest": compression.digest(),
-        "head_scores": None if compression.head_scores is None else compression.head_scores.digest(),
+        "head_scores": None if scores is None else scores.digest(),
         "masked_heads": [list(head) for head in masked],
         "system_prompt": arguments.system_prompt,
         "pixel_limits": loaded.pixel_limits,

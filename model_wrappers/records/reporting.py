@@ -15,6 +15,7 @@ from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
 from sparsemm_eval.model_wrappers.answering.samples import Sample
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.records import identity as run_identity
+from sparsemm_eval.model_wrappers.records import wandb_run
 from sparsemm_eval.model_wrappers.records.agreement import Reference
 from sparsemm_eval.model_wrappers.records.run_record import RunFiles
 from sparsemm_eval.model_wrappers.records.totals import Totals
@@ -25,8 +26,8 @@ class Report:
 
     Parameters
     ----------
-    identity : mapping
-        Of the run.
+    identity, names : mapping
+        Of the run, see ``records.identity``.
     run_digest : str
     arguments : Arguments
     context : int
@@ -37,13 +38,15 @@ class Report:
     def __init__(
         self,
         identity: Mapping[str, Any],
+        names: Mapping[str, Any],
         run_digest: str,
         arguments: Arguments,
         context: int,
         rank: int,
         world_size: int,
     ):
-        self.identity, self.run_digest, self.arguments = identity, run_digest, arguments
+        self.identity, self.names = identity, names
+        self.run_digest, self.arguments = run_digest, arguments
         self.rank, self.world_size = rank, world_size
         self.totals = Totals(context)
         self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
@@ -74,6 +77,7 @@ class Report:
         record = {
             "run": self.run_digest,
             **self.identity,
+            **self.names,
             "commit": run_identity.commit() if self.rank == 0 else None,
             "batch_size": self.arguments.batch_size,
             "processes": self.world_size,
@@ -85,6 +89,7 @@ class Report:
         path = self._files.finish(record)
         if self.rank == 0:
             self._log(totals, record["measured"], path)
+            wandb_run.describe(record)
         policy.check(len(totals.skipped), len(totals.rows) + len(totals.skipped))
         return record
 

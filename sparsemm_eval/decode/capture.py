@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsemm_eval.cache.static_cache import StaticCache
+from sparsemm_eval.compat import hooks_of
 from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.decode.step import DecodeStep, forward_of
 
@@ -27,7 +28,7 @@ class Ready:
 
 def computation_of(model: PreTrainedModel) -> tuple[object, ...]:
     """What a captured step takes from a model: its modules with their hooks, and where its weights lie."""
-    modules = ((id(m), *m._forward_hooks, *m._forward_pre_hooks) for m in model.modules())
+    modules = ((id(module), *hooks_of(module)) for module in model.modules())
     return (*modules, *(weight.data_ptr() for weight in model.parameters()))
 
 
