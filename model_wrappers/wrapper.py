@@ -22,8 +22,8 @@ from sparsemm_eval.model.text_decoder import find_text_decoder
 from sparsemm_eval.model_wrappers.answering.answerer import Answerer
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy, ending_all_ranks
 from sparsemm_eval.model_wrappers.answering.generation import Defaults
+from sparsemm_eval.model_wrappers.answering.loop import AnswerLoop
 from sparsemm_eval.model_wrappers.answering.requests import read_requests
-from sparsemm_eval.model_wrappers.answering.run import Run
 from sparsemm_eval.model_wrappers.answering.samples import SampleReader
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.evaluation import check_evaluation, gen_kwargs_of_the_user
@@ -96,7 +96,7 @@ class Wrapper(lmms):
         context = self._model.config.get_text_config().max_position_embeddings
         names = identity.names_of(arguments, self.compression, loaded)
         self._report = Report(self.identity, names, digest, arguments, context, self.rank, self.world_size)
-        self._run = Run(
+        self._loop = AnswerLoop(
             reader, self._journal, self._policy, self._report, self.batch_size, self.rank, self.world_size
         )
 
@@ -178,7 +178,7 @@ class Wrapper(lmms):
                 self._model, self.compression, decode=self.arguments.decode, kernel=self.arguments.kernel
             ) as session:
                 answerer = Answerer(self._model, self.processor, self.family, session, self.device)
-                results = self._run.answer(todo, requests, self.task_dict, answerer)
+                results = self._loop.answer(todo, requests, self.task_dict, answerer)
             # The journal stays open for further requests; clean() closes it.
             on_error.pop_all()
             return results

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsemm_eval.cache.static_cache import StaticCache
-from sparsemm_eval.decode.answer import Answer
 from sparsemm_eval.decode.capture import ReadySteps
+from sparsemm_eval.decode.generated import GeneratedTokens
 from sparsemm_eval.decode.positions import recorded_positions
 from sparsemm_eval.decode.settings import for_first_token, generation_config, loop_settings
 from sparsemm_eval.decode.step import CHECK_EVERY
@@ -74,7 +74,7 @@ class DecodeLoop:
         cache = new_cache(min(settings.max_new_tokens, FIRST_ROOM))
         with recorded_positions(self.rotary) as positions:
             tokens = original(past_key_values=cache, **for_first_token(config, kwargs))
-        answer = Answer(tokens[:, :-1], settings, kwargs.get("stopping_criteria") or ())
+        answer = GeneratedTokens(tokens[:, :-1], settings, kwargs.get("stopping_criteria") or ())
         answer.extend(tokens[:, -1:])
         if not answer.is_complete:
             following = positions.following(len(tokens))
@@ -87,7 +87,7 @@ class DecodeLoop:
         """Spent on captures so far."""
         return self._steps.capture_seconds
 
-    def _continue(self, answer: Answer, cache: StaticCache, step: Any) -> None:
+    def _continue(self, answer: GeneratedTokens, cache: StaticCache, step: Any) -> None:
         stored = 0
         while not answer.is_complete:
             count = min(CHECK_EVERY, answer.missing)

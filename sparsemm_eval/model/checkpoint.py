@@ -20,7 +20,7 @@ from sparsemm_eval.model.placement import Placement
 
 
 @dataclass(frozen=True)
-class Source:
+class FoundCheckpoint:
     """A checkpoint that was found; of its files only the config has been read.
 
     Attributes
@@ -57,14 +57,14 @@ class Checkpoint:
 
     Attributes
     ----------
-    source : Source
+    source : FoundCheckpoint
     model, processor
         Transformers objects; the model in eval mode, the tokenizer padding on the left.
     pixel_limits : mapping
         ``min_pixels`` and ``max_pixels`` in force, for families that have them.
     """
 
-    source: Source
+    source: FoundCheckpoint
     model: Any
     processor: Any
     pixel_limits: Mapping[str, int]
@@ -86,7 +86,7 @@ class Checkpoint:
         return fingerprint(self.source.folder, self.source.argument, self.source.given)
 
 
-def find(given: str, revision: str | None = None, argument: str = "pretrained") -> Source:
+def find(given: str, revision: str | None = None, argument: str = "pretrained") -> FoundCheckpoint:
     """Find a checkpoint and read its config.
 
     Parameters
@@ -108,7 +108,7 @@ def find(given: str, revision: str | None = None, argument: str = "pretrained") 
         if folder is not None:
             config = AutoConfig.from_pretrained(folder)
             name = given if given in shipped.NAMES else folder.resolve().name
-            return Source(argument, given, name, folder, None, config)
+            return FoundCheckpoint(argument, given, name, folder, None, config)
         config = AutoConfig.from_pretrained(given, revision=revision or "main")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()
@@ -123,11 +123,11 @@ def find(given: str, revision: str | None = None, argument: str = "pretrained") 
         remedy = "a checkpoint that the Hub's cache keeps (HF_HUB_CACHE): its files name its weights"
         raise ConfigError(argument, given, remedy)
     snapshot = Path(cached).parent
-    return Source(argument, given, given, snapshot, snapshot.name, config)
+    return FoundCheckpoint(argument, given, given, snapshot, snapshot.name, config)
 
 
 def load(
-    source: Source,
+    source: FoundCheckpoint,
     placement: Placement,
     family: Family | None = None,
     pixel_limits: Mapping[str, int | None] | None = None,
@@ -136,7 +136,7 @@ def load(
 
     Parameters
     ----------
-    source : Source
+    source : FoundCheckpoint
     placement : Placement
     family : Family, optional
         That the checkpoint must be of.
@@ -172,7 +172,7 @@ def load(
     return Checkpoint(source, model, processor, limits)
 
 
-def _check_family(source: Source, family: Family) -> None:
+def _check_family(source: FoundCheckpoint, family: Family) -> None:
     if source.config.model_type not in family.model_types:
         raise ConfigError(
             source.argument,

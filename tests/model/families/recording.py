@@ -47,6 +47,6 @@ def inputs_of_ours(wrapper, context, images, gen_kwargs, chat):
 
     instances = requests_of(context, images, dict(gen_kwargs), chat)
     (request,), _ = read_requests(instances, chat, Defaults(wrapper.family.default_max_new_tokens))
-    sample = wrapper._run.reader.read(request, {"task": {"test": [{}]}})
+    sample = wrapper._loop.reader.read(request, {"task": {"test": [{}]}})
     answerer = Answerer(wrapper.model, wrapper.processor, wrapper.family, None, wrapper.device)
     return answerer.encode([sample]), request.settings

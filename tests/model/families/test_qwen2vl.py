@@ -69,7 +69,7 @@ def test_published_template(pair):
 def test_pixel_limits_bound_the_image(build_wrapper):
     wrapper = build_wrapper("qwen2vl_fullkv", max_pixels=65536)
     prepared = QWEN2VL.prepare_image(
-        image_of((800, 600)), wrapper.processor, wrapper._run.reader.pixel_limits
+        image_of((800, 600)), wrapper.processor, wrapper._loop.reader.pixel_limits
     )
     assert prepared.width * prepared.height <= 65536
     assert prepared.width % 16 == prepared.height % 16 == 0

@@ -12,7 +12,7 @@ SETTINGS = GenerationSettings((), 5)
 
 @pytest.fixture
 def reader(build_wrapper):
-    return build_wrapper("llava_fullkv")._run.reader
+    return build_wrapper("llava_fullkv")._loop.reader
 
 
 def request(visuals=to_messages, doc_id=0, settings=SETTINGS, repeat=0):
@@ -63,7 +63,7 @@ def test_digests_tell_samples_apart(reader):
     ],
 )
 def test_unreadable_images_name_their_sample(build_wrapper, visuals):
-    reader = build_wrapper("llava_fullkv", simple=True)._run.reader
+    reader = build_wrapper("llava_fullkv", simple=True)._loop.reader
     with pytest.raises(SampleError, match=f"^{TASK}/0: its images or prompt could not be read"):
         reader.read(request(visuals), datasets({}))
 
@@ -90,22 +90,22 @@ def test_videos_and_audio_are_refused_by_name(reader, build_wrapper):
 
     with pytest.raises(UnsupportedError, match=f"{TASK}/0: .*video"):
         reader.read(request(messages), datasets({}))
-    simple = build_wrapper("llava_fullkv", simple=True)._run.reader
+    simple = build_wrapper("llava_fullkv", simple=True)._loop.reader
     with pytest.raises(UnsupportedError, match=f"{TASK}/0: .*str"):
         simple.read(request(lambda _: ["clip.mp4"]), datasets({}))
 
 
 def test_image_files_and_nested_lists_are_read(build_wrapper, tmp_path):
     picture().save(tmp_path / "page.png")
-    reader = build_wrapper("llava_fullkv", simple=True)._run.reader
+    reader = build_wrapper("llava_fullkv", simple=True)._loop.reader
     visuals = [[str(tmp_path / "page.png")], [picture("blue")]]
     assert len(reader.read(request(lambda _: visuals), datasets({})).images) == 2
     assert reader.read(request(lambda _: None), datasets({})).images == ()
 
 
 def test_image_modes(build_wrapper):
-    llava = build_wrapper("llava_fullkv", simple=True)._run.reader
-    qwen = build_wrapper("qwen2vl_fullkv")._run.reader
+    llava = build_wrapper("llava_fullkv", simple=True)._loop.reader
+    qwen = build_wrapper("qwen2vl_fullkv")._loop.reader
     assert isinstance(qwen, SampleReader)
     assert qwen.family is QWEN2VL
     for mode in ("RGBA", "L", "P"):
@@ -115,7 +115,7 @@ def test_image_modes(build_wrapper):
 
 
 def test_another_palette_is_another_sample(build_wrapper):
-    reader = build_wrapper("llava_fullkv", simple=True)._run.reader
+    reader = build_wrapper("llava_fullkv", simple=True)._loop.reader
     digests = set()
     for color in ([200, 0, 0], [0, 0, 200]):
         image = Image.new("P", (32, 32))

@@ -1,4 +1,4 @@
-"""The growing answer on the host: where each row ends, by the rules of ``generate``."""
+"""The tokens generated so far, on the host: where each row ends, by the rules of ``generate``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sparsemm_eval.decode.settings import LoopSettings
 Criterion = Callable[[torch.Tensor, None], torch.Tensor]
 
 
-class Answer:
-    """Tokens so far, and which rows go on.
+class GeneratedTokens:
+    """Tokens of the prompt and the answer so far, and which rows go on.
 
     Tokens come several columns at a time. Each column is treated as ``generate`` would have treated it, so
     what was generated behind the end of all rows is dropped.

@@ -19,7 +19,7 @@ from sparsemm_eval.model_wrappers.records.reporting import Report
 
 
 @dataclass(frozen=True)
-class Run:
+class AnswerLoop:
     """Answers requests; without a journal nothing is remembered."""
 
     reader: SampleReader
