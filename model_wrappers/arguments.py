@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from sparsemm_eval.checks import Count, Share, one_of, record
 from sparsemm_eval.config import COMMON, CompressionConfig
@@ -51,6 +52,7 @@ def _dtype(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
+Place = Annotated[Text, AfterValidator(os.path.expanduser)]
 WholeNumber = Annotated[Count, BeforeValidator(_number)]
 
 
@@ -98,7 +100,7 @@ class Arguments:
         The given settings of CompressionConfig.
     """
 
-    pretrained: Text
+    pretrained: Place
     revision: Text = "main"
     device: Text = "auto"
     device_map: Text | None = None
@@ -109,12 +111,12 @@ class Arguments:
     kernel: one_of(*KERNELS) = "auto"
     min_pixels: WholeNumber | None = None
     max_pixels: WholeNumber | None = None
-    system_prompt: Text | None = None
+    system_prompt: Place | None = None
     on_error: one_of("raise", "skip") = "raise"
     max_skipped: Annotated[Share, BeforeValidator(_number)] = 0.05
-    journal: Annotated[str, BeforeValidator(_on_off)] = "auto"
-    stats_dir: Text | None = None
-    reference: Text | None = None
+    journal: Annotated[Place, BeforeValidator(_on_off)] = "auto"
+    stats_dir: Place | None = None
+    reference: Place | None = None
     knobs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

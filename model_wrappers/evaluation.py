@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sparsemm_eval import compat
-from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.errors import ConfigError, UnsupportedError
 
 #: Arguments of lmms-eval, and what to do instead.
 REFUSED = {
@@ -32,6 +33,46 @@ def check_evaluation() -> None:
     for name, remedy in REFUSED.items():
         if given.get(name):
             raise UnsupportedError(f"--{name} {given[name]} is not supported: {remedy}")
+
+
+def claim_results() -> Path | None:
+    """The results file that lmms-eval will write at the end, so that no other evaluation writes it too.
+
+    lmms-eval names the file after the second in which it began. The claim is an empty file beside it.
+
+    Returns
+    -------
+    pathlib.Path or None
+        None where lmms-eval writes no results.
+
+    Raises
+    ------
+    ConfigError
+        If another evaluation has claimed or written the file, or the folder cannot be written to.
+    """
+    given = compat.evaluation_arguments()
+    tracker = given.get("evaluation_tracker")
+    output = getattr(tracker, "output_path", None)
+    if not output:
+        return None
+    folder = Path(output) / tracker.general_config_tracker.model_name_sanitized
+    results = folder.absolute() / f"{given['datetime_str'].replace(':', '-')}_results.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if results.exists():
+            raise FileExistsError
+        claim_of(results).open("x").close()
+    except FileExistsError as error:
+        remedy = "a folder of its own: another evaluation began in the same second and writes"
+        raise ConfigError("output_path", str(output), f"{remedy} {results.name} there too") from error
+    except OSError as error:
+        raise ConfigError("output_path", str(output), f"a folder to write to ({error.strerror})") from error
+    return results
+
+
+def claim_of(results: Path) -> Path:
+    """The file that claims a results file."""
+    return results.with_suffix(".claim")
 
 
 def gen_kwargs_of_the_user() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +27,12 @@ from sparsemm_eval.model_wrappers.answering.loop import AnswerLoop
 from sparsemm_eval.model_wrappers.answering.requests import read_requests
 from sparsemm_eval.model_wrappers.answering.samples import SampleReader
 from sparsemm_eval.model_wrappers.arguments import Arguments
-from sparsemm_eval.model_wrappers.evaluation import check_evaluation, gen_kwargs_of_the_user
+from sparsemm_eval.model_wrappers.evaluation import (
+    check_evaluation,
+    claim_of,
+    claim_results,
+    gen_kwargs_of_the_user,
+)
 from sparsemm_eval.model_wrappers.records import identity
 from sparsemm_eval.model_wrappers.records.journal import Journal, journal_folder
 from sparsemm_eval.model_wrappers.records.reporting import Report
@@ -60,6 +66,7 @@ class Wrapper(lmms):
             # lmms-eval reads these three.
             self.accelerator = self.placement.accelerator
             self._rank, self._world_size = self.placement.rank, self.placement.world_size
+            self._results: Path | None = None  # the file that lmms-eval will write
             self._load()
 
     def _load(self) -> None:
@@ -163,6 +170,9 @@ class Wrapper(lmms):
         """
         with ending_all_ranks(), ExitStack() as on_error:
             check_evaluation()
+            if self.rank == 0 and self._results is None:
+                self._results = claim_results()
+            on_error.callback(self._release_results)
             if self._journal is not None:
                 on_error.callback(self._journal.close)
             # The seed that lmms-eval was given with --seed.
@@ -188,5 +198,12 @@ class Wrapper(lmms):
         with ending_all_ranks():
             if self._journal is not None:
                 self._journal.close()
-            self.run_record = self._report.finish(self._policy)
+            try:
+                self.run_record = self._report.finish(self._policy, self._results)
+            finally:
+                self._release_results()
         super().clean()
+
+    def _release_results(self) -> None:
+        if self._results is not None:
+            claim_of(self._results).unlink(missing_ok=True)

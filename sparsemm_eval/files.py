@@ -8,7 +8,8 @@ import importlib.util
 import json
 import os
 import re
-import tempfile
+import socket
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -29,23 +30,29 @@ def user_cache(*parts: str) -> Path:
     return Path(platformdirs.user_cache_dir("sparsemm-eval"), *parts)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file in one step by what the block writes to the path it gets; folders are made.
+
+    On disk when the block is left. After an exception the file is as before. The user's umask decides who may
+    read it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        # On a full disk what was written would take the room that is missing.
+        temporary.unlink(missing_ok=True)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a file's content in one step, on disk when this returns; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            # On a full disk what was written would take the room that is missing.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)
-            raise
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -104,9 +111,9 @@ class RecordStore:
         self.path = folder / f"{kind}-{writer:05d}.jsonl"
         self.unit, self.elsewhere = unit, elsewhere
         self._places: dict[str, tuple[Path, int, int]] = {}  # key -> file, first byte, length
-        with contextlib.ExitStack() as undo, _explained(f"journal {self.path} cannot be used"):
+        with contextlib.ExitStack() as undo, explained(f"journal {self.path} cannot be used"):
             folder.mkdir(parents=True, exist_ok=True)
-            undo.callback(self._locked().release)
+            self._lock(undo)
             self._file = undo.enter_context(self.path.open("ab", buffering=0))
             for path in sorted(folder.glob(f"{kind}-*.jsonl")):
                 end = 0
@@ -138,7 +145,7 @@ class RecordStore:
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         path, start, length = self._places[key]
-        with _explained(f"journal {path} cannot be read"), path.open("rb") as file:
+        with explained(f"journal {path} cannot be read"), path.open("rb") as file:
             file.seek(start)
             return _parse(file.read(length))[1]
 
@@ -175,15 +182,19 @@ class RecordStore:
             self.append({key: make()})
         return self[key]
 
-    def _locked(self) -> filelock.BaseFileLock:
+    def _lock(self, undo: contextlib.ExitStack) -> None:
         lock = _WriterLock(f"{self.path}.lock", timeout=0)
+        holder = Path(lock.lock_file)
         try:
             lock.acquire()
         except (filelock.Timeout, RuntimeError) as error:
+            known = holder.read_text(encoding="utf-8", errors="replace").strip()
             raise JournalError(
-                f"journal {self.path} is in use by another run: wait for it, or {self.elsewhere}"
+                f"journal {self.path} is in use by {known or 'another run'}: wait for it, or {self.elsewhere}"
             ) from error
-        return lock
+        undo.callback(lock.release)
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        undo.callback(holder.write_text, "")
 
 
 def read_records(path: Path, elsewhere: str) -> Iterator[dict[str, Any]]:
@@ -194,7 +205,7 @@ def read_records(path: Path, elsewhere: str) -> Iterator[dict[str, Any]]:
     JournalError
         If the file is damaged or cannot be read.
     """
-    with _explained(f"journal {path} cannot be read"):
+    with explained(f"journal {path} cannot be read"):
         for _, _, _, record in _records(path, elsewhere):
             yield record
 
@@ -255,7 +266,7 @@ def _lacks_a_checksum(line: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turn an OSError into a JournalError that says what could not be done."""
     try:
         yield

@@ -136,7 +136,7 @@ def test_a_second_writer_of_a_file_is_refused(written, tmp_path):
         other.kill()
         other.wait()
     with store(tmp_path) as records:
-        with pytest.raises(JournalError, match="in use"):
+        with pytest.raises(JournalError, match=f"in use by process {os.getpid()} on .+: wait for it"):
             store(tmp_path)
         records.append({"d": {}})
 

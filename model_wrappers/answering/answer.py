@@ -16,7 +16,7 @@ from sparsemm_eval.cache.statistics import CacheStats
 
 @dataclass(frozen=True)
 class Measurement:
-    """One sample's share of a ``generate`` call.
+    """One sample's own figures, and its share of those of a ``generate`` call.
 
     Attributes
     ----------
@@ -28,15 +28,20 @@ class Measurement:
         int32 [layers, KV heads], entries kept of the prompt.
     kv_bytes, kv_bytes_full : int
         Bytes of the prompt's entries after compression, and what FullKV would hold of the same prompt.
+    kv_bytes_end : int
+        Bytes of the entries held in the end, those of generated tokens included.
     batch : int
-        Rows of the call; the figures below are those of the whole call.
-    kv_bytes_peak, kv_bytes_end : int
-        Most bytes of keys and values alive at once, and bytes allocated in the end.
-    prefill_seconds : float
-    decode_seconds : float or None
-        Per token after the first; None where there was one token only.
+        Rows of the call.
+    kv_bytes_reserve : float
+        Equal share of the bytes that were allocated and still free in the end.
+    kv_bytes_peak_per_call : int
+        Most bytes of keys and values allocated at once, for all rows and with the reserve.
+    prefill_seconds, warm_up_seconds : float
+        Equal shares of the time to the first token, and of compiling and capturing.
+    decode_seconds_per_step : float or None
+        Of all rows together; None where there was one token only.
     seconds : float
-        This sample's equal share of the whole call.
+        Equal share of the call, warm-up left out.
     """
 
     prompt_tokens: int
@@ -44,29 +49,33 @@ class Measurement:
     kept: np.ndarray
     kv_bytes: int
     kv_bytes_full: int
-    batch: int
-    kv_bytes_peak: int
     kv_bytes_end: int
+    batch: int
+    kv_bytes_reserve: float
+    kv_bytes_peak_per_call: int
     prefill_seconds: float
-    decode_seconds: float | None
+    warm_up_seconds: float
+    decode_seconds_per_step: float | None
     seconds: float
 
     @classmethod
     def of_row(cls, stats: CacheStats, row: int) -> Measurement:
         """From the statistics of a call."""
-        rows = stats.kept.shape[1]
+        rows, step = stats.kept.shape[1], stats.decode_seconds_per_step
         return cls(
             prompt_tokens=int(stats.prompt_lengths[row]),
             effective_budget=float(stats.effective_budgets[row]),
             kept=stats.kept[:, row].cpu().numpy().astype(np.int32),
             kv_bytes=int(stats.kv_bytes[row]),
             kv_bytes_full=int(stats.kv_bytes_full[row]),
+            kv_bytes_end=int(stats.kv_bytes_end[row]),
             batch=rows,
-            kv_bytes_peak=int(stats.kv_bytes_peak),
-            kv_bytes_end=int(stats.kv_bytes_end),
-            prefill_seconds=float(stats.prefill_seconds),
-            decode_seconds=None if stats.decode_seconds is None else float(stats.decode_seconds),
-            seconds=(stats.prefill_seconds + (stats.decode_seconds or 0.0) * stats.generated) / rows,
+            kv_bytes_reserve=(stats.kv_bytes_allocated - int(stats.kv_bytes_end.sum())) / rows,
+            kv_bytes_peak_per_call=int(stats.kv_bytes_peak),
+            prefill_seconds=stats.prefill_seconds / rows,
+            warm_up_seconds=stats.warm_up_seconds / rows,
+            decode_seconds_per_step=step,
+            seconds=(stats.prefill_seconds + (step or 0.0) * stats.generated) / rows,
         )
 
     def to_record(self) -> dict[str, Any]:

@@ -115,6 +115,8 @@ class SampleReader:
                 document = datasets[request.task][request.split][request.doc_id]
                 prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
                 images = tuple(self._image(visual) for visual in visuals)
+            prompt.encode()  # fails for half a surrogate pair, which no tokenizer takes
+            length = len(self.processor.tokenizer(prompt)["input_ids"])
         except UnsupportedError as error:
             raise UnsupportedError(f"{request.name}: {error}") from error
         except Exception as error:
@@ -122,7 +124,6 @@ class SampleReader:
             raise SampleError(
                 request.name, f"its images or prompt could not be read ({type(error).__name__}: {reason})"
             ) from error
-        length = len(self.processor.tokenizer(prompt)["input_ids"])
         length += sum(self.family.image_tokens(self.config, *image.size, None).count for image in images)
         return Sample(request, prompt, images, length, _digest(request, prompt, images))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,10 +58,16 @@ class Report:
         """Count one answer."""
         agreement = self._reference and self._reference.compare(sample.digest, answer.text, answer.tokens)
         self.totals.add(answer, restored=restored, agreement=agreement)
-        self._files.add(answer, sample.digest)
+        self._files.add(answer, sample.digest, restored=restored)
 
-    def finish(self, policy: FailurePolicy) -> dict[str, Any]:
+    def finish(self, policy: FailurePolicy, results: Path | None = None) -> dict[str, Any]:
         """Add up all processes and write; every process calls it, once, at the same point.
+
+        Parameters
+        ----------
+        policy : FailurePolicy
+        results : pathlib.Path, optional
+            The results file that lmms-eval will write, as rank 0 knows it; recorded as ``results_file``.
 
         Returns
         -------
@@ -79,6 +86,7 @@ class Report:
             **self.identity,
             **self.names,
             "commit": run_identity.commit() if self.rank == 0 else None,
+            "results_file": None if results is None else str(results),
             "batch_size": self.arguments.batch_size,
             "processes": self.world_size,
             "measured": totals.summary(),
@@ -113,13 +121,13 @@ class Report:
         numbers = {name: value for name, value in compression.items() if isinstance(value, (int, float))}
         nominal = {f"nominal_{name}": value for name, value in numbers.items()}
         # lmms-eval writes these numbers into its results file, under "throughput" and with "avg_" in front.
-        seconds, tokens = (sum(row[name] for row in totals.rows) for name in ("seconds", "generated_tokens"))
-        compat.log_throughput(seconds, tokens, {**nominal, **measured})
+        tokens = sum(row["generated_tokens"] for row in totals.rows if not row["restored"])
+        compat.log_throughput(totals.elapsed_seconds, tokens, {**nominal, **measured})
 
 
 def _moment(world_size: int) -> str:
     """Now, as rank 0 sees it."""
-    moment = [datetime.now(UTC).strftime("%Y%m%dT%H%M%S")]
+    moment = [datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")]
     if world_size > 1:
         torch.distributed.broadcast_object_list(moment, src=0)
     return moment[0]

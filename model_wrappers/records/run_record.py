@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.files import write_json_atomically
+from sparsemm_eval.files import explained, write_json_atomically
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 
 RUN_SUFFIX = "_sparsemm_run.json"
@@ -38,13 +38,16 @@ class RunFiles:
                 remedy = f"a folder to write to ({error.strerror})"
                 raise ConfigError("stats_dir", str(folder), remedy) from error
 
-    def add(self, answer: Answer, prompt_digest: str) -> None:
-        """Append one sample's measurements."""
+    def add(self, answer: Answer, prompt_digest: str, *, restored: bool) -> None:
+        """Append one sample's measurements.
+
+        Raises
+        ------
+        JournalError
+            If they cannot be written, as on a full disk; so does ``finish``.
+        """
         if self.folder is None:
             return
-        if self._samples is None:
-            name = self.stem + SAMPLES_SUFFIX.format(rank=self.rank)
-            self._samples = (self.folder / name).open("w", encoding="utf-8")
         record = {
             "task": answer.task,
             "doc_id": answer.doc_id,
@@ -52,20 +55,27 @@ class RunFiles:
             "sample": prompt_digest,
             "answer": answer.text,
             "tokens": len(answer.tokens),
+            "restored": restored,
             **answer.measured.to_record(),
         }
-        self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with explained(f"stats_dir={str(self.folder)!r} cannot be written"):
+            if self._samples is None:
+                name = self.stem + SAMPLES_SUFFIX.format(rank=self.rank)
+                self._samples = (self.folder / name).open("x", encoding="utf-8")
+            self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def finish(self, record: Mapping[str, Any]) -> Path | None:
         """Close the samples; rank 0 writes the record and returns its path."""
-        if self._samples is not None:
-            self._samples.close()
-            self._samples = None
-        if self.folder is None or self.rank != 0:
+        if self.folder is None:
             return None
         path = self.folder / (self.stem + RUN_SUFFIX)
-        write_json_atomically(path, record)
-        return path
+        with explained(f"stats_dir={str(self.folder)!r} cannot be written"):
+            if self._samples is not None:
+                self._samples.close()
+                self._samples = None
+            if self.rank == 0:
+                write_json_atomically(path, record)
+        return path if self.rank == 0 else None
 
 
 def read_runs(folder: str | Path) -> list[dict[str, Any]]:

@@ -11,16 +11,21 @@ import pandas as pd
 
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 
-#: What is averaged over samples.
-MEANS = (
-    "prompt_tokens",
-    "effective_budget",
-    "kv_bytes",
-    "kv_bytes_full",
-    "kv_bytes_end",
-    "prefill_seconds",
-    "decode_seconds",
-)
+#: What is averaged over samples, and the name of the mean.
+MEANS = {
+    "effective_budget": "effective_budget",
+    "prompt_tokens": "prompt_tokens_per_sample",
+    "kv_bytes": "kv_bytes_per_sample",
+    "kv_bytes_full": "kv_bytes_full_per_sample",
+    "kv_bytes_end": "kv_bytes_end_per_sample",
+}
+#: The same of what depends on the machine and the batch: over samples that this run answered itself.
+TIMED_MEANS = {
+    "kv_bytes_reserve": "kv_bytes_reserve_per_sample",
+    "prefill_seconds": "prefill_seconds_per_sample",
+    "decode_seconds_per_step": "decode_seconds_per_step",
+    "decode_seconds_per_token": "decode_seconds_per_token",
+}
 COUNTS = ("restored", "empty", "past_context")
 NAMES_KEPT = 5
 
@@ -34,24 +39,40 @@ class Totals:
     context : int or None
         Tokens of the model's context; None: not known.
     rows : list of dict
-        Per sample: its name, the figures of ``MEANS``, whether it is one of ``COUNTS`` (taken from the
-        journal, empty, ending beyond the context), and how it agrees with a reference, if there is one.
+        Per sample: its name, the figures of ``MEANS`` and ``TIMED_MEANS``, whether it is one of ``COUNTS``
+        (taken from the journal, empty, ending beyond the context), and how it agrees with a reference, if
+        there is one.
     kept_sum : numpy.ndarray
         int64 [layers, KV heads]: entries kept, summed over samples; 0 where there are none.
     skipped : dict
         Name -> reason.
+    elapsed_seconds, warm_up_seconds : float
+        What answering took in this process, and compiling and capturing besides; of several processes, in the
+        one that took longest. Answers taken from the journal took nothing.
     """
 
     context: int | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     kept_sum: Any = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    elapsed_seconds: float = 0.0
+    warm_up_seconds: float = 0.0
 
     def add(self, answer: Answer, *, restored: bool, agreement: Mapping[str, Any] | None = None) -> None:
         """Count one answer, and how it agrees with the reference's."""
         measured, tokens = answer.measured, len(answer.tokens)
-        row = {name: getattr(measured, name) for name in (*MEANS, "kv_bytes_peak", "seconds")}
-        row["kv_bytes_end"] /= measured.batch
+        row = {name: getattr(measured, name) for name in MEANS}
+        if not restored:
+            self.elapsed_seconds += measured.seconds
+            self.warm_up_seconds += measured.warm_up_seconds
+            step = measured.decode_seconds_per_step
+            row |= {
+                "kv_bytes_reserve": measured.kv_bytes_reserve,
+                "kv_bytes_peak_per_call": measured.kv_bytes_peak_per_call,
+                "prefill_seconds": measured.prefill_seconds,
+                "decode_seconds_per_step": step,
+                "decode_seconds_per_token": None if step is None else step / measured.batch,
+            }
         row |= {
             "name": f"{answer.task}/{answer.doc_id}",
             "generated_tokens": tokens,
@@ -71,13 +92,17 @@ class Totals:
             whole.rows = whole.rows + part.rows
             whole.kept_sum = whole.kept_sum + part.kept_sum
             whole.skipped = whole.skipped | part.skipped
+            whole.elapsed_seconds = max(whole.elapsed_seconds, part.elapsed_seconds)
+            whole.warm_up_seconds = max(whole.warm_up_seconds, part.warm_up_seconds)
         return whole
 
     def table(self) -> pd.DataFrame:
         """The rows, with a column for every figure; NaN where a sample lacks one."""
-        names = ("name", *COUNTS, *MEANS, "kv_bytes_peak", "seconds", "generated_tokens")
-        table = pd.DataFrame(self.rows, columns=list(dict.fromkeys((*names, *(self.rows or [{}])[0]))))
-        return table.astype(dict.fromkeys(COUNTS, bool) | dict.fromkeys(MEANS, float))
+        figures = (*MEANS, *TIMED_MEANS, "kv_bytes_peak_per_call")
+        names = ("name", "generated_tokens", *COUNTS, *figures)
+        columns = list(dict.fromkeys([*names, *(name for row in self.rows[:1] for name in row)]))
+        table = pd.DataFrame(self.rows, columns=columns)
+        return table.astype(dict.fromkeys(COUNTS, bool) | dict.fromkeys(figures, float))
 
     def empty_names(self) -> list[str]:
         """The first few samples with an empty answer."""
@@ -86,9 +111,12 @@ class Totals:
     def summary(self) -> dict[str, Any]:
         """Figures by name, JSON types; what was never measured is missing.
 
-        ``effective_budget`` with ``_min`` and ``_max``: entries per KV head. ``kv_bytes*``: bytes per sample;
-        ``kv_bytes_peak``: of the largest call, all its rows together. ``prefill_seconds``: per call,
-        ``decode_seconds``: per token. ``agreement_*``: counts, and shares of the compared samples.
+        ``effective_budget`` with ``_min`` and ``_max``: entries per KV head. ``kv_bytes*_per_sample``: bytes
+        of the prompt's entries after compression, of FullKV's (``full``), of all entries in the end
+        (``end``), and of what was allocated and free then (``reserve``). ``kv_bytes_peak_per_call``: of the
+        largest call, all its rows together. ``decode_seconds_per_step``: of a whole batch; ``_per_token``:
+        divided by its rows. ``samples_timed``: those that times, reserve and peak are of; answers from the
+        journal are not. ``agreement_*``: counts, and shares of the compared samples.
         """
         table = self.table()
         restored, empty, past_context = (int(table[name].sum()) for name in COUNTS)
@@ -96,16 +124,23 @@ class Totals:
             "samples": len(table),
             "samples_skipped": len(self.skipped),
             "samples_restored": restored,
+            "samples_timed": len(table) - restored,
             "empty_answers": empty,
             "answers_past_context": past_context,
         }
-        figures |= table[list(MEANS)].mean().dropna().to_dict()
+        names = MEANS | TIMED_MEANS
+        figures |= table[list(names)].mean().rename(names).dropna().to_dict()
         if len(table):
             figures |= {
                 "effective_budget_min": float(table["effective_budget"].min()),
                 "effective_budget_max": float(table["effective_budget"].max()),
-                "kv_bytes_peak": int(table["kv_bytes_peak"].max()),
                 "kv_share": float(table["kv_bytes"].sum() / table["kv_bytes_full"].sum()),
+            }
+        if restored < len(table):
+            figures |= {
+                "kv_bytes_peak_per_call": int(table["kv_bytes_peak_per_call"].max()),
+                "elapsed_seconds": self.elapsed_seconds,
+                "warm_up_seconds": self.warm_up_seconds,
             }
         if "agreement_identical" in table:
             shares = table[["agreement_identical", "agreement_edit_similarity"]].astype(float)

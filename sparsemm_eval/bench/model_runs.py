@@ -147,7 +147,7 @@ def _kv_bytes(cache: Any, session: CompressionSession | None, setting: Setting) 
     """Bytes allocated for keys and values, and those of the prompt's entries."""
     if session is not None:
         stats = cache.stats()
-        held = stats.kv_bytes_end if setting.mode == "eager" else session.arena.nbytes
+        held = stats.kv_bytes_allocated if setting.mode == "eager" else session.arena.nbytes
         return held, int(stats.kv_bytes.sum())
     layers = [(layer.keys, layer.values) for layer in cache.layers]
     held = sum(tensor.numel() * tensor.element_size() for pair in layers for tensor in pair)

@@ -274,5 +274,5 @@ class RaggedCache(Cache):
             entry_bytes=torch.tensor([layer.entry_bytes for layer in self.layers]),
             generated=first.generated,
             kv_bytes_peak=max(prefill_peak, end),
-            kv_bytes_end=end,
+            kv_bytes_allocated=end,
         )

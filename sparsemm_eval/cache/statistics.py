@@ -22,12 +22,13 @@ class CacheStats:
     generated : int
         Tokens appended after the prompt (the last token of an answer is never fed back).
     kv_bytes_peak : int
-        Most bytes of keys and values alive at once: during prefill one layer's dense prompt beside what
-        earlier layers kept.
-    kv_bytes_end : int
-        Bytes allocated for keys and values in the end: kept, generated, and slots still free.
-    prefill_seconds, decode_seconds : float or None
-        Wall time to the first token, and per later step of all rows. None where nothing was timed.
+        Most bytes of keys and values allocated at once for all rows: during prefill one layer's dense prompt
+        beside what earlier layers kept.
+    kv_bytes_allocated : int
+        Bytes allocated for keys and values of all rows in the end: kept, generated, and slots still free.
+    prefill_seconds, decode_seconds_per_step : float or None
+        Wall time to the first token of all rows, and per later step of all rows. None where nothing was
+        timed.
     warm_up_seconds : float
         Spent on compiling and capturing decode steps, and part of neither.
     """
@@ -37,9 +38,9 @@ class CacheStats:
     entry_bytes: torch.Tensor
     generated: int
     kv_bytes_peak: int
-    kv_bytes_end: int
+    kv_bytes_allocated: int
     prefill_seconds: float | None = None
-    decode_seconds: float | None = None
+    decode_seconds_per_step: float | None = None
     warm_up_seconds: float = 0.0
 
     @property
@@ -56,6 +57,11 @@ class CacheStats:
     def kv_bytes(self) -> torch.Tensor:
         """int64 [B]: bytes of the prompt entries kept."""
         return (self.kept.sum(-1) * self.entry_bytes[:, None]).sum(0)
+
+    @property
+    def kv_bytes_end(self) -> torch.Tensor:
+        """int64 [B]: bytes of the entries held in the end, those of generated tokens included."""
+        return self.kv_bytes + self.generated * self.kept.shape[2] * self.entry_bytes.sum()
 
     @property
     def kv_bytes_full(self) -> torch.Tensor:

@@ -181,7 +181,7 @@ def row_of(method: str, results: ResultsFile, times: Times) -> list[str]:
             *(f"{results.scores(task)[metric]:.3f}" for task, metric in TASKS.items()),
             f"{measured['avg_nominal_budget']:.0f}" if method_named(method).evicts else "all",
             f"{measured['avg_effective_budget']:.1f}",
-            f"{measured['avg_kv_bytes'] / 1024:.0f}",
+            f"{measured['avg_kv_bytes_per_sample'] / 1024:.0f}",
             f"{times.prefill * 1000:.1f}",
             f"{times.decode * 1000:.2f}",
         ]

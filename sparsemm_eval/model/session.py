@@ -244,7 +244,7 @@ class CompressionSession:
         self.stats = replace(
             stats,
             prefill_seconds=self._prefilled_at - started,
-            decode_seconds=steps / stats.generated if stats.generated else None,
+            decode_seconds_per_step=steps / stats.generated if stats.generated else None,
             warm_up_seconds=warm_up,
         )
         return output

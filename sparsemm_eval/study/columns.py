@@ -18,7 +18,7 @@ _TEXT = (
     *(f"version_{name}" for name in VERSIONS),
 )
 _INTEGERS = (
-    *("samples", "skipped", "budget", "seed", "window", "kernel_size"),
+    *("samples", "samples_timed", "skipped", "budget", "seed", "window", "kernel_size"),
     *("batch_size", "processes", "attempts"),
 )
 
@@ -29,8 +29,10 @@ _BEFORE_KNOBS = (
 )
 _AFTER_KNOBS = (
     *("effective_budget", "effective_budget_min", "effective_budget_max", "full_budget"),
-    *("kv_bytes", "kv_bytes_full", "kv_share", "kv_bytes_peak", "kv_bytes_end"),
-    *("prefill_seconds", "decode_seconds", "seconds", "agreement", "agreement_similarity", "scores"),
+    *("kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
+    *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call", "samples_timed"),
+    *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
+    *("seconds", "agreement", "agreement_similarity", "scores"),
     *(f"version_{name}" for name in VERSIONS),
     *("commit", "config_hash", "head_scores_hash", "batch_size", "processes", "device_type", "dtype"),
     *("state", "attempts", "error", "note"),

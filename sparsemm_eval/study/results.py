@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
+from sparsemm_eval.files import replacing
 from sparsemm_eval.study.bootstrap import mean_interval
 from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import KNOBS, VERSIONS, result_frame, sample_frame
@@ -69,23 +68,13 @@ def write(folder: Path) -> tuple[Path, Path, Path]:
     folder = Path(folder)
     cells, samples = collect(folder)
     paths = folder / "results.parquet", folder / "results.csv", folder / "samples.parquet"
-    _replace(paths[2], lambda path: samples.to_parquet(path, index=False))
-    _replace(paths[1], lambda path: cells.to_csv(path, index=False))
-    _replace(paths[0], lambda path: cells.to_parquet(path, index=False))
+    with replacing(paths[2]) as path:
+        samples.to_parquet(path, index=False)
+    with replacing(paths[1]) as path:
+        cells.to_csv(path, index=False)
+    with replacing(paths[0]) as path:
+        cells.to_parquet(path, index=False)
     return paths
-
-
-def _replace(path: Path, writer: Callable[[Path], None]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    temporary = Path(name)
-    try:
-        writer(temporary)
-        os.fsync(handle)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
 
 
 def _samples(
@@ -187,33 +176,43 @@ def _score(files: CellFiles, task: str, values: list[float] | str) -> dict[str, 
 def _figures(files: CellFiles, task: str) -> dict[str, Any]:
     """Means over a task's samples; of the whole run where they were not kept and it had one task."""
     samples = list(files.measured(task).values())
-    whole = files.record.get("measured", {})
     if not samples:
-        if len(files.tasks) > 1:
-            return {}
-        names = ("effective_budget_min", "effective_budget_max", "kv_share", "kv_bytes_peak")
-        means = {name: whole.get(name) for name in (*_MEANS, *names)}
-        return {**means, "full_budget": whole.get("prompt_tokens")}
+        whole = files.record.get("measured", {}) if len(files.tasks) == 1 else {}
+        means = {name: whole.get(name) for name in (*_MEANS.values(), *_TIMED_MEANS.values(), *_OTHERS)}
+        return {**means, "full_budget": whole.get("prompt_tokens_per_sample")}
+    means = {column: _mean(sample.get(name) for sample in samples) for name, column in _MEANS.items()}
+    # Times and room depend on the machine and the batch: answers from the journal are of an earlier run.
+    timed = [sample for sample in samples if not sample["restored"]]
+    steps = [(sample["decode_seconds_per_step"], sample["batch"]) for sample in timed]
+    means |= {column: _mean(sample[name] for sample in timed) for name, column in _TIMED_MEANS.items()}
     budgets = [sample["effective_budget"] for sample in samples]
-    means = {name: _mean(sample[name] for sample in samples) for name in _MEANS if name != "kv_bytes_end"}
     return {
         **means,
-        "kv_bytes_end": _mean(sample["kv_bytes_end"] / sample["batch"] for sample in samples),
-        "kv_bytes_peak": max(sample["kv_bytes_peak"] for sample in samples),
-        "kv_share": means["kv_bytes"] / means["kv_bytes_full"],
+        "decode_seconds_per_token": _mean(step and step / batch for step, batch in steps),
+        "kv_bytes_peak_per_call": max((sample["kv_bytes_peak_per_call"] for sample in timed), default=None),
+        "samples_timed": len(timed),
+        "kv_share": means["kv_bytes_per_sample"] / means["kv_bytes_full_per_sample"],
         "effective_budget_min": min(budgets),
         "effective_budget_max": max(budgets),
         "full_budget": _mean(sample["prompt_tokens"] for sample in samples),
     }
 
 
-_MEANS = (
-    "effective_budget",
-    "kv_bytes",
-    "kv_bytes_full",
-    "kv_bytes_end",
-    "prefill_seconds",
-    "decode_seconds",
+#: A sample's figure, and the column of its mean over samples.
+_MEANS = {
+    "effective_budget": "effective_budget",
+    "kv_bytes": "kv_bytes_per_sample",
+    "kv_bytes_full": "kv_bytes_full_per_sample",
+    "kv_bytes_end": "kv_bytes_end_per_sample",
+}
+_TIMED_MEANS = {
+    "kv_bytes_reserve": "kv_bytes_reserve_per_sample",
+    "prefill_seconds": "prefill_seconds_per_sample",
+    "decode_seconds_per_step": "decode_seconds_per_step",
+}
+_OTHERS = (
+    *("effective_budget_min", "effective_budget_max", "kv_share", "kv_bytes_peak_per_call"),
+    *("samples_timed", "decode_seconds_per_token"),
 )
 
 

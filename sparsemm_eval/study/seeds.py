@@ -11,8 +11,10 @@ from sparsemm_eval.study.columns import crossed_knobs
 from sparsemm_eval.study.metrics import PRIMARY, Metric
 
 _FIGURES = (
-    *("effective_budget", "full_budget", "kv_bytes", "kv_bytes_full", "kv_share", "kv_bytes_peak"),
-    *("kv_bytes_end", "prefill_seconds", "decode_seconds", "seconds", "agreement", "agreement_similarity"),
+    *("effective_budget", "full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
+    *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call"),
+    *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
+    *("seconds", "agreement", "agreement_similarity"),
 )
 
 

@@ -20,9 +20,9 @@ def results(**changes):
     measured = {
         "avg_nominal_budget": 32.0,
         "avg_effective_budget": 31.5,
-        "avg_kv_bytes": 2048.0,
-        "avg_prefill_seconds": 99.0,  # by the clock on the wall, and so no figure of the table
-        "avg_decode_seconds": 99.0,
+        "avg_kv_bytes_per_sample": 2048.0,
+        "avg_prefill_seconds_per_sample": 99.0,  # by the clock on the wall, and so no figure of the table
+        "avg_decode_seconds_per_step": 99.0,
     }
     scores = {"pages_qa": {"exact_match,none": 0.75}, "pages_ocr": {"character_accuracy,none": 0.5}}
     contents = {"results": scores, "throughput": {**measured, **changes}}
@@ -83,8 +83,8 @@ def test_times_are_the_clocks_and_methods_take_turns(monkeypatch):
 
 def test_a_missing_figure_is_an_error():
     file = results()
-    del file.contents["throughput"]["avg_kv_bytes"]
-    with pytest.raises(EvaluationError, match="avg_kv_bytes"):
+    del file.contents["throughput"]["avg_kv_bytes_per_sample"]
+    with pytest.raises(EvaluationError, match="avg_kv_bytes_per_sample"):
         demo.row_of("snapkv", file, TIMES)
 
 

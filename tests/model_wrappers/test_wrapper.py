@@ -161,9 +161,9 @@ def test_clean_frees_the_model_and_reports(build_wrapper, documents):
     assert not hasattr(wrapper, "_model")
     measured = wrapper.run_record["measured"]
     assert measured["samples"] == len(documents)
-    assert measured["effective_budget"] < measured["prompt_tokens"]
+    assert measured["effective_budget"] < measured["prompt_tokens_per_sample"]
     assert measured["effective_budget_max"] == 40
-    assert measured["kv_bytes"] < measured["kv_bytes_full"]
+    assert measured["kv_bytes_per_sample"] < measured["kv_bytes_full_per_sample"]
 
 
 def test_command_line_arguments_merge(checkpoints):

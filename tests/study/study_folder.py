@@ -118,6 +118,9 @@ def write_cell(root, spec, reference, documents, skipped):
     _json(folder / results, {"results": scores, "sparsemm": record(spec, cell, samples, stem, len(skipped))})
 
 
+RESTORED = 1  # the document whose answer came from the journal
+
+
 def answer(spec, task, doc):
     """lmms-eval's and the wrapper's record of one invented answer."""
     # A document is as hard for every configuration; larger budgets and good heads reach the harder ones.
@@ -137,9 +140,10 @@ def answer(spec, task, doc):
     measured = {
         **{"task": task, "doc_id": doc, "repeat": 0, "sample": digest, "answer": text, "tokens": 5},
         **{"prompt_tokens": prompt, "effective_budget": kept, "kv_bytes": int(kept * entry)},
-        **{"kv_bytes_full": prompt * entry, "batch": 2, "kv_bytes_peak": prompt * entry},
-        **{"kv_bytes_end": int(2 * kept * entry) + 2 * entry, "prefill_seconds": 0.1 + 0.001 * doc},
-        **{"decode_seconds": None if doc == 0 else 0.002 + 1e-5 * kept, "seconds": 0.2},
+        **{"kv_bytes_full": prompt * entry, "batch": 2, "kv_bytes_peak_per_call": prompt * entry},
+        **{"kv_bytes_end": int(kept * entry) + entry, "prefill_seconds": 0.1 + 0.001 * doc},
+        **{"decode_seconds_per_step": None if doc == 0 else 0.002 + 1e-5 * kept, "seconds": 0.2},
+        **{"kv_bytes_reserve": 7.0 * doc, "restored": doc == RESTORED},
     }
     return {**logged, METRICS[task]: score}, measured
 

@@ -57,7 +57,13 @@ def facts(root):
             for line in path.read_text().splitlines():
                 record = json.loads(line)
                 answers[record["sample"]] = (record["doc_id"], record["text"], record["tokens"])
-        names = ("effective_budget", "kv_bytes", "kept_mean", "agreement_identical", "agreement_compared")
+        names = (
+            "effective_budget",
+            "kv_bytes_per_sample",
+            "kept_mean",
+            "agreement_identical",
+            "agreement_compared",
+        )
         scores = {name: value for name, value in results["results"]["pages_qa"].items() if name != "alias"}
         found[identifier] = (scores, answers, {name: measured.get(name) for name in names})
     return found

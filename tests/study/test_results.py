@@ -14,7 +14,7 @@ from sparsemm_eval.study.bootstrap import mean_interval
 from sparsemm_eval.study.columns import SAMPLE_COLUMNS, crossed_knobs
 from sparsemm_eval.study.results import collect, write
 from tests import lmms_process
-from tests.study.study_folder import EVIL, Spec, answer, effective_budget, grid, write_study
+from tests.study.study_folder import EVIL, RESTORED, Spec, answer, effective_budget, grid, write_study
 
 FULL = Spec("fullkv", tasks=("pages_qa", "pages_ocr"))
 SPARSE = Spec("sparsemm", 32, None, {"window": 8, "ratio": 0.2}, ("pages_qa", "pages_ocr"))
@@ -55,13 +55,17 @@ def test_a_task_of_a_cell_with_two(study, task):
     )
     assert row["effective_budget"] < row["budget"] == 32
     assert row["full_budget"] == pytest.approx(fmean(200 + 10 * doc for doc in range(DOCUMENTS)))
-    for name in ("kv_bytes", "kv_bytes_full", "prefill_seconds"):
-        assert row[name] == pytest.approx(fmean(sample[name] for sample in samples))
+    for name in ("kv_bytes", "kv_bytes_full", "kv_bytes_end"):
+        assert row[f"{name}_per_sample"] == pytest.approx(fmean(sample[name] for sample in samples))
+    timed = [sample for sample in samples if sample["doc_id"] != RESTORED]
+    assert row["samples_timed"] == DOCUMENTS - 1
+    for name in ("prefill_seconds", "kv_bytes_reserve"):
+        assert row[f"{name}_per_sample"] == pytest.approx(fmean(sample[name] for sample in timed))
     # the first document gave one token, and so has no time per token
-    decode = [sample["decode_seconds"] for sample in samples[1:]]
-    assert row["decode_seconds"] == pytest.approx(fmean(decode))
-    assert row["kv_bytes_end"] == pytest.approx(fmean(sample["kv_bytes_end"] / 2 for sample in samples))
-    assert row["kv_bytes_peak"] == max(sample["kv_bytes_peak"] for sample in samples)
+    decode = fmean(sample["decode_seconds_per_step"] for sample in timed[1:])
+    assert row["decode_seconds_per_step"] == pytest.approx(decode)
+    assert row["decode_seconds_per_token"] == pytest.approx(decode / 2)
+    assert row["kv_bytes_peak_per_call"] == max(sample["kv_bytes_peak_per_call"] for sample in timed)
     shares = sum(s["kv_bytes"] for s in samples) / sum(s["kv_bytes_full"] for s in samples)
     assert row["kv_share"] == pytest.approx(shares)
     same = [sample["answer"] == f"{task} {sample['doc_id']}" for sample in samples]
@@ -312,10 +316,10 @@ def test_a_real_cell(tmp_path):
             assert row["samples"] == 4
         measured = contents["sparsemm"]["measured"]
         own = cells[cells["cell"] == spec.id]
-        for name in ("effective_budget", "kv_bytes", "kv_bytes_full", "kv_bytes_end"):
+        for name in ("effective_budget", "kv_bytes_per_sample", "kv_bytes_reserve_per_sample"):
             assert own[name].mean() == pytest.approx(measured[name])
         assert own["effective_budget_min"].min() == measured["effective_budget_min"]
-        assert own["kv_bytes_peak"].max() == measured["kv_bytes_peak"]
+        assert own["kv_bytes_peak_per_call"].max() == measured["kv_bytes_peak_per_call"]
         assert set(own["version_lmms_eval"]) == {contents["sparsemm"]["versions"]["lmms_eval"]}
     own = cells[cells["cell"] == small.id]
     assert own["effective_budget"].tolist() == [24.0, 24.0]

@@ -21,16 +21,10 @@ from sparsemm_eval.study.seeds import configurations
 from sparsemm_eval.study.tables import of_kind
 
 _FIGURES = (
-    *("score", "score_min", "score_max", "ci_low", "ci_high", "effective_budget", "full_budget", "kv_bytes"),
-    *(
-        "kv_share",
-        "kv_bytes_peak",
-        "kv_bytes_end",
-        "prefill_seconds",
-        "decode_seconds",
-        "seconds",
-        "agreement",
-    ),
+    *("score", "score_min", "score_max", "ci_low", "ci_high", "effective_budget", "full_budget"),
+    *("kv_share", "kv_bytes_per_sample", "kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample"),
+    *("kv_bytes_peak_per_call", "prefill_seconds_per_sample", "decode_seconds_per_step"),
+    *("decode_seconds_per_token", "seconds", "agreement"),
 )
 _SETUP = {
     "pretrained": "checkpoint",

@@ -13,9 +13,10 @@ STATS = CacheStats(
     entry_bytes=torch.tensor([16, 16]),
     generated=3,
     kv_bytes_peak=900,
-    kv_bytes_end=700,
+    kv_bytes_allocated=1100,
     prefill_seconds=0.5,
-    decode_seconds=0.1,
+    decode_seconds_per_step=0.1,
+    warm_up_seconds=3.0,
 )
 
 
@@ -25,7 +26,11 @@ def test_rows_get_their_own_figures_and_share_the_calls():
     assert (first.effective_budget, second.effective_budget) == (4.0, 6.0)
     assert first.kept.tolist() == [[4, 2], [8, 2]]
     assert (first.kv_bytes, first.kv_bytes_full) == (16 * 16, 9 * 2 * 32)
+    assert (first.kv_bytes_end, second.kv_bytes_end) == (256 + 3 * 2 * 32, 384 + 3 * 2 * 32)
     assert first.batch == second.batch == 2
+    assert first.kv_bytes_reserve == second.kv_bytes_reserve == (1100 - 448 - 576) / 2
+    assert (first.kv_bytes_peak_per_call, first.decode_seconds_per_step) == (900, 0.1)
+    assert (first.prefill_seconds, first.warm_up_seconds) == (0.25, 1.5)
     assert first.seconds == (0.5 + 3 * 0.1) / 2
 
 

@@ -83,7 +83,7 @@ def test_an_answer_past_the_context_is_counted_and_warned_of(build_wrapper, log)
     probe = build_wrapper(docs=page)
     probe.generate_until(make_requests(page, chat=True, gen_kwargs={"max_new_tokens": 1}))
     probe.clean()
-    prompt = int(probe.run_record["measured"]["prompt_tokens"])
+    prompt = int(probe.run_record["measured"]["prompt_tokens_per_sample"])
     wrapper = build_wrapper(docs=page)
     wrapper._report.totals.context = prompt + 2
     wrapper.generate_until(make_requests(page, chat=True, gen_kwargs={"max_new_tokens": 3}))

@@ -7,7 +7,7 @@ from sparsemm_eval.model_wrappers.records.agreement import Reference
 from sparsemm_eval.model_wrappers.records.totals import Totals
 from tests.model_wrappers.helpers import answers_of
 
-MEASURED = Measurement(10, 5.0, np.ones((2, 3), np.int32), 40, 80, 1, 100, 60, 0.1, None, 0.1)
+MEASURED = Measurement(10, 5.0, np.ones((2, 3), np.int32), 40, 80, 60, 1, 0.0, 100, 0.1, 0.0, None, 0.1)
 
 
 def loops_distance(left, right):

@@ -24,7 +24,7 @@ from sparsemm_eval.model_wrappers.records.journal import (
 from tests.model_wrappers.helpers import TASK, answers_of, make_requests
 
 MEASURED = Measurement(
-    100, 31.5, np.arange(12, dtype=np.int32).reshape(3, 4), 7, 9, 1, 11, 12, 0.5, None, 0.5
+    100, 31.5, np.arange(12, dtype=np.int32).reshape(3, 4), 7, 9, 12, 1, 2.5, 11, 0.5, 0.0, None, 0.5
 )
 
 
@@ -59,7 +59,7 @@ def test_answers_come_back_equal(open_journal):
     found = open_journal().find(sample(2))
     assert (found.text, found.tokens, found.task, found.doc_id) == ("", (3, 4, 5), TASK, 2)
     np.testing.assert_array_equal(found.measured.kept, MEASURED.kept)
-    assert found.measured.decode_seconds is None
+    assert found.measured.decode_seconds_per_step is None
 
 
 def test_other_runs_and_other_samples_are_not_found(open_journal):
@@ -222,7 +222,7 @@ def test_a_run_taken_up_again_generates_the_rest_only(build_wrapper, documents, 
 
     def stable(line):
         record = json.loads(line)
-        for name in ("prefill_seconds", "decode_seconds", "seconds"):
+        for name in ("prefill_seconds", "decode_seconds_per_step", "seconds"):
             del record["measured"][name]
         del record["sum"]
         return record

@@ -121,7 +121,7 @@ def test_loads_without_errors_and_without_requests(page, study):
     ("kind", "x", "y"),
     [
         ("curve", "effective_budget", "score"),
-        ("memory", "kv_bytes", "score"),
+        ("memory", "kv_bytes_per_sample", "score"),
         ("agreement", "effective_budget", "agreement"),
     ],
 )
@@ -157,11 +157,11 @@ def test_pareto_front_against_a_loop(page, frame):
     (front,) = traces(page, "memory-1", "front")
     rows = frame[frame["task"] == TASKS[1]]
     best = [
-        (row["kv_bytes"], row["score"])
+        (row["kv_bytes_per_sample"], row["score"])
         for _, row in rows.iterrows()
         if not any(
-            (other["kv_bytes"] < row["kv_bytes"] and other["score"] >= row["score"])
-            or (other["kv_bytes"] == row["kv_bytes"] and other["score"] > row["score"])
+            (other["kv_bytes_per_sample"] < row["kv_bytes_per_sample"] and other["score"] >= row["score"])
+            or (other["kv_bytes_per_sample"] == row["kv_bytes_per_sample"] and other["score"] > row["score"])
             for _, other in rows.iterrows()
         )
     ]
@@ -259,11 +259,11 @@ def test_disagreements_show_pictures_and_no_document_twice(page):
 
 
 def test_times_by_measure(page, frame):
-    choose(page, "measure", "kv_bytes_peak")
+    choose(page, "measure", "kv_bytes_peak_per_call")
     trace = next(t for t in traces(page, "time-0") if t["method"] == "adakv")
     rows = rows_of(frame, trace, TASKS[0]).sort_values("budget")
     assert trace["x"] == [str(budget) for budget in rows["budget"]]
-    assert trace["y"] == pytest.approx(rows["kv_bytes_peak"].tolist())
+    assert trace["y"] == pytest.approx(rows["kv_bytes_peak_per_call"].tolist())
 
 
 def test_heat_map_follows_the_chosen_run(page, study):

@@ -18,11 +18,13 @@ const Figures = (() => {
   };
 
   const MEASURES = {
-    decode_seconds: ["decode, ms per token", (value) => value * 1000, (value) => value.toFixed(2) + " ms"],
-    prefill_seconds: ["prefill, ms per call", (value) => value * 1000, (value) => value.toFixed(1) + " ms"],
-    kv_bytes: ["KV memory of a prompt", (value) => value, bytes],
-    kv_bytes_peak: ["peak KV memory of a call", (value) => value, bytes],
-    kv_bytes_end: ["KV memory at the end", (value) => value, bytes],
+    decode_seconds_per_step: ["decode, ms per step of a batch", (value) => value * 1000, (value) => value.toFixed(2) + " ms"],
+    decode_seconds_per_token: ["decode, ms per token", (value) => value * 1000, (value) => value.toFixed(2) + " ms"],
+    prefill_seconds_per_sample: ["prefill, ms per sample", (value) => value * 1000, (value) => value.toFixed(1) + " ms"],
+    kv_bytes_per_sample: ["KV memory of a prompt, per sample", (value) => value, bytes],
+    kv_bytes_peak_per_call: ["peak KV memory of a call", (value) => value, bytes],
+    kv_bytes_end_per_sample: ["KV memory in use at the end, per sample", (value) => value, bytes],
+    kv_bytes_reserve_per_sample: ["KV memory allocated and free at the end, per sample", (value) => value, bytes],
     seconds: ["whole run, s", (value) => value, (value) => value.toFixed(0) + " s"],
   };
 
@@ -65,7 +67,7 @@ const Figures = (() => {
     const interval = row.ci_low === null ? "" : ` [${row.ci_low.toFixed(3)}, ${row.ci_high.toFixed(3)}]`;
     lines.push(`${escape(row.metric)} ${row.score.toFixed(3)}${interval}`);
     if (row.effective_budget !== null) { lines.push(`effective budget ${row.effective_budget.toFixed(1)}, nominal ${row.budget === null ? "all" : row.budget}`); }
-    if (row.kv_bytes !== null) { lines.push(`KV ${bytes(row.kv_bytes)}${row.kv_share === null ? "" : `, ${(row.kv_share * 100).toFixed(1)} % of full`}`); }
+    if (row.kv_bytes_per_sample !== null) { lines.push(`KV ${bytes(row.kv_bytes_per_sample)}${row.kv_share === null ? "" : `, ${(row.kv_share * 100).toFixed(1)} % of full`}`); }
     if (row.agreement !== null) { lines.push(`${(row.agreement * 100).toFixed(0)} % answers as FullKV`); }
     lines.push(`${row.samples} samples${row.seeds > 1 ? `, ${row.seeds_done} of ${row.seeds} seeds` : ""}`);
     return lines.join("<br>");
@@ -123,7 +125,7 @@ const Figures = (() => {
 
   // Configurations that no other beats with as few bytes, by rising bytes.
   function front(rows) {
-    const sorted = rows.filter((row) => row.kv_bytes !== null && row.score !== null).sort((a, b) => a.kv_bytes - b.kv_bytes || b.score - a.score);
+    const sorted = rows.filter((row) => row.kv_bytes_per_sample !== null && row.score !== null).sort((a, b) => a.kv_bytes_per_sample - b.kv_bytes_per_sample || b.score - a.score);
     const best = [];
     for (const row of sorted) { if (!best.length || row.score > best[best.length - 1].score) { best.push(row); } }
     return best;
@@ -132,7 +134,7 @@ const Figures = (() => {
   function frontTrace(rows) {
     const best = front(rows);
     return {
-      type: "scatter", mode: "lines", name: "Pareto front", meta: { kind: "front" }, x: best.map((row) => row.kv_bytes), y: best.map((row) => row.score),
+      type: "scatter", mode: "lines", name: "Pareto front", meta: { kind: "front" }, x: best.map((row) => row.kv_bytes_per_sample), y: best.map((row) => row.score),
       line: { color: "#8c959f", width: 6, shape: "hv" }, opacity: 0.45, hoverinfo: "skip",
     };
   }

@@ -173,9 +173,9 @@
       return [traces, axes, summary];
     },
     memory: (visible, task) => {
-      const usable = visible.filter((row) => row.kv_bytes !== null);
-      const traces = [Figures.frontTrace(usable), ...Figures.lines(usable, data.titles, { x: "kv_bytes", y: "score", band: false })];
-      const axes = { xaxis: usable.length ? Figures.logAxis("KV memory per prompt", usable.map((row) => row.kv_bytes), Figures.bytes) : {}, yaxis: vertical(task.metric) };
+      const usable = visible.filter((row) => row.kv_bytes_per_sample !== null);
+      const traces = [Figures.frontTrace(usable), ...Figures.lines(usable, data.titles, { x: "kv_bytes_per_sample", y: "score", band: false })];
+      const axes = { xaxis: usable.length ? Figures.logAxis("KV memory per prompt", usable.map((row) => row.kv_bytes_per_sample), Figures.bytes) : {}, yaxis: vertical(task.metric) };
       return [traces, axes, `${task.metric} of ${task.name} against KV memory`];
     },
     time: (visible, task) => {
