@@ -55,12 +55,13 @@ def model_of(family: str) -> PreTrainedModel:
 
 def sharpen(model: PreTrainedModel) -> None:
     """Make attention peaked and logits spread, as trained weights do."""
+    generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight")) and "vision" not in name:
-                parameter.normal_(0, 2.0 * parameter.shape[1] ** -0.5)
+                parameter.normal_(0, 2.0 * parameter.shape[1] ** -0.5, generator=generator)
             elif name.endswith(("v_proj.weight", "o_proj.weight", "lm_head.weight", "embed_tokens.weight")):
-                parameter.normal_(0, 1.5 * parameter.shape[1] ** -0.5)
+                parameter.normal_(0, 1.5 * parameter.shape[1] ** -0.5, generator=generator)
 
 
 def prompt_of(family: str, lengths: tuple[int, ...] = (150,)) -> Prompt:

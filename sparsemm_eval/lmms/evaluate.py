@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +43,6 @@ def evaluate(
     runs = lmms_arguments.read(arguments)
     for warning in check_needs(task for run in runs for task in run.tasks):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    start = int(time.time())  # file systems may keep whole seconds only
     before = {run.output_path: lmms_results.snapshot(run.output_path) for run in runs}
     with tempfile.TemporaryDirectory(prefix="sparsemm-eval-") as scratch:
         completed = lmms_arguments.complete(arguments, Path(scratch))
@@ -53,7 +51,7 @@ def evaluate(
     if status:
         raise EvaluationError(f"lmms-eval ended with {_status_text(status)}; see the messages above")
     files = [lmms_results.find(run, before[run.output_path]) for run in runs]
-    return [lmms_results.with_record(file, run, start) for file, run in zip(files, runs, strict=True)]
+    return [lmms_results.with_record(file, run) for file, run in zip(files, runs, strict=True)]
 
 
 def command(

@@ -80,16 +80,16 @@ def find(run: Run, before: dict[Path, tuple[int, int]]) -> ResultsFile:
     return complete[-1]
 
 
-def with_record(file: ResultsFile, run: Run, since: float) -> ResultsFile:
+def with_record(file: ResultsFile, run: Run) -> ResultsFile:
     """Put the wrapper's run record into the results file, under the key ``sparsemm``.
 
-    Unchanged if the run did not ask for a record with ``stats_dir=…`` in its model_args. Records from before
-    `since`, in seconds since the epoch, are those of other runs.
+    Unchanged if the run did not ask for a record with ``stats_dir=…`` in its model_args. A record names the
+    results file it belongs to.
 
     Raises
     ------
     EvaluationError
-        If the record is missing.
+        If the record is missing, or counts fewer answers than were scored.
     """
     asked = _STATS_DIR.search(run.model_args)
     if asked is None:
@@ -97,15 +97,11 @@ def with_record(file: ResultsFile, run: Run, since: float) -> ResultsFile:
     # lmms-eval takes seconds to import, and most runs need nothing of it here.
     from sparsemm_eval.model_wrappers.records.run_record import complete_results, read_runs
 
-    records = [
-        record
-        for record in read_runs(asked[1])
-        if record["model_name"] == run.model and Path(record["path"]).stat().st_mtime >= since
-    ]
+    own = str(file.path.absolute())
+    records = [record for record in read_runs(asked[1]) if record["results_file"] == own]
     if not records:
-        raise EvaluationError(f"{run.model} left no run record in stats_dir={asked[1]}")
-    complete_results(file.path, records[-1])
-    return ResultsFile(file.path, {**file.contents, "sparsemm": records[-1]})
+        raise EvaluationError(f"{run.model} left no run record in stats_dir={asked[1]} for {own}")
+    return ResultsFile(file.path, complete_results(file.path, records[-1]))
 
 
 def _load(path: Path) -> ResultsFile:

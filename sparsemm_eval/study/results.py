@@ -148,7 +148,7 @@ def _row(
     row |= {
         **_score(files, task, values),
         "samples": len(samples),
-        "skipped": sum(name.split("/")[0] == task for name in record.get("skipped", {})),
+        "skipped": sum(name.rpartition("/")[0] == task for name in record.get("skipped", {})),
         **_figures(files, task),
         **_agreement(record, samples),
         **{f"version_{name}": record.get("versions", {}).get(name) for name in VERSIONS},

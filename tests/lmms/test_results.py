@@ -1,6 +1,5 @@
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -121,25 +120,26 @@ def recorded(model_args):
     return Run("llava_snapkv", model_args, ("pages_qa",), Path("out"))
 
 
-def put_record(folder, name, model="llava_snapkv"):
+def put_record(folder, name, results):
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}_sparsemm_run.json").write_text(json.dumps({"model_name": model, "run": name}))
+    record = {"run": name, "results_file": str(results), "skipped": {}, "measured": {"samples": 0}}
+    (folder / f"{name}_sparsemm_run.json").write_text(json.dumps(record))
 
 
 def test_nothing_is_done_unless_asked(results):
-    assert with_record(results, recorded("budget=8"), time.time()) is results
+    assert with_record(results, recorded("budget=8")) is results
 
 
-def test_the_record_of_the_run_is_added(results, tmp_path):
-    start = int(time.time())
-    put_record(tmp_path / "stats", "mine")
-    put_record(tmp_path / "stats", "other", model="llava_fullkv")
-    completed = with_record(results, recorded(f"budget=8,stats_dir={tmp_path / 'stats'},window=4"), start)
+def test_the_record_that_names_the_results_is_added(results, tmp_path):
+    """The other entry of a configuration file shares folder, model and second."""
+    put_record(tmp_path / "stats", "mine", results.path)
+    put_record(tmp_path / "stats", "other", tmp_path / "elsewhere" / results.path.name)
+    completed = with_record(results, recorded(f"budget=8,stats_dir={tmp_path / 'stats'},window=4"))
     assert completed.contents["sparsemm"]["run"] == "mine"
     assert json.loads(results.path.read_text()) == completed.contents
 
 
-def test_an_old_record_does_not_count(results, tmp_path):
-    put_record(tmp_path / "stats", "mine")
+def test_another_evaluations_record_does_not_count(results, tmp_path):
+    put_record(tmp_path / "stats", "other", tmp_path / "elsewhere" / results.path.name)
     with pytest.raises(EvaluationError, match="no run record"):
-        with_record(results, recorded(f"stats_dir={tmp_path / 'stats'}"), time.time() + 60)
+        with_record(results, recorded(f"stats_dir={tmp_path / 'stats'}"))

@@ -48,6 +48,13 @@ def test_booleans_of_journal_mean_on_and_off():
     assert parse(journal=True).journal == "auto"
 
 
+def test_a_home_folder_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/us")
+    names = ("pretrained", "journal", "stats_dir", "reference", "system_prompt")
+    found = parse(**dict.fromkeys(names, "~/x"))
+    assert {getattr(found, name) for name in names} == {"/home/us/x"}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [

@@ -2,9 +2,10 @@
 
 import pytest
 from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.loggers import EvaluationTracker
 from lmms_eval.tasks import TaskManager
 
-from sparsemm_eval.errors import JournalError, UnsupportedError
+from sparsemm_eval.errors import ConfigError, JournalError, UnsupportedError
 from sparsemm_eval.files import RecordStore
 from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model_wrappers.answering.samples import SampleError
@@ -27,12 +28,34 @@ def evaluate(tmp_path, numbered, build_wrapper):
     name = write_task(tmp_path, numbered, answers)
     manager = TaskManager("ERROR", include_path=str(tmp_path), include_defaults=False)
 
-    def run(evaluation=None, **model_args):
+    def run(evaluation=None, seen=None, **model_args):
         wrapper = build_wrapper("llava_snapkv", budget=40, window=8, **model_args)
+        if seen is not None:
+            seen.append(wrapper)
         asked = {"tasks": [name], "task_manager": manager, "bootstrap_iters": 0, **(evaluation or {})}
         return simple_evaluate(wrapper, **asked), name
 
     return run
+
+
+def test_one_evaluation_per_results_file(evaluate, tmp_path):
+    def tracked(moment, output=tmp_path / "out"):
+        tracker = EvaluationTracker(output_path=str(output))
+        return {"evaluation_tracker": tracker, "datetime_str": moment}
+
+    wrappers = []
+    evaluate(tracked("20260101_000000"), seen=wrappers)
+    folder = tmp_path / "out"
+    assert wrappers[0].run_record["results_file"] == str(folder / "20260101_000000_results.json")
+    assert not list(folder.iterdir())  # lmms-eval's command writes the results, and the claim is gone
+    (folder / "20260101_000001_results.claim").touch()
+    (folder / "20260101_000002_results.json").touch()
+    for second in (1, 2):
+        with pytest.raises(ConfigError, match=r"output_path=.* began in the same second"):
+            evaluate(tracked(f"20260101_00000{second}"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"output_path=.*a folder to write to"):
+        evaluate(tracked("20260101_000003", tmp_path / "file"))
 
 
 def test_results_carry_scores_and_measurements(evaluate, numbered):

@@ -96,6 +96,7 @@ def test_until_ends_an_answer(build_wrapper, documents):
         make_requests(documents[:1], chat=False, gen_kwargs={"max_new_tokens": 20})
     )
     stop = whole.text[3:5]
+    assert whole.text.index(stop) == 3
     (cut,) = wrapper.generate_until(
         make_requests(documents[:1], chat=False, gen_kwargs={"max_new_tokens": 20, "until": [stop]})
     )

@@ -68,6 +68,11 @@ def test_unreadable_images_name_their_sample(build_wrapper, visuals):
         reader.read(request(visuals), datasets({}))
 
 
+def test_half_a_surrogate_pair_names_its_sample(reader):
+    with pytest.raises(SampleError, match=f"^{TASK}/0: .*UnicodeEncodeError"):
+        reader.read(request(), datasets(document(picture(), "why \ud800?")))
+
+
 def test_a_truncated_image_names_its_sample(reader, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some of lmms-eval's tasks do
     picture(size=(256, 256)).save(tmp_path / "whole.png")

@@ -1,8 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, EvaluationError, JournalError
 from sparsemm_eval.model_wrappers.records.run_record import complete_results, read_runs
 from tests.model_wrappers.helpers import TASK, answers_of
 
@@ -51,6 +52,26 @@ def test_nothing_is_written_without_a_folder(build_wrapper, documents, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_an_error_of_ours(build_wrapper, documents, tmp_path, monkeypatch):
+    wrapper = build_wrapper(stats_dir=str(tmp_path / "stats"))
+    answers_of(wrapper, documents[:1])
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    wrapper._report._files._samples = full.open("w")
+    answers_of(wrapper, documents[1:2])
+    with pytest.raises(JournalError, match=r"stats_dir=.* cannot be written: No space left"):
+        wrapper.clean()
+
+
+def test_two_runs_of_the_same_second_write_files_of_their_own(build_wrapper, documents, tmp_path):
+    for _ in range(2):
+        wrapper = build_wrapper(stats_dir=str(tmp_path))
+        answers_of(wrapper, documents[:1])
+        wrapper.clean()
+    assert len(list(tmp_path.glob("*_sparsemm_samples.rank0.jsonl"))) == len(read_runs(tmp_path)) == 2
+
+
 def test_a_folder_that_cannot_be_is_refused(build_wrapper, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="stats_dir"):
@@ -65,3 +86,19 @@ def test_results_can_carry_the_record(tmp_path, folder):
     record = json.loads(path.read_text())
     assert record["results"] == {"x": 1}
     assert record["sparsemm"]["measured"] == run["measured"]
+
+
+def test_skipped_samples_are_no_effective_ones_and_every_score_was_measured(tmp_path):
+    path = tmp_path / "1_results.json"
+    counts = {"a": {"original": 9, "effective": 5}, "b/c": {"original": 5, "effective": 5}}
+    path.write_text(json.dumps({"n-samples": counts}))
+    skipped = dict.fromkeys(["a/0", "a/0#1", "a/3", "b/c/0"], "torn")
+    run = {"measured": {"samples": 7}, "skipped": skipped}
+    contents = complete_results(path, run)
+    assert contents["n-samples"]["a"] == {"original": 9, "effective": 3}
+    assert contents["n-samples"]["b/c"] == {"original": 5, "effective": 4}
+    assert json.loads(path.read_text()) == contents
+    path.write_text(json.dumps({"n-samples": counts}))
+    with pytest.raises(EvaluationError, match="7 answers were scored, but only 6 were measured"):
+        complete_results(path, run | {"measured": {"samples": 6}})
+    assert "sparsemm" not in json.loads(path.read_text())
