@@ -59,6 +59,9 @@ def claim_results() -> Path | None:
     results = folder.absolute() / f"{given['datetime_str'].replace(':', '-')}_results.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("output_path", str(output), f"a folder to write to ({error.strerror})") from error
+    try:
         if results.exists():
             raise FileExistsError
         claim_of(results).open("x").close()
