@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from sparsemm_eval.bench import commands as bench
-from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.errors import in_one_line
 from sparsemm_eval.heads import commands as heads
 from sparsemm_eval.lmms import demo, evaluate, tasks
 from sparsemm_eval.pages import commands as pages
 from sparsemm_eval.study import commands as study
 from sparsemm_eval.study.report import report_command
-
-USAGE_ERROR = 2
 
 app = typer.Typer(
     help="Evaluation of KV-cache compression for multimodal LLMs, on top of lmms-eval.",
@@ -52,12 +49,9 @@ def options(
 
 
 def main() -> None:
-    """Run the command; an error of this package becomes one line and exit code 2, not a traceback."""
-    try:
+    """Run the command; whatever goes wrong becomes one line and an exit code, not a traceback."""
+    with in_one_line():
         app()
-    except SparseMMError as error:
-        print(f"sparsemm: {error}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
 
 
 if __name__ == "__main__":

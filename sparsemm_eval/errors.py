@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import ClassVar
+
+FAILURE, MISTAKE = 1, 2
 
 
 class SparseMMError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    Attributes
+    ----------
+    exit_code : int
+        Of a command that ends with it: 2 where another command line would do, 1 where something failed.
+    """
+
+    exit_code: ClassVar[int] = FAILURE
 
 
-class ConfigError(SparseMMError, ValueError):
+class UsageError(SparseMMError):
+    """Something else must be asked for; nothing has failed."""
+
+    exit_code = MISTAKE
+
+
+class ConfigError(UsageError, ValueError):
     """An argument has a value that cannot work.
 
     Parameters
@@ -28,11 +47,11 @@ class ConfigError(SparseMMError, ValueError):
         super().__init__(f"{argument}={value!r} is not valid: expected {remedy}")
 
 
-class HeadScoreError(SparseMMError, ValueError):
+class HeadScoreError(UsageError, ValueError):
     """A head-score table is missing, malformed, or does not fit the model."""
 
 
-class UnsupportedError(SparseMMError, RuntimeError):
+class UnsupportedError(UsageError, RuntimeError):
     """The request is understood but this package cannot do it; the message says what to do instead."""
 
 
@@ -42,6 +61,23 @@ class JournalError(SparseMMError):
 
 class EvaluationError(SparseMMError, RuntimeError):
     """A run of lmms-eval left no results, or fewer than it was asked for."""
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """The place where the errors of a command leave: as one line on stderr, with an exit code."""
+    try:
+        yield
+    except SparseMMError as error:
+        _leave(str(error), error.exit_code)
+    except OSError as error:
+        about = "" if error.filename is None else f"{error.filename}: "
+        _leave(f"{about}{error.strerror or error}", FAILURE)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"sparsemm: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from sparsemm_eval.errors import ConfigError, SparseMMError
+from sparsemm_eval.errors import ConfigError, in_one_line
 from sparsemm_eval.evidence.measure import EFFORTS, measure
 from sparsemm_eval.evidence.text import document
 from sparsemm_eval.files import write_text_atomically
@@ -33,7 +32,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with in_one_line():
         main()
-    except SparseMMError as error:
-        sys.exit(f"sparsemm: {error}")

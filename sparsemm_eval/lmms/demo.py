@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sparsemm_eval.errors import EvaluationError, SparseMMError
+from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
 from sparsemm_eval.model.images import rgb_image
@@ -209,12 +209,7 @@ def command(
 ) -> None:
     """Run lmms-eval for FullKV, SnapKV and SparseMM on the page tasks and show one table."""
     settings = Settings(budget, kernel_size, limit, output)
-    console = Console()
-    try:
-        rows = run(settings)
-    except SparseMMError as error:
-        console.print(f"[bold red]sparsemm demo failed:[/] {error}")
-        raise typer.Exit(1) from error
+    rows, console = run(settings), Console()
     console.print(table_of(rows, settings))
     other = 7 if kernel_size == 5 else 5
     for line in (

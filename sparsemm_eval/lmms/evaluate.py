@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from sparsemm_eval.errors import EvaluationError, SparseMMError
+from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import arguments as lmms_arguments
 from sparsemm_eval.lmms import results as lmms_results
 from sparsemm_eval.lmms.tasks import check_needs
@@ -64,12 +64,7 @@ def command(
     llava_sparsemm --model_args pretrained=tiny-reader,budget=64,window=8 --tasks pages_qa. Results go to
     --output_path, by default ./runs.
     """
-    try:
-        files = evaluate(context.args, nproc)
-    except SparseMMError as error:
-        print(f"sparsemm eval: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    for file in files:
+    for file in evaluate(context.args, nproc):
         print(f"results: {file.path}")
 
 

@@ -97,7 +97,7 @@ def run(
         return
     how = _how(study.retries, processes, study.name, study.wandb)
     how.tracking.check()
-    opening.prepare(folder, study, cells)
+    folder.prepare(study, cells)
     count = len(places.environments)
     from sparsemm_eval.study import progress, results
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsemm_eval.errors import SparseMMError
+from sparsemm_eval.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Problem:
         return f"{file}:{self.line}: {self.key}: {self.value} is not valid: expected {self.remedy}"
 
 
-class StudyError(SparseMMError, ValueError):
+class StudyError(UsageError, ValueError):
     """A study file that cannot be run.
 
     Parameters

@@ -66,8 +66,8 @@ def test_results_are_named_and_arguments_passed_on(stand_in):
 def test_exit_status_zero_without_results_is_a_failure(stand_in):
     stand_in("print('nothing done')")
     outcome = runner()(*ARGUMENTS)
-    assert outcome.exit_code == 1
-    assert "wrote no results" in outcome.output
+    assert outcome.exception.exit_code == 1
+    assert "wrote no results" in str(outcome.exception)
 
 
 def test_results_without_a_requested_task_are_a_failure(stand_in):
@@ -143,5 +143,5 @@ def test_the_real_command_fails_loudly(tmp_path, monkeypatch):
         monkeypatch.setitem(os.environ, name, value)
     arguments = ("--model", "oracle", "--model_args", "fail=true", "--tasks", "pages_qa", "--limit", "1")
     outcome = runner()(*arguments)
-    assert outcome.exit_code == 1
-    assert "wrote no results" in outcome.output
+    assert outcome.exception.exit_code == 1
+    assert "wrote no results" in str(outcome.exception)

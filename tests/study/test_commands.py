@@ -123,13 +123,13 @@ def test_states_of_cells_at_work_and_left_alone(study_file, tmp_path):
 def test_mistakes_end_with_code_two_before_anything_starts(study_file, tmp_path):
     study_file.write_text(study_file.read_text().replace("[16, 32]", "[16, 8]").replace("limit", "limmit"))
     outcome = call("run", study_file)
-    assert outcome.exit_code == 2
-    assert f"{study_file}:5: budgets[1]: 8 is not valid" in outcome.stderr
-    assert f"{study_file}:8: limmit: 3 is not valid" in outcome.stderr
-    assert "2 problems" in outcome.stderr
+    assert outcome.exception.exit_code == 2
+    assert f"{study_file}:5: budgets[1]: 8 is not valid" in str(outcome.exception)
+    assert f"{study_file}:8: limmit: 3 is not valid" in str(outcome.exception)
+    assert "2 problems" in str(outcome.exception)
     assert not (tmp_path / "out").exists()
-    assert call("sweep", study_file).exit_code == 2
-    assert call("slurm", study_file).exit_code == 2
+    assert call("sweep", study_file).exception.exit_code == 2
+    assert call("slurm", study_file).exception.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -275,5 +275,5 @@ def test_shipped_studies_are_listed_and_run_by_name(tmp_path, monkeypatch):
     assert outcome.exit_code == 0, outcome.output
     assert "123 cells: 123 pending; folder" in outcome.output
     (tmp_path / "tiny").write_text("name: [")  # a file of the user's goes first
-    assert call("run", "tiny", "--dry-run").exit_code == 2
-    assert call("run", "huge", "--dry-run").exit_code == 2
+    assert call("run", "tiny", "--dry-run").exception.exit_code == 2
+    assert call("run", "huge", "--dry-run").exception.exit_code == 2
