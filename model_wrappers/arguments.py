@@ -96,6 +96,8 @@ class Arguments:
         Folder for the run record and the per-sample measurements.
     reference : str or None
         Folder of a FullKV journal to compare the answers with.
+    foreign_head_scores : bool
+        Whether head scores may be of other weights than the model's, for experiments across models.
     knobs : dict
         The given settings of CompressionConfig.
     """
@@ -117,6 +119,7 @@ class Arguments:
     journal: Annotated[Place, BeforeValidator(_on_off)] = "auto"
     stats_dir: Place | None = None
     reference: Place | None = None
+    foreign_head_scores: bool = False
     knobs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

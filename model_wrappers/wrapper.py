@@ -14,6 +14,7 @@ from loguru import logger
 
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.files import digest_of
+from sparsemm_eval.heads.scores.lookup import check_made_for
 from sparsemm_eval.methods.base import Method
 from sparsemm_eval.model import checkpoint, placement
 from sparsemm_eval.model.families.base import Family
@@ -79,6 +80,7 @@ class Wrapper(lmms):
         self._model, self.processor = loaded.model, loaded.processor
         decoder = find_text_decoder(self._model)
         self.compression = with_head_scores(self.compression, self._model, decoder, arguments.pretrained)
+        self._check_head_scores(loaded.fingerprint["weights"])
         self.identity = identity.describe(
             self.model_name,
             self.family.name,
@@ -106,6 +108,14 @@ class Wrapper(lmms):
         self._loop = AnswerLoop(
             reader, self._journal, self._policy, self._report, self.batch_size, self.rank, self.world_size
         )
+
+    def _check_head_scores(self, weights: str) -> None:
+        scores = self.compression.head_scores
+        if scores is None or self.arguments.foreign_head_scores:
+            return
+        warning = check_made_for(scores, weights, self.arguments.pretrained)
+        if warning is not None:
+            logger.warning(warning)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Wrapper:

@@ -67,7 +67,7 @@ def head_scores_key(given: str | None, pretrained: str) -> str:
         own = lookup.cache_folder() / lookup.file_name(name)
         if name not in lookup.shipped_names() and not own.is_file():
             for table in lookup.PUBLISHED:
-                if name in table.models:
+                if table.is_of(name):
                     return f"git-blob:{table.git_blob}"
     found = Path(given).expanduser() if given and Path(given).expanduser().is_file() else given
     return f"sha256:{lookup.resolve(found, pretrained).digest()}"

@@ -155,6 +155,19 @@ def test_the_model_is_as_before_afterwards_also_after_an_error(build_wrapper, do
     assert "generate" not in vars(wrapper.model)
 
 
+def test_head_scores_of_another_reader_are_refused_and_named():
+    line = "pretrained=tiny-reader,budget=32,window=8,journal=off,head_scores={}"
+    create = wrapper_class("llava_sparsemm").create_from_arg_string
+    with pytest.raises(HeadScoreError, match=r"are of tiny-reader-mistral with weights sha256:18e94e"):
+        create(line.format("tiny-reader-mistral"))
+    wrapper = create(line.format("tiny-reader-mistral,foreign_head_scores=True"))
+    assert wrapper._report.names == {
+        "head_scores_name": "tiny-reader-mistral",
+        "head_scores_model": "tiny-reader-mistral",
+    }
+    assert create(line.format("tiny-reader"))._report.names["head_scores_model"] == "tiny-reader"
+
+
 def test_clean_frees_the_model_and_reports(build_wrapper, documents):
     wrapper = build_wrapper("llava_snapkv", budget=40, window=8)
     answers_of(wrapper, documents)

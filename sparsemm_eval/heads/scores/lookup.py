@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
+from urllib.error import HTTPError
+
+import filelock
 
 from sparsemm_eval.errors import HeadScoreError
 from sparsemm_eval.files import user_cache, write_text_atomically
@@ -18,7 +23,10 @@ from sparsemm_eval.heads.scores.table import HeadScores
 OFFICIAL_URL = "https://raw.githubusercontent.com/CR400AF-A/SparseMM/{ref}/visual_head/head_score/{file}"
 # the content is verified, so any ref that still serves it will do
 OFFICIAL_REFS = ("f52655b", "main")
-DOWNLOAD_TIMEOUT = 60.0  # seconds
+ATTEMPTS = 3  # per ref
+DOWNLOAD_SECONDS = 60.0  # for all of a file
+LARGEST_DOWNLOAD = 64 * 2**20  # bytes
+WAIT_SECONDS = 600.0  # for another process that downloads
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,10 @@ class PublishedTable:
     file: str
     git_blob: str
     models: tuple[str, ...]
+
+    def is_of(self, name: str) -> bool:
+        """Whether a name is one of its models', or the path of a copy that has kept a model's name."""
+        return name in self.models or Path(name).name in {Path(model).name for model in self.models}
 
 
 PUBLISHED = (
@@ -98,7 +110,7 @@ def resolve(
     if isinstance(scores, HeadScores):
         return scores
     if scores is not None and Path(os.path.expanduser(scores)).is_file():
-        return HeadScores.load(os.path.expanduser(scores))
+        return _load(Path(os.path.expanduser(scores)))
     name, cache = model_name if scores is None else scores, cache or cache_folder()
     if name is None:
         raise HeadScoreError("head_scores is not given and there is no model name to look it up by")
@@ -107,8 +119,10 @@ def resolve(
         return found
     if scores is None:
         raise HeadScoreError(
-            f"no head scores are known for model {name!r}: pass head_scores=PATH to one made for it "
-            f"(looked among the shipped tables, in {cache} and in the published tables)"
+            f"no head scores are known for model {name!r}: pass head_scores=PATH to one made for it, or "
+            f"head_scores=NAME if it is a copy of a model whose scores have a name (looked among the shipped "
+            f"tables, in {cache} and in the published tables of "
+            f"{', '.join(table.models[1] for table in PUBLISHED if table.models[1:])})"
         )
     published = ", ".join(table.models[0] for table in PUBLISHED)
     raise HeadScoreError(
@@ -131,27 +145,82 @@ def _by_name(name: str, cache: Path, fetch: Fetch) -> HeadScores | None:
     if own.is_file():
         return HeadScores.load(own)
     for table in PUBLISHED:
-        if name in table.models:
+        if table.is_of(name):
             return _published(table, cache, fetch)
+    return None
+
+
+def _load(path: Path) -> HeadScores:
+    """A file's table; where it is a published one, its provenance says of which models."""
+    scores = HeadScores.load(path)
+    blob = git_blob_id(path.read_bytes())
+    for table in PUBLISHED:
+        if table.git_blob == blob:
+            stated = {"file": table.file, "model": table.models[-1], "models": list(table.models)}
+            return HeadScores(scores.table, {**scores.provenance, **stated})
+    return scores
+
+
+def check_made_for(scores: HeadScores, weights: str, model_name: str) -> str | None:
+    """Refuse a table that was made for other weights.
+
+    Parameters
+    ----------
+    scores : HeadScores
+    weights : str
+        Fingerprint of the model's weights, ``sha256:…``.
+    model_name : str
+        Hub id, shipped name or folder of the checkpoint; for tables that know models by name only.
+
+    Returns
+    -------
+    str or None
+        A warning, where the table does not say what it was made for or was made from a single image.
+
+    Raises
+    ------
+    HeadScoreError
+        If the table says that it is of other weights or of another model.
+    """
+    facts = scores.provenance
+    remedy = "use scores made for this model, or foreign_head_scores=True for an experiment across models"
+    if scores.weights is not None:
+        if scores.weights != weights:
+            of = f"{facts.get('model', 'a model')} with weights {scores.weights}"
+            raise HeadScoreError(f"head scores are of {of}, the model has {weights}: {remedy}")
+        return "head scores come from a single image" if facts.get("images") == 1 else None
+    models = facts.get("models") or [name for name in [facts.get("model")] if name]
+    if not models:
+        return "head scores do not say which model they were made for"
+    if Path(model_name).name not in {Path(model).name for model in models}:
+        raise HeadScoreError(f"head scores are of {models[-1]}, the model is {model_name}: {remedy}")
     return None
 
 
 def _published(table: PublishedTable, cache: Path, fetch: Fetch) -> HeadScores:
     stored = cache / "published" / table.file
-    if stored.is_file() and git_blob_id(stored.read_bytes()) == table.git_blob:
-        return HeadScores.load(stored)
+    try:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{stored}.lock", timeout=WAIT_SECONDS):
+            if not stored.is_file() or git_blob_id(stored.read_bytes()) != table.git_blob:
+                write_text_atomically(stored, _fetched(table, stored, fetch).decode("utf-8"))
+    except OSError as error:  # a lock that cannot be had in time is one
+        raise HeadScoreError(f"head scores cannot be stored at {stored}: {error}") from error
+    return _load(stored)
+
+
+def _fetched(table: PublishedTable, stored: Path, fetch: Fetch) -> bytes:
     failures = []
     for ref in OFFICIAL_REFS:
         url = OFFICIAL_URL.format(ref=ref, file=table.file)
         try:
-            content = fetch(url)
-        except OSError as error:
+            content = _patiently(fetch, url)
+        except (OSError, HTTPException) as error:
             failures.append(f"{url}: {error}")
             continue
         actual = git_blob_id(content)
         if actual == table.git_blob:
-            write_text_atomically(stored, content.decode("utf-8"))
-            return HeadScores.load(stored)
+            return content
         wrong = f"content has git blob id {actual}, expected {table.git_blob}; nothing was kept"
         failures.append(f"{url}: {wrong}")
     raise HeadScoreError(
@@ -160,7 +229,26 @@ def _published(table: PublishedTable, cache: Path, fetch: Fetch) -> HeadScores:
     )
 
 
+def _patiently(fetch: Fetch, url: str) -> bytes:
+    """Fetch with further attempts, except for what the server does not have."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return fetch(url)
+        except (OSError, HTTPException) as error:
+            lost = isinstance(error, HTTPError) and error.code < 500
+            if lost or attempt == ATTEMPTS:
+                raise
+            time.sleep(2.0 ** (attempt - 1))
+    raise AssertionError("every attempt returns or raises")
+
+
 def _download(url: str) -> bytes:
-    # urllib's errors are OSErrors
-    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
-        return response.read()
+    deadline, content = time.monotonic() + DOWNLOAD_SECONDS, bytearray()
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
+        while block := response.read1(2**16):
+            content += block
+            if len(content) > LARGEST_DOWNLOAD:
+                raise OSError(f"more than {LARGEST_DOWNLOAD} bytes")
+            if time.monotonic() > deadline:
+                raise OSError(f"not complete after {DOWNLOAD_SECONDS:.0f} seconds")
+    return bytes(content)

@@ -1,4 +1,8 @@
+import http.client
 import json
+import subprocess
+import sys
+import urllib.error
 
 import pytest
 import torch
@@ -6,7 +10,7 @@ import torch
 from sparsemm_eval import HeadScores
 from sparsemm_eval.errors import HeadScoreError
 from sparsemm_eval.heads.scores import lookup as head_score_lookup
-from sparsemm_eval.heads.scores.lookup import PublishedTable, file_name, git_blob_id, resolve
+from sparsemm_eval.heads.scores.lookup import PublishedTable, check_made_for, file_name, git_blob_id, resolve
 
 CONTENT = json.dumps({"0-0": [1.0], "0-1": [3.0]}).encode()
 
@@ -64,7 +68,7 @@ def test_published_scores_are_downloaded_once(tmp_path, published):
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(tmp_path, published):
     with pytest.raises(HeadScoreError, match="nothing was kept"):
         resolve("demo", cache=tmp_path, fetch=lambda url: b"tampered")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_damaged_download_is_fetched_again(tmp_path, published):
@@ -80,6 +84,89 @@ def test_no_network_is_said_with_a_way_out(tmp_path, published):
 
     with pytest.raises(HeadScoreError, match=r"no route to host.*pass head_scores=PATH"):
         resolve("demo", cache=tmp_path, fetch=fetch)
+
+
+def test_a_connection_that_breaks_is_tried_again(tmp_path, published, monkeypatch):
+    monkeypatch.setattr(head_score_lookup.time, "sleep", lambda seconds: None)
+    answers = [http.client.IncompleteRead(b""), ConnectionResetError("reset"), CONTENT]
+
+    def fetch(url):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert resolve("demo", cache=tmp_path, fetch=fetch).num_heads == 2
+    fetched = []
+
+    def missing(url):
+        fetched.append(url)
+        raise urllib.error.HTTPError(url, 404, "not found", None, None)
+
+    with pytest.raises(HeadScoreError, match="not found"):
+        resolve("demo", cache=tmp_path / "other", fetch=missing)
+    assert len(fetched) == len(head_score_lookup.OFFICIAL_REFS)
+
+
+def test_processes_that_start_together_download_once(tmp_path, published):
+    """One fetches, the others wait for it."""
+    code = """
+import sys, time
+from pathlib import Path
+from sparsemm_eval.heads.scores import lookup
+content, cache = bytes.fromhex(sys.argv[1]), Path(sys.argv[2])
+lookup.PUBLISHED = (lookup.PublishedTable("demo.json", lookup.git_blob_id(content), ("demo",)),)
+def fetch(url):
+    (cache / f"fetched-{time.monotonic_ns()}").touch()
+    time.sleep(0.5)
+    return content
+print(lookup.resolve("demo", cache=cache, fetch=fetch).num_heads)
+"""
+    line = [sys.executable, "-c", code, CONTENT.hex(), str(tmp_path)]
+    started = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0].strip() for process in started] == ["2"] * 4
+    assert len(list(tmp_path.glob("fetched-*"))) == 1
+
+
+def test_a_download_has_bounds(monkeypatch, tmp_path):
+    (tmp_path / "large").write_bytes(bytes(3 * 2**17))
+    url = (tmp_path / "large").as_uri()
+    assert len(head_score_lookup._download(url)) == 3 * 2**17
+    monkeypatch.setattr(head_score_lookup, "LARGEST_DOWNLOAD", 2**17)
+    with pytest.raises(OSError, match="more than 131072 bytes"):
+        head_score_lookup._download(url)
+    monkeypatch.setattr(head_score_lookup, "DOWNLOAD_SECONDS", 0.0001)
+    monkeypatch.setattr(head_score_lookup, "LARGEST_DOWNLOAD", 2**30)
+    with pytest.raises(OSError, match="not complete after"):
+        head_score_lookup._download(url)
+
+
+def test_a_copy_finds_its_scores_by_the_folders_name(tmp_path, published):
+    scores = resolve(None, "/data/models/demo-7b", cache=tmp_path, fetch=lambda url: CONTENT)
+    assert scores.provenance["model"] == "org/demo-7b"
+    assert check_made_for(scores, "sha256:x", "/data/models/demo-7b") is None
+    assert check_made_for(scores, "sha256:x", "org/demo-7b") is None
+    (tmp_path / "mine.json").write_bytes(CONTENT)
+    assert resolve(tmp_path / "mine.json").provenance["models"] == ["demo", "org/demo-7b"]
+
+
+def test_scores_of_other_weights_are_refused(published, tmp_path):
+    table = torch.ones(1, 2)
+    own = HeadScores(table, {"model": "tiny", "weights": "sha256:a", "images": 200})
+    assert check_made_for(own, "sha256:a", "any name") is None
+    with pytest.raises(HeadScoreError, match="are of tiny with weights sha256:a, the model has sha256:b"):
+        check_made_for(own, "sha256:b", "tiny")
+    official = resolve("demo", cache=tmp_path, fetch=lambda url: CONTENT)
+    with pytest.raises(HeadScoreError, match=r"are of org/demo-7b, the model is org/other-7b: .*=True"):
+        check_made_for(official, "sha256:a", "org/other-7b")
+    with pytest.raises(HeadScoreError, match="are of org/x"):
+        check_made_for(HeadScores(table, {"model": "org/x"}), "sha256:a", "org/y")
+
+
+def test_scores_that_prove_little_are_warned_of():
+    single = HeadScores(torch.ones(1, 2), {"weights": "sha256:a", "images": 1})
+    assert check_made_for(single, "sha256:a", "m") == "head scores come from a single image"
+    assert "which model" in check_made_for(HeadScores(torch.ones(1, 2)), "sha256:a", "m")
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path):
