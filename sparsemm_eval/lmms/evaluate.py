@@ -19,6 +19,7 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import arguments as lmms_arguments
 from sparsemm_eval.lmms import results as lmms_results
 from sparsemm_eval.lmms.tasks import check_needs
+from sparsemm_eval.lmms.tied import tied
 
 
 def evaluate(
@@ -90,9 +91,10 @@ def _device_environment(arguments: Sequence[str], processes: int) -> dict[str, s
 def _run(line: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command with our standard streams; what would end us ends it first."""
     print(f"$ {shlex.join(line)}", flush=True)
-    child = subprocess.Popen(line, env=dict(environment))
+    child = subprocess.Popen(tied(line), env=dict(environment))
     in_main_thread = threading.current_thread() is threading.main_thread()  # only there signals can be caught
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate()) if in_main_thread else None
+    ending = (signal.SIGTERM, signal.SIGHUP) if in_main_thread else ()
+    previous = {number: signal.signal(number, lambda *_: child.terminate()) for number in ending}
     try:
         return child.wait()
     except KeyboardInterrupt:
@@ -100,8 +102,8 @@ def _run(line: Sequence[str], environment: Mapping[str, str]) -> int:
         child.wait()
         raise
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def _status_text(status: int) -> str:

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+
+from sparsemm_eval.lmms.tied import tied
 
 #: Environment variable with the token of the claim that a process works under.
 MARK = "SPARSEMM_STUDY_CLAIM"
@@ -36,9 +37,8 @@ def start(
     log : binary file
         Takes both output streams.
     """
-    tied = [sys.executable, "-m", "sparsemm_eval.study.worker", str(os.getpid()), *line]
     return subprocess.Popen(
-        tied,
+        tied(line),
         env={**environment, MARK: mark, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import textwrap
 
+import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -102,6 +105,29 @@ def test_additions_to_the_environment(stand_in):
     with pytest.raises(EvaluationError):
         front.evaluate(["--model", "m", "--tasks", "pages_qa"], environment={"ADDED": "yes"})
     assert (folder / "seen").read_text() == "yes"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_nothing_is_left_behind_by_a_command_that_is_ended(tmp_path, number):
+    (tmp_path / "lmms.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    code = (
+        "import sys; from sparsemm_eval.lmms import evaluate as front; "
+        "front._launcher = lambda processes: [sys.executable, 'lmms.py']; "
+        "front.evaluate(['--model', 'm', '--tasks', 'pages_qa'])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as command:
+        assert command.stdout.readline().startswith("$ ")
+        left = psutil.Process(int(command.stdout.readline()))
+        command.send_signal(number)
+        command.wait(60)
+        assert psutil.wait_procs([left], timeout=60)[1] == []
 
 
 def test_captions_need_java(stand_in, monkeypatch):
