@@ -10,7 +10,7 @@ from sparsemm_eval.methods.base import Method
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.base import Family
 from sparsemm_eval.model.families.registry import ANY_FAMILY, families
-from sparsemm_eval.model_wrappers.records.wandb_run import leave_it_to_rank_zero
+from sparsemm_eval.model_wrappers.start import settle
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
@@ -42,7 +42,7 @@ def manifests() -> list[ModelManifest]:
         # lmms-eval would go on without these names and only say that the model is unknown
         print(f"sparsemm: {error}", file=sys.stderr)
         raise
-    leave_it_to_rank_zero(names, sys.argv)
+    settle(names, sys.argv)
     path = f"{__name__.rpartition('.')[0]}.classes."
     return [
         ModelManifest(

@@ -36,3 +36,21 @@ def checkpoint(reader: str, folder: Path) -> str:
     if not target.is_dir():
         save(*build(reader, seed=0), target)
     return str(target)
+
+
+#: Environment variables with values that must not be written down.
+SECRETS = {
+    "HF_TOKEN": "hf_" + "Aa1" * 12,
+    "HUGGING_FACE_HUB_TOKEN": "hf_" + "Bb2" * 12,
+    "OPENAI_API_KEY": "sk-" + "Cc3" * 16,
+    "WANDB_API_KEY": "d4" * 20,
+    "GITHUB_TOKEN": "ghp_" + "Ee5" * 12,
+}
+
+
+def files_with_secrets(folder: Path, output: str) -> list[str]:
+    """Names of files below a folder, and "output", that hold a value of ``SECRETS``."""
+    values = [value.encode() for value in SECRETS.values()]
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    names = [str(path) for path in found if any(value in path.read_bytes() for value in values)]
+    return names + ["output"] * any(value in output for value in SECRETS.values())

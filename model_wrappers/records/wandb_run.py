@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 _SETTINGS = ("model_name", "family", "pretrained", "dtype", "decode", "kernel", "batch_size", "processes")
-
-
-def leave_it_to_rank_zero(model_names: Collection[str], arguments: list[str]) -> None:
-    """Let processes other than the first log nothing, where lmms-eval's command line names one of our models.
-
-    lmms-eval starts a run in every process, before any model is asked.
-    """
-    if os.environ.get("RANK", "0") == "0":
-        return
-    named = set(re.split(r"[=\s,]", " ".join(arguments)))
-    for file in (Path(argument) for argument in arguments if argument.endswith((".yaml", ".yml", ".json"))):
-        if file.is_file():
-            named |= set(re.findall(r"[\w-]+", file.read_text(encoding="utf-8", errors="replace")))
-    if named & set(model_names):
-        os.environ["WANDB_MODE"] = "disabled"
 
 
 def describe(record: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from sparsemm_eval.model_wrappers.records.run_record import read_runs
 from sparsemm_eval.pages.drawing.render import make_page
+from tests.lmms_process import SECRETS, files_with_secrets
 from tests.model_wrappers.task_folder import write_task
 
 COUNT = 13
@@ -85,8 +86,9 @@ def whole(tmp_path_factory):
 def one_process(whole, command):
     """Output folder of an undisturbed run of one process."""
     if not (whole / "stats").exists():
-        finished = run(command(whole))
+        finished = run(command(whole, environment=SECRETS))
         assert finished.returncode == 0, finished.stdout + finished.stderr
+        (whole / "output.txt").write_text(finished.stdout + finished.stderr)
     return whole
 
 
@@ -96,6 +98,11 @@ def test_the_command_writes_results_and_measurements(one_process):
     (record,) = read_runs(one_process / "stats")
     assert record["measured"]["samples"] == COUNT
     assert len(samples_of(one_process)) == COUNT
+
+
+def test_no_secret_is_written_down(one_process):
+    assert "Evaluation tracker args" in (one_process / "output.txt").read_text()
+    assert files_with_secrets(one_process, "") == []
 
 
 @pytest.mark.slow

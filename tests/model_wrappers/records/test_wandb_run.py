@@ -6,30 +6,9 @@ import sys
 
 import pytest
 
-from sparsemm_eval.model_wrappers.records.wandb_run import leave_it_to_rank_zero
+from tests.lmms_process import SECRETS, files_with_secrets
 from tests.model_wrappers.task_folder import write_task
 from tests.study.offline_runs import read_sessions
-
-MODELS = ("llava_snapkv", "vlm_sparsemm")
-
-
-@pytest.mark.parametrize(
-    ("rank", "arguments", "quiet"),
-    [
-        ("1", ["--model", "llava_snapkv", "--tasks", "x"], True),
-        ("1", ["--model=vlm_sparsemm"], True),
-        ("1", ["--config", "run.yaml"], True),
-        ("1", ["--model", "llava_hf"], False),
-        ("0", ["--model", "llava_snapkv"], False),
-    ],
-)
-def test_other_processes_of_our_models_log_nothing(rank, arguments, quiet, tmp_path, monkeypatch):
-    (tmp_path / "run.yaml").write_text("- model: llava_snapkv\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    leave_it_to_rank_zero(MODELS, arguments)
-    assert os.environ["WANDB_MODE"] == ("disabled" if quiet else "offline")
 
 
 @pytest.mark.slow
@@ -44,7 +23,7 @@ def test_a_plain_run_has_flat_config_and_what_was_measured(processes, documents,
     line += ["--model", "vlm_sparsemm", "--tasks", name, "--include_path", str(tmp_path), "--batch_size", "2"]
     line += ["--model_args", "pretrained=tiny-reader,budget=40,window=8,ratio=0.3,journal=off"]
     line += ["--wandb_args", "project=plain", "--output_path", str(tmp_path / "out"), "--device", "cpu"]
-    variables = {"WANDB_MODE": "offline", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    variables = {"WANDB_MODE": "offline", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **SECRETS}
     done = subprocess.run(
         line,
         cwd=tmp_path,
@@ -55,6 +34,7 @@ def test_a_plain_run_has_flat_config_and_what_was_measured(processes, documents,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert files_with_secrets(tmp_path, done.stdout + done.stderr) == []
     (run,) = read_sessions(tmp_path)
     wanted = {"family": "llava", "method": "sparsemm", "budget": 40, "window": 8, "ratio": 0.3}
     wanted |= {"head_scores": "tiny-reader", "decode": "eager", "processes": processes, "batch_size": 2}
