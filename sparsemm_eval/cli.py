@@ -13,6 +13,7 @@ from sparsemm_eval.lmms import demo, evaluate, tasks
 from sparsemm_eval.pages import commands as pages
 from sparsemm_eval.study import commands as study
 from sparsemm_eval.study.report import report_command
+from sparsemm_eval.tracking import dashboard
 
 app = typer.Typer(
     help="Evaluation of KV-cache compression for multimodal LLMs, on top of lmms-eval.",
@@ -27,6 +28,7 @@ app.command("tasks")(tasks.command)
 app.add_typer(heads.app, name="heads")
 app.add_typer(pages.app, name="pages")
 app.add_typer(bench.app, name="bench")
+study.app.command("dashboard")(dashboard.command)
 app.add_typer(study.app, name="study")
 app.command("report")(report_command)
 

@@ -29,6 +29,7 @@ ORDER = (
     ("heads.masking", "heads.commands"),
     ("evidence",),
     ("study", "bench"),
+    ("tracking",),
     ("cli", "__main__"),
 )
 RANKS = {f"sparsemm_eval.{room}": rank for rank, rooms in enumerate(ORDER) for room in rooms}

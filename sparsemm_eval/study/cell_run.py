@@ -1,7 +1,8 @@
-"""One cell from claim to status: attempts, log, heartbeat, results, tracking."""
+"""One cell from claim to status: attempts, log, heartbeat, results, W&B."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -22,12 +23,11 @@ from sparsemm_eval.study import claims, processes, references
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.claims import Claim
 from sparsemm_eval.study.folder import CellFolder, StudyFolder, is_full, utc_now
-from sparsemm_eval.study.trackers import Tracking
+from sparsemm_eval.study.wandb_runs import Tracking
 
 #: ``(cell, lmms-eval's arguments, processes) -> command line``.
 Command = Callable[[Cell, Sequence[str], int], list[str]]
 _TAIL = 64 * 1024  # bytes of a log that are searched for what went wrong
-_TRACKING = 5.0  # seconds between two points of a run's history
 _LOUD = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception|Interrupt)\b\s*:\s*\S")
 
 
@@ -92,21 +92,17 @@ def run(study: StudyFolder, cell: Cell, claim: Claim, how: How, stop: threading.
     ClaimLost
     """
     run_of = _CellRun(study, cell, claim, how, stop)
-    status = None
     try:
         status = run_of.until_settled()
     except OSError as error:
         status = run_of.failed_to_write(error)
-    finally:
-        how.tracking.end(run_of.tracker, study, cell, status)
-    return status
+    return run_of.tracked(status)
 
 
 class _CellRun:
     def __init__(self, study: StudyFolder, cell: Cell, claim: Claim, how: How, stop: threading.Event):
         self.study, self.cell, self.claim, self.how, self.stop = study, cell, claim, how, stop
         self.folder: CellFolder = study.cell(cell.id)
-        self.tracker = how.tracking.open(study, cell)
         self.began = time.monotonic()
         before = self.folder.status()
         self.status: dict[str, Any] = {
@@ -142,6 +138,17 @@ class _CellRun:
         except OSError:
             # The status on disk stays what it was, whole: the cell will be resumed from its journal.
             return self.status
+
+    def tracked(self, status: dict[str, Any]) -> dict[str, Any]:
+        """The status of a cell that has ended, with what came of logging it to W&B."""
+        outcome = self.how.tracking.log_cell(self.study.root, self.cell.id)
+        if outcome is None:
+            return status
+        status = {**status, "wandb": outcome}
+        # On a full disk the status that was written before counts.
+        with contextlib.suppress(OSError):
+            self.folder.write_status(status)
+        return status
 
     def _settle(self, state: str) -> dict[str, Any]:
         self.status.update(state=state, ended=utc_now(), seconds=self._seconds())
@@ -189,7 +196,7 @@ class _CellRun:
             return child.returncode
 
     def _watch(self, child: Any) -> None:
-        beaten = polled = time.monotonic()
+        beaten = time.monotonic()
         while child.poll() is None:
             if self.stop.wait(self.how.poll):
                 raise Interrupted
@@ -197,9 +204,6 @@ class _CellRun:
                 beaten = time.monotonic()
                 if not self.claim.beat():
                     raise ClaimLost(f"{self.cell.id} was taken over by another runner")
-            if time.monotonic() - polled >= _TRACKING:
-                polled = time.monotonic()
-                self.tracker.poll()
 
 
 def _run_of(cell: Cell, arguments: Sequence[str], folder: CellFolder) -> Run:

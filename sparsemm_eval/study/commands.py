@@ -14,7 +14,6 @@ import typer
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.study import cluster_commands, opening
-from sparsemm_eval.study.dashboard import dashboard_command
 from sparsemm_eval.study.figures import figures_command
 from sparsemm_eval.study.show import show_command
 from sparsemm_eval.study.signals import ended_by_signals
@@ -37,7 +36,6 @@ app.command("show")(show_command)
 app.command("figures")(figures_command)
 app.command("sweep", epilog=cluster_commands.SWEEP_EXAMPLE)(cluster_commands.sweep_command)
 app.command("slurm", epilog=cluster_commands.SLURM_EXAMPLE)(cluster_commands.slurm_command)
-app.command("dashboard")(dashboard_command)
 
 
 @app.command(
@@ -95,7 +93,7 @@ def run(
     if dry_run:
         plan_display.show(folder, chosen, len(places.environments), processes, as_json)
         return
-    how = _how(study.retries, processes, study.name, study.wandb)
+    how = _how(study.retries, processes, study.wandb.mode)
     how.tracking.check()
     folder.prepare(study, cells)
     count = len(places.environments)
@@ -105,6 +103,8 @@ def run(
         runner = Runner(folder, chosen, how, places, watcher, retry_failed, collect=results.write)
         with ended_by_signals(runner.stop) as received:
             outcome = runner.run()
+    if not received:
+        how.tracking.log_study(folder.root)
     _report(folder, outcome, as_json)
     if received:
         raise typer.Exit(128 + received[0])
@@ -185,13 +185,12 @@ def cell(
     from sparsemm_eval.study.cell_run import Interrupted
     from sparsemm_eval.study.folder import StudyFolder
     from sparsemm_eval.study.one_cell import run_one
-    from sparsemm_eval.study.settings import Wandb
     from sparsemm_eval.study.table_files import write_tables
 
     place = StudyFolder(folder)
     settings = place.settings()["settings"]
     chosen = _one(place.cells(), which if which is not None else identifier)
-    how = _how(settings["retries"], nproc or settings["nproc"], settings["name"], Wandb(**settings["wandb"]))
+    how = _how(settings["retries"], nproc or settings["nproc"], settings["wandb"]["mode"])
     how.tracking.check()
     with progress.watcher(place, [chosen], 1, to_stderr=as_json) as watcher:
         watcher.started(chosen)
@@ -211,11 +210,11 @@ def cell(
         raise typer.Exit(1)
 
 
-def _how(retries: int, nproc: int, group: str, wandb: Any) -> Any:
+def _how(retries: int, nproc: int, mode: str) -> Any:
     from sparsemm_eval.study.cell_run import How
-    from sparsemm_eval.study.trackers import Tracking
+    from sparsemm_eval.study.wandb_runs import Tracking
 
-    return How(retries=retries, nproc=nproc, tracking=Tracking(wandb, group))
+    return How(retries=retries, nproc=nproc, tracking=Tracking(mode))
 
 
 def _chosen(cells: Sequence[Any], patterns: Sequence[str] | None) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from sparsemm_eval.study.columns import KNOBS, VERSIONS, result_frame, sample_fr
 from sparsemm_eval.study.metrics import per_sample, primary
 
 
-def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def collect(folder: Path, only: Collection[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read a study folder.
 
     Every cell has its rows, also those that failed, run or wait: with their state and without a score.
@@ -26,6 +26,8 @@ def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     ----------
     folder : pathlib.Path
         Of ``sparsemm study run``; it may be in use.
+    only : collection of str, optional
+        Ids of the cells to read; all by default.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     cells = read_study(Path(folder))
     by_id = {files.cell["id"]: files for files in cells}
     rows, samples = [], []
-    for files in cells:
+    for files in cells if only is None else (by_id[identifier] for identifier in only):
         reference = by_id.get(files.cell.get("reference"))
         for task in files.tasks:
             task_samples, values = _samples(files, task, reference)

@@ -15,7 +15,7 @@ from sparsemm_eval.study.cell_run import ClaimLost, How, Interrupted
 from sparsemm_eval.study.claims import Claim
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.table_files import write_tables
-from sparsemm_eval.study.trackers import to_stderr
+from sparsemm_eval.study.wandb_runs import to_stderr
 from sparsemm_eval.study.workers import Workers
 
 #: Seconds between two collections of the results while cells still run.

@@ -13,9 +13,9 @@ from sparsemm_eval.model.families.registry import ANY_FAMILY
 from sparsemm_eval.study.method_knobs import elsewhere, family_names
 from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study, Wandb
+from sparsemm_eval.study.wandb_runs import MODES
 from sparsemm_eval.study.yaml_lines import Document, Place
 
-WANDB_MODES = ("disabled", "offline", "online")
 MODEL_KEYS = ("name", "family", "pretrained")
 _NAME = re.compile(r"[a-z0-9_-]+")
 _LABEL = re.compile(r"[A-Za-z0-9._-]+")
@@ -196,7 +196,7 @@ class _Reader:
             if key not in keys:
                 self._refuse(("wandb", str(key)), value[key], one_of(key, keys))
         chosen = {key: value[key] for key in keys if value.get(key) is not None}
-        if not self._choice(("wandb", "mode"), chosen.get("mode", "disabled"), WANDB_MODES):
+        if not self._choice(("wandb", "mode"), chosen.get("mode", "disabled"), MODES):
             chosen.pop("mode")
         for key in ("project", "entity"):
             if not isinstance(chosen.get(key, ""), str):

@@ -20,6 +20,7 @@ from sparsemm_eval.study import folder as folder_module
 from sparsemm_eval.study.folder import CellFolder, StudyFolder
 from sparsemm_eval.study.one_cell import run_one
 from sparsemm_eval.study.table_files import write_tables
+from sparsemm_eval.study.wandb_runs import Tracking
 from sparsemm_eval.study.workers import Workers
 from tests.study import running
 from tests.study.running import how, load, runner, table, write_study
@@ -107,6 +108,17 @@ def test_a_failing_cell_is_retried_and_loses_nothing_of_the_others(study_file, t
     behave(monkeypatch)
     assert runner(study_file, retry_failed=True).run().complete
     assert {status["attempts"] for status in status_of(tmp_path / "out", "sparsemm")} == {1}
+
+
+def test_what_comes_of_logging_is_kept_and_costs_no_cell_its_results(study_file, tmp_path, monkeypatch):
+    behave(monkeypatch, fail={"snapkv": 5})
+    warnings = []
+    given = how(0, tracking=Tracking("offline", warnings.append, limit=0.01))
+    outcome = runner(study_file, how_=given).run()
+    assert sorted(outcome.states.values()) == ["done"] * 6 + ["failed"] * 4
+    for status in status_of(tmp_path / "out", ""):
+        assert status["wandb"] == "W&B took more than 0.01 s"
+    assert len(warnings) == 10
 
 
 def test_a_failed_reference_leaves_the_others_without_agreement(study_file, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lmms_process import SECRETS, files_with_secrets
 from tests.model_wrappers.task_folder import write_task
-from tests.study.offline_runs import read_sessions
+from tests.tracking.offline_runs import read_sessions
 
 
 @pytest.mark.slow

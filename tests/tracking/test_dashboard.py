@@ -5,12 +5,19 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from sparsemm_eval.errors import ConfigError, EvaluationError, UnsupportedError
-from sparsemm_eval.study.dashboard import dashboard_command, read_plan, save_online, to_json
-from sparsemm_eval.study.dashboard_workspace import ACCURACY_AGAINST, COLUMNS
-from sparsemm_eval.study.tracking_figures import cell_config, summary
-from tests.study.stub_wandb_server import StubServer
-from tests.study.tracked_cells import make_cell, result_row
+from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.study import results
+from sparsemm_eval.tracking import flat
+from sparsemm_eval.tracking.dashboard import (
+    ACCURACY_AGAINST,
+    FIGURES,
+    command,
+    read_plan,
+    save_online,
+    to_json,
+)
+from tests.study.study_folder import Spec, write_study
+from tests.tracking.stub_wandb_server import StubServer
 
 pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboard`")
 
@@ -18,9 +25,14 @@ pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboard`")
 @pytest.fixture
 def study(tmp_path):
     """The folder of a study of two tasks, one cell each."""
-    cells = [make_cell(tmp_path, tasks=(task,))[0]["id"] for task in ("pages_qa", "pages_ocr")]
-    settings = {"wandb": {"mode": "offline", "project": "project", "entity": None}}
-    (tmp_path / "study.json").write_text(json.dumps({"name": "tiny", "settings": settings, "cells": cells}))
+    knobs = {"window": 8, "kernel_size": 5}
+    write_study(tmp_path, [Spec("snapkv", 32, None, knobs, (task,)) for task in ("pages_qa", "pages_ocr")], 3)
+    record = json.loads((tmp_path / "study.json").read_text()) | {"name": "tiny"}
+    record["settings"] |= {
+        "wandb": {"mode": "offline", "project": "project", "entity": None},
+        "knobs": {"window": [8], "kernel_size": [5, 7]},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(record))
     return tmp_path
 
 
@@ -36,7 +48,7 @@ def nobody(tmp_path, monkeypatch):
 
 def run(*arguments):
     app = Typer()
-    app.command()(dashboard_command)
+    app.command()(command)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -52,29 +64,28 @@ def test_every_task_has_accuracy_against_every_cost(study):
             for panel in found[task]
             if panel["viewType"] == "Scatter Plot"
         ]
-        expected = ("effective_budget", "kv_bytes", "prefill_seconds", "decode_seconds", "kv_bytes_peak")
-        assert axes == [(f"summary:{task}/{name}", f"summary:{task}/score") for name in expected]
-    agreement = [panel["config"]["yAxis"] for panel in found["agreement with FullKV"]]
-    assert "summary:pages_ocr/agreement" in agreement
+        expected = [
+            *((name, "score") for name in ("effective_budget", "kv_bytes_per_sample")),
+            *((name, "score") for name in ("prefill_seconds_per_sample", "decode_seconds_per_token")),
+            *(("kv_bytes_peak_per_call", "score"), ("effective_budget", "agreement")),
+        ]
+        assert axes == [(f"summary:{task}/{x}", f"summary:{task}/{y}") for x, y in expected]
     kinds = [panel["viewType"] for panel in found["heads, samples, settings"]]
     assert "Media Browser" in kinds
 
 
-def test_axes_are_figures_that_runs_have(study):
-    cell, _ = make_cell(study, budget=99)
-    logged = set(summary([result_row(cell)]))
+def test_figures_are_those_that_runs_have(study):
+    cells, _ = results.collect(study)
+    row = cells[cells["task"] == "pages_qa"].to_dict("records")[0] | {"agreement": 0.5}
+    logged = set(flat.summary([row]))
     assert {f"pages_qa/{figure}" for _, figure, _ in ACCURACY_AGAINST} <= logged
-    known = {f"config:{name}" for name in [*cell_config(cell), "ratio"]}
-    known |= {f"summary:{name}" for name in logged}
-    assert set(COLUMNS) <= known
+    assert set(FIGURES) <= logged
 
 
-def test_runs_are_of_this_study_grouped_by_method_and_budget(study):
+def test_runs_are_of_this_study_and_only_seeds_are_averaged(study):
     [runset] = to_json(read_plan(study))["spec"]["section"]["runSets"]
-    assert [(key["section"], key["name"].removesuffix(".value")) for key in runset["grouping"]] == [
-        ("config", "method"),
-        ("config", "budget"),
-    ]
+    keys = [(key["section"], key["name"].removesuffix(".value")) for key in runset["grouping"]]
+    assert keys == [("config", name) for name in ("model", "method", "kernel_size", "budget")]
     assert '"tiny"' in json.dumps(runset["filters"])
     assert "study" in json.dumps(runset["filters"])
 
@@ -85,19 +96,13 @@ def test_layout_puts_no_panel_on_another(study):
         assert len(set(places)) == len(places)
 
 
-def test_tasks_are_those_of_the_results_where_there_are_some(study):
-    assert read_plan(study).tasks == ("pages_qa", "pages_ocr")
-    (study / "results.csv").write_text("cell,task,score\na,docvqa_val,0.5\nb,docvqa_val,\nb,ocrbench,1\n")
-    assert read_plan(study).tasks == ("docvqa_val", "ocrbench")
-
-
 def test_command_writes_json_for_a_study_that_is_not_online(study):
     done = run(study)
     assert done.exit_code == 0
     assert done.stdout.strip() == str(study / "dashboard.json")
     written = json.loads((study / "dashboard.json").read_text())
     assert (written["project"], written["displayName"]) == ("project", "tiny: KV-cache compression")
-    assert list(sections(written["spec"]))[:2] == ["pages_qa", "pages_ocr"]
+    assert list(sections(written["spec"]))[1:3] == ["pages_qa", "pages_ocr"]
 
 
 def test_command_takes_another_place_and_name(study):
@@ -155,5 +160,5 @@ def test_without_the_extra_its_name_is_said(study, monkeypatch):
 
 
 def test_another_folder_is_refused(tmp_path):
-    with pytest.raises(EvaluationError, match=r"no study\.json"):
+    with pytest.raises(ConfigError, match="study folder"):
         read_plan(tmp_path)

@@ -1,0 +1,213 @@
+"""`sparsemm study dashboard`: a W&B workspace that compares a study's cells, saved online or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsemm_eval import compat
+from sparsemm_eval.errors import ConfigError, UnsupportedError
+from sparsemm_eval.files import write_json_atomically
+from sparsemm_eval.study.cell_files import read_study
+from sparsemm_eval.study.folder import StudyFolder
+from sparsemm_eval.study.wandb_runs import has_credentials, without_secrets
+
+FILE = "dashboard.json"
+MAX_RUNS = 1000
+#: Title of a panel, figure on its x-axis, whether that axis is logarithmic.
+ACCURACY_AGAINST = (
+    ("score against effective budget", "effective_budget", True),
+    ("score against KV bytes per sample", "kv_bytes_per_sample", True),
+    ("score against prefill seconds per sample", "prefill_seconds_per_sample", False),
+    ("score against decode seconds per token", "decode_seconds_per_token", False),
+    ("score against peak KV bytes of a call", "kv_bytes_peak_per_call", True),
+    ("identical to FullKV against effective budget", "effective_budget", True),
+)
+FIGURES = ("score", "effective_budget", "kv_bytes_per_sample", "decode_seconds_per_token", "agreement")
+_SIZE, _PER_ROW = 8, 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a workspace shows.
+
+    Attributes
+    ----------
+    study, entity, project, mode : str
+        Runs of this study are shown; the entity may be empty where nothing is saved online.
+    tasks : tuple of str
+        One section each.
+    knobs : tuple of str
+        Knobs with several values in the study.
+    """
+
+    study: str
+    entity: str
+    project: str
+    mode: str
+    tasks: tuple[str, ...]
+    knobs: tuple[str, ...]
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.")],
+    entity: Annotated[str | None, typer.Option(help="W&B user or team; the study's by default.")] = None,
+    project: Annotated[str | None, typer.Option(help="W&B project; the study's by default.")] = None,
+    save: Annotated[
+        bool | None,
+        typer.Option(
+            "--save/--no-save", help="Save it online; by default if the study was logged with mode: online."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Where to write its JSON; DIR/{FILE} by default when it is not saved online."),
+    ] = None,
+) -> None:
+    """Build a W&B workspace that compares the study's configurations.
+
+    Examples: sparsemm study dashboard runs/tiny --save, sparsemm study dashboard runs/tiny --out board.json
+    """
+    plan = read_plan(folder, entity, project)
+    wanted = plan.mode == "online" if save is None else save
+    if wanted:
+        print(save_online(plan))
+    if out is not None or not wanted:
+        path = out or folder / FILE
+        write_json_atomically(path, to_json(plan))
+        print(path)
+
+
+def read_plan(folder: Path, entity: str | None = None, project: str | None = None) -> Plan:
+    """What to show of a study; entity and project may be others than the study's.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no study.
+    """
+    record = StudyFolder(folder).settings()
+    settings = record["settings"]
+    tasks = (task for files in read_study(folder) for task in files.tasks)
+    return Plan(
+        study=record["name"],
+        entity=entity or settings["wandb"]["entity"] or "",
+        project=project or settings["wandb"]["project"],
+        mode=settings["wandb"]["mode"],
+        tasks=tuple(dict.fromkeys(tasks)),
+        knobs=tuple(name for name, values in settings["knobs"].items() if len(values) > 1),
+    )
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The workspace as W&B would store it: entity, project, name and the view's ``spec``."""
+    view = compat.workspace_view(build(plan))
+    return {
+        "entity": view.entity,
+        "project": view.project,
+        "displayName": view.display_name,
+        "type": "project-view",
+        "spec": view.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+
+
+def save_online(plan: Plan) -> str:
+    """Save the workspace and return its address.
+
+    Raises
+    ------
+    ConfigError
+        Without credentials.
+    UnsupportedError
+        If wandb-workspaces is not installed, or W&B refuses.
+    """
+    _modules()
+    if not has_credentials():
+        raise ConfigError(
+            "--save", "", "W&B credentials (run `wandb login`), or --no-save to write the workspace's JSON"
+        )
+    try:
+        import wandb
+
+        return build(plan if plan.entity else replace(plan, entity=wandb.Api().default_entity)).save().url
+    except Exception as error:
+        # Whatever the server or the network says, in one line, and what can be done without it.
+        raise UnsupportedError(
+            f"W&B did not save the workspace ({without_secrets(str(error))}): use --no-save to write its JSON"
+        ) from error
+
+
+def build(plan: Plan) -> Any:
+    """The workspace: the comparison, a section per task, and pictures.
+
+    Runs are grouped by model, method, crossed knobs and budget, so that a mean is over seeds only.
+
+    Raises
+    ------
+    UnsupportedError
+        If wandb-workspaces is not installed.
+    """
+    ws, wr = _modules()
+    keys = ("model", "method", *plan.knobs, "budget")
+    media = [
+        wr.MediaBrowser(title="entries kept per head", media_keys=["head_budgets"], num_columns=3),
+        wr.WeavePanelSummaryTable(table_name="samples_table"),
+        wr.RunComparer(diff_only="split"),
+    ]
+    comparison = [wr.WeavePanelSummaryTable(table_name="comparison")]
+    return ws.Workspace(
+        entity=plan.entity,
+        project=plan.project,
+        name=f"{plan.study}: KV-cache compression",
+        sections=[
+            _section(ws, wr, "comparison of the study", comparison, is_open=True),
+            *(_section(ws, wr, task, _panels(wr, task), is_open=True) for task in plan.tasks),
+            _section(ws, wr, "heads, samples, settings", media),
+        ],
+        settings=ws.WorkspaceSettings(max_runs=MAX_RUNS, sort_panels_alphabetically=False),
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Config("study") == plan.study],
+            groupby=[ws.Config(name) for name in keys],
+            order=[ws.Ordering(ws.Config(name), ascending=True) for name in keys],
+            pinned_columns=[
+                "run:displayName",
+                *(f"config:{name}" for name in (*keys, "seed", "task")),
+                *(f"summary:{name}" for name in FIGURES),
+            ],
+        ),
+    )
+
+
+def _panels(wr: Any, task: str) -> list[Any]:
+    found = []
+    for title, figure, log in ACCURACY_AGAINST:
+        y = "agreement" if title.startswith("identical") else "score"
+        x, y = wr.SummaryMetric(f"{task}/{figure}"), wr.SummaryMetric(f"{task}/{y}")
+        found.append(wr.ScatterPlot(title=f"{task}: {title}", x=x, y=y, log_x=log))
+    bars = {"metrics": [f"{task}/score"], "groupby": wr.Config("configuration")}
+    found.append(wr.BarPlot(title=f"{task}: score by configuration", **bars))
+    lines = {"x": "document", "y": [f"running_score/{task}"]}
+    return [*found, wr.LinePlot(title=f"{task}: score over documents", **lines)]
+
+
+def _section(ws: Any, wr: Any, name: str, panels: list[Any], is_open: bool = False) -> Any:
+    for place, panel in enumerate(panels):
+        row, column = divmod(place, _PER_ROW)
+        panel.layout = wr.Layout(x=column * _SIZE, y=row * _SIZE, w=_SIZE, h=_SIZE)
+    layout = ws.SectionLayoutSettings(columns=_PER_ROW, rows=-(-len(panels) // _PER_ROW))
+    return ws.Section(name=name, panels=panels, is_open=is_open, layout_settings=layout)
+
+
+def _modules() -> tuple[Any, Any]:
+    """The modules of workspaces and panels; raises UnsupportedError without the extra."""
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise UnsupportedError(
+            "a dashboard needs the package wandb-workspaces: pip install 'sparsemm-eval[dashboard]'"
+        ) from error
+    return ws, wr
