@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 
 from sparsemm_eval import CompressionConfig
@@ -64,7 +65,7 @@ class Evidence:
     kinds: list[Source]
     stacks: Mapping[str, torch.Tensor]  # kind to float64 [images, L, H], scores of single images
     counted: Mapping[str, int]  # kind to how many answer tokens counted
-    curves: list[mask_experiment.Curve]
+    masking: pandas.DataFrame  # see ``mask_experiment.table``
     accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]  # row and budget to task to scores
     word: WordAttention
     on_word: float  # part of the best head's attention on the image that lies on the word's box
@@ -111,9 +112,9 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
         for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
             what = f"accuracy: {row[0]}, budget {row[1]}"
             accuracy[row] = measured(what, partial(tasks.compressed, config))
-    curves = mask_experiment.curves(points)
-    word, on_word = _draw_all(loaded, shipped, stacks, curves, figures)
-    return Evidence(loaded, effort, shipped, kinds, stacks, counted, curves, accuracy, word, on_word)
+    masking = mask_experiment.table(points, shipped.table.numel())
+    word, on_word = _draw_all(loaded, shipped, stacks, masking, figures)
+    return Evidence(loaded, effort, shipped, kinds, stacks, counted, masking, accuracy, word, on_word)
 
 
 def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
@@ -151,13 +152,13 @@ def _draw_all(
     loaded: Checkpoint,
     shipped: HeadScores,
     stacks: Mapping[str, torch.Tensor],
-    curves: list[mask_experiment.Curve],
+    masking: pandas.DataFrame,
     figures: Path,
 ) -> tuple[WordAttention, float]:
     plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
     names = tuple(stacks)[:2]
     plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
-    mask_report.save_mask_figure(curves, figures / "masking.png", f"{loaded.name}: masked heads")
+    mask_report.save_mask_figure(masking, figures / "masking.png", f"{loaded.name}: masked heads")
     page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
     entry = page.entries[number]
     word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)

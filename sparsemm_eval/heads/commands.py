@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -124,7 +125,7 @@ def compare(
     A plot shows the first two.
     """
     from sparsemm_eval.heads.figures import plots
-    from sparsemm_eval.heads.scores.comparison import agreement
+    from sparsemm_eval.heads.scores.facts import agreement
     from sparsemm_eval.heads.scores.lookup import resolve
 
     if len(tables) < 2:
@@ -238,14 +239,13 @@ def mask(
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     drawn = tuple(listed(Natural, "seeds", seeds))
     plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
-    table = resolve(scores, model)
-    experiment.check_shares(plan, table)
+    scores_found = resolve(scores, model)
+    experiment.check_shares(plan, scores_found)
     work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
-    found = experiment.run(
-        plan, work.identity(table), lambda point: work.measure(plan, point), out, typer.echo
-    )
-    curves = experiment.curves(found, metric)
-    title = f"{Path(model).name}: masked heads (mode {mode})"
-    written = report.save_all(curves, table.table.numel(), out, title)
-    typer.echo(report.markdown(curves, table.table.numel()))
+    identity = work.identity(scores_found)
+    found = experiment.run(plan, identity, partial(work.measure, plan), out, typer.echo)
+    total = scores_found.table.numel()
+    table = experiment.table(found, total, metric)
+    written = report.save_all(table, total, out, f"{Path(model).name}: masked heads (mode {mode})")
+    typer.echo(report.markdown(table, total))
     typer.echo("written to " + ", ".join(map(str, written)))

@@ -15,7 +15,7 @@ from scipy import stats
 from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.figures import plots
 from sparsemm_eval.heads.scores import facts as table_facts
-from sparsemm_eval.heads.scores.comparison import agreement
+from sparsemm_eval.heads.scores.facts import agreement
 from sparsemm_eval.heads.scores.table import HeadScores, import_official
 
 TABLE = HeadScores.from_array(
