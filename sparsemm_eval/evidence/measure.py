@@ -17,8 +17,8 @@ from sparsemm_eval.evidence.tasks import PageTasks
 from sparsemm_eval.files import RecordStore, digest_of, source_digest
 from sparsemm_eval.heads.anchors.pages import SPLIT
 from sparsemm_eval.heads.anchors.stored import box_around
-from sparsemm_eval.heads.figures import attention_sheet, plots
-from sparsemm_eval.heads.figures.word_attention import WordAttention, word_attention
+from sparsemm_eval.heads.figures import plots
+from sparsemm_eval.heads.figures.word_attention import WordAttention, chosen_heads, save_sheet, word_attention
 from sparsemm_eval.heads.masking import experiment as mask_experiment
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.masking.experiment import MaskPlan
@@ -162,9 +162,9 @@ def _draw_all(
     page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
     entry = page.entries[number]
     word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)
-    heads = attention_sheet.chosen_heads(shipped, 3, 3)
+    heads = chosen_heads(shipped, 3, 3)
     around = box_around(page.value_boxes(entry))
-    attention_sheet.save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
+    save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
     return word, share_on(word, heads[0], page, number)
 
 

@@ -75,13 +75,13 @@ def score(
     Finished images are kept in a journal, so the same command goes on where a killed one was.
     """
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-    from sparsemm_eval.heads.scoring.score_heads import Workload
-    from sparsemm_eval.heads.scoring.score_run import run
+    from sparsemm_eval.heads.scoring.score_heads import Workload, run
+    from sparsemm_eval.model.placement import place
 
     rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
     work = Workload(images, batch_size, seed)
-    placed = {"device": device, "dtype": dtype, "revision": revision}
-    run(model, anchor, rule, work, out=out, journal=journal, data=data, say=typer.echo, **placed)
+    placement = place(device, None, dtype)
+    run(model, revision, placement, anchor, data, rule, work, out, journal, typer.echo)
 
 
 @app.command(
@@ -163,8 +163,7 @@ def figure(
     """Draw where the best and the worst heads look while the model writes a word."""
     from PIL import Image
 
-    from sparsemm_eval.heads.figures import attention_sheet
-    from sparsemm_eval.heads.figures.word_attention import word_attention
+    from sparsemm_eval.heads.figures.word_attention import chosen_heads, save_sheet, word_attention
     from sparsemm_eval.heads.scores.lookup import resolve
     from sparsemm_eval.model import checkpoint
     from sparsemm_eval.model.images import rgb_image
@@ -178,8 +177,7 @@ def figure(
     table = resolve(scores, model)
     loaded = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
     seen = word_attention(loaded.model, loaded.processor, picture, question, word)
-    heads = attention_sheet.chosen_heads(table, best, worst)
-    attention_sheet.save_sheet(seen, table, heads, out)
+    save_sheet(seen, table, chosen_heads(table, best, worst), out)
     typer.echo(f"answer: {seen.answer}\nwritten to {out}")
 
 

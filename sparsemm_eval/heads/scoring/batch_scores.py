@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sparsemm_eval.checks import Count, one_of, record
@@ -19,10 +20,8 @@ from sparsemm_eval.heads.scoring.answers import (
     join,
 )
 from sparsemm_eval.heads.scoring.drafts import beginnings, confirmed, decoded_instead, positions_to_confirm
-from sparsemm_eval.heads.scoring.probe import look_and_listen
+from sparsemm_eval.heads.scoring.probe import strongest_keys
 from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
-from sparsemm_eval.model.families.base import image_positions
-from sparsemm_eval.model.families.registry import family_of
 
 MODES = ("generate", "teacher")
 
@@ -106,7 +105,7 @@ def _score(
 ) -> tuple[list[ImageScore], torch.Tensor]:
     """Scores of given answers, and what the model would say at the last positions."""
     queries, regions = _regions(model, processor, samples, sequences, rule)
-    found, said = look_and_listen(model, sequences.inputs, queries.to(model.device), rule.topk, last)
+    found, said = strongest_keys(model, sequences.inputs, queries.to(model.device), rule.topk, last)
     hits, scores = _compare(found.cpu(), regions)
     images = [
         ImageScore(len(regions[i]), len(sequences.answers[i]), scores[i], hits[i], sample.bad_boxes)
@@ -123,24 +122,20 @@ def _regions(
     rule: ScoringRule,
 ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
     """Positions that predict counted tokens [B, Q], filled up with 0, and the tokens' regions."""
-    grids = sequences.inputs.get("image_grid_thw")
     places, regions = [], []
     for row, sample in enumerate(samples):
         prompt, answer = sequences.prompts[row], sequences.answers[row]
-        grid = None if grids is None else grids[row].tolist()
-        tokens = family_of(model.config).image_tokens(model.config, *sample.image.size, grid)
-        positions = image_positions(model.config, prompt, tokens)
-        targets = [
-            (target, sorted({i for box in target.boxes for i in tokens.region(box, rule.include_base)}))
-            for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer)
-        ]
-        targets = [(target, region) for target, region in targets if region]
-        places.append([len(prompt) + target.index - 1 for target, _ in targets])
-        regions.append([positions[region] for _, region in targets])
-    queries = torch.zeros(len(samples), max(1, *map(len, places)), dtype=torch.long)
-    for row, found in enumerate(places):
-        queries[row, : len(found)] = torch.tensor(found, dtype=torch.long)
-    return queries, regions
+        tokens, positions = sequences.image_tokens(model, row, sample.image)
+        places.append([])
+        regions.append([])
+        for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
+            region = {i for box in target.boxes for i in tokens.region(box, rule.include_base)}
+            if region:
+                places[row].append(len(prompt) + target.index - 1)
+                regions[row].append(positions[sorted(region)])
+    # At least one column, so that there is something to look from.
+    columns = [torch.tensor(found or [0]) for found in places]
+    return pad_sequence(columns, batch_first=True), regions
 
 
 def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
