@@ -19,7 +19,7 @@ from sparsemm_eval.heads.scoring.answers import (
     ground_truth_answers,
     join,
 )
-from sparsemm_eval.heads.scoring.drafts import beginnings, confirmed, decoded_instead, positions_to_confirm
+from sparsemm_eval.heads.scoring.drafts import greedy_answers, positions_to_confirm
 from sparsemm_eval.heads.scoring.probe import strongest_keys
 from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
 
@@ -84,13 +84,13 @@ def score_batch(
     if rule.mode == "teacher":
         return _score(model, processor, samples, drafts, rule, 0)[0]
     scores, said = _score(model, processor, samples, drafts, rule, positions_to_confirm(drafts))
-    right = confirmed(model, drafts, said, rule.max_new_tokens)
-    rest = [row for row, whole in enumerate(right) if not whole]
+    answers = greedy_answers(model, processor, samples, drafts, said, rule.max_new_tokens)
+    # A draft that is the answer has been scored already.
+    rest = [row for row, answer in enumerate(answers) if answer != drafts.answers[row]]
     if rest:
-        wrong = [samples[row] for row in rest]
-        known = beginnings(drafts, said)
-        decoded = decoded_instead(model, processor, wrong, [known[row] for row in rest], rule.max_new_tokens)
-        for row, score in zip(rest, _score(model, processor, wrong, decoded, rule, 0)[0], strict=True):
+        others = [samples[row] for row in rest]
+        decoded = join(encode_prompts(model, processor, others), [answers[row] for row in rest], pad)
+        for row, score in zip(rest, _score(model, processor, others, decoded, rule, 0)[0], strict=True):
             scores[row] = score
     return scores
 
