@@ -8,11 +8,10 @@ from typing import Any
 
 from sparsemm_eval import CompressionConfig, HeadScores, compress
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
+from sparsemm_eval.lmms.tasks import PAGE_METRICS as TASKS
 from sparsemm_eval.methods.head_masking import random_heads, top_heads
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.pages.readers.reading import documents, mean_and_error, scores
-
-TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 
 
 class PageTasks:

@@ -11,11 +11,11 @@ import jinja2
 import torch
 
 from sparsemm_eval.evidence.measure import EFFORTS, Evidence
-from sparsemm_eval.evidence.tasks import TASKS
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.masking.experiment import RANDOM, VISUAL
 from sparsemm_eval.heads.scores.facts import SHARES, agreement, noteworthy_heads, share_of_top
 from sparsemm_eval.heads.scores.table import HeadScores, count_of
+from sparsemm_eval.lmms.tasks import PAGE_METRICS
 
 WIDTH = 110  # characters of a line
 DRAWS = 300  # of the bootstrap of head-score tables
@@ -58,7 +58,7 @@ def document(found: Evidence) -> str:
         **_agreements(found),
         masking=mask_report.markdown(found.masking, total).rstrip(),
         verdicts=list(_verdicts(found)),
-        tasks=TASKS,
+        tasks=PAGE_METRICS,
         scores_and_shares=_accuracy(found, compared),
         ablation=_accuracy(found, ABLATION),
         word=found.word.word,
@@ -127,7 +127,7 @@ def _verdicts(found: Evidence) -> Iterator[dict[str, str]]:
 def _accuracy(found: Evidence, rows: Iterable[str]) -> list[tuple[str, int | str, list[str]]]:
     """Name, budget and one cell per task of each budget that a row of the accuracy tables has."""
     return [
-        (name, budget or "all", [bootstrap(scores[task]) for task in TASKS])
+        (name, budget or "all", [bootstrap(scores[task]) for task in PAGE_METRICS])
         for row in rows
         for (name, budget), scores in found.accuracy.items()
         if name == row

@@ -14,6 +14,7 @@ from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.tasks import FOLDER
 
 SUITE = "sparsemm_suite"
+PAGE_METRICS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 _PAGES = {
     "pages_qa": "value of a key on a held-out page: exact match",
     "pages_ocr": "transcription of a held-out page: character accuracy",

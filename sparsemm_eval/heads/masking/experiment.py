@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -113,10 +114,7 @@ def run(
         for point in plan.points():
             key = _key(plan, identity, point)
             say(f"{_name(point)}: {'known' if key in store else 'evaluating'}")
-            if key not in store:
-                kept = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
-                store.append({key: kept})
-            kept = store[key]
+            kept = store.recall(key, partial(_measured, measure, point, identity))
             found[point] = Measured(kept["scores"], kept["errors"], kept["samples"])
     return found
 
@@ -162,6 +160,10 @@ def table(found: Mapping[Point, Measured], total: int, metric: str | None = None
             rows.append(row)
     # As objects, whole numbers stay whole beside values that are not known.
     return pandas.DataFrame(rows, dtype=object)
+
+
+def _measured(measure: Measure, point: Point, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
 
 
 def _key(plan: MaskPlan, identity: Mapping[str, Any], point: Point) -> str:
