@@ -20,6 +20,7 @@ from sparsemm_eval.model.images import rgb_image
 READ_REQUEST = "Read all the text in the image."
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 UNREADABLE = "###"  # how annotators mark text that nobody can read
+READING_ERRORS = (OSError, LookupError, TypeError, ValueError, SyntaxError)  # XML's errors are the last
 
 Item = TypeVar("Item")
 
@@ -35,14 +36,12 @@ def folder_anchor(
 
     Parameters
     ----------
-    name : str
     holds : str
         What the folder must hold, for messages.
     items : callable
         ``(folder) -> items``, each a name, an image file and its ground truth.
     boxes : callable
         ``(ground truth) -> text boxes``, asked when the image's turn comes.
-    question : str
     """
 
     def read(item: tuple[str, Path, Any]) -> AnchorSample:
@@ -95,13 +94,7 @@ def format_expected(where: str, what: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        SyntaxError,
-    ) as error:  # XML's errors are SyntaxErrors
+    except READING_ERRORS as error:
         raise ConfigError("data", where, f"{what} ({error!r})") from error
 
 

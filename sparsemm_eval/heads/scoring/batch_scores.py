@@ -77,16 +77,19 @@ def score_batch(
     """
     inputs = encode_prompts(model, processor, samples)
     pad = processor.tokenizer.pad_token_id or 0
-    if rule.mode == "generate" and rule.rule != "aligned":
+    # Where the ground truth tells what the answer will be, it is a draft that the pass itself confirms.
+    drafting = rule.mode == "generate" and rule.rule == "aligned"
+    if rule.mode == "teacher" or drafting:
+        answers = ground_truth_answers(processor, samples)
+    else:
         answers = generated_answers(model, inputs, rule.max_new_tokens)
-        return _score(model, processor, samples, join(inputs, answers, pad), rule, 0)[0]
-    drafts = join(inputs, ground_truth_answers(processor, samples), pad)
-    if rule.mode == "teacher":
-        return _score(model, processor, samples, drafts, rule, 0)[0]
-    scores, said = _score(model, processor, samples, drafts, rule, positions_to_confirm(drafts))
-    answers = greedy_answers(model, processor, samples, drafts, said, rule.max_new_tokens)
-    # A draft that is the answer has been scored already.
-    rest = [row for row, answer in enumerate(answers) if answer != drafts.answers[row]]
+    sequences = join(inputs, answers, pad)
+    last = positions_to_confirm(sequences) if drafting else 0
+    scores, said = _score(model, processor, samples, sequences, rule, last)
+    if not drafting:
+        return scores
+    answers = greedy_answers(model, processor, samples, sequences, said, rule.max_new_tokens)
+    rest = [row for row, answer in enumerate(answers) if answer != sequences.answers[row]]
     if rest:
         others = [samples[row] for row in rest]
         decoded = join(encode_prompts(model, processor, others), [answers[row] for row in rest], pad)
@@ -104,7 +107,18 @@ def _score(
     last: int,
 ) -> tuple[list[ImageScore], torch.Tensor]:
     """Scores of given answers, and what the model would say at the last positions."""
-    queries, regions = _regions(model, processor, samples, sequences, rule)
+    places: list[list[int]] = [[] for _ in samples]  # positions that predict counted tokens
+    regions: list[list[torch.Tensor]] = [[] for _ in samples]  # the tokens' regions
+    for row, sample in enumerate(samples):
+        prompt, answer = sequences.prompts[row], sequences.answers[row]
+        tokens, positions = sequences.image_tokens(model, row, sample.image)
+        for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
+            region = {i for box in target.boxes for i in tokens.region(box, rule.include_base)}
+            if region:
+                places[row].append(len(prompt) + target.index - 1)
+                regions[row].append(positions[sorted(region)])
+    # A row without counted tokens looks from position 0, as rows that are filled up do.
+    queries = pad_sequence([torch.tensor(found or [0]) for found in places], batch_first=True)
     found, said = strongest_keys(model, sequences.inputs, queries.to(model.device), rule.topk, last)
     hits, scores = _compare(found.cpu(), regions)
     images = [
@@ -112,30 +126,6 @@ def _score(
         for i, sample in enumerate(samples)
     ]
     return images, said
-
-
-def _regions(
-    model: PreTrainedModel,
-    processor: Any,
-    samples: Sequence[AnchorSample],
-    sequences: Sequences,
-    rule: ScoringRule,
-) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
-    """Positions that predict counted tokens [B, Q], filled up with 0, and the tokens' regions."""
-    places, regions = [], []
-    for row, sample in enumerate(samples):
-        prompt, answer = sequences.prompts[row], sequences.answers[row]
-        tokens, positions = sequences.image_tokens(model, row, sample.image)
-        places.append([])
-        regions.append([])
-        for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
-            region = {i for box in target.boxes for i in tokens.region(box, rule.include_base)}
-            if region:
-                places[row].append(len(prompt) + target.index - 1)
-                regions[row].append(positions[sorted(region)])
-    # At least one column, so that there is something to look from.
-    columns = [torch.tensor(found or [0]) for found in places]
-    return pad_sequence(columns, batch_first=True), regions
 
 
 def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
