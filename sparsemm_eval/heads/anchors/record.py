@@ -10,8 +10,6 @@ from PIL.Image import Image
 
 from sparsemm_eval.model.image_tokens import Box
 
-RULES = ("unique", "aligned")
-
 
 @dataclass(frozen=True)
 class TextBox:
@@ -43,7 +41,7 @@ class Anchor:
     name : str
         Goes into the provenance of head scores.
     rule : str
-        How tokens find their box, see ``target_tokens``: one of `RULES`.
+        How tokens find their box, a name among ``target_tokens.TARGET_RULES``.
     sample : callable
         ``(seed, index) -> AnchorSample``; the same arguments give the same sample.
     size : int or None

@@ -20,6 +20,8 @@ from sparsemm_eval.heads.scoring.probe import attention_rows
 from sparsemm_eval.model.image_tokens import Box
 from sparsemm_eval.model.images import rgb_image
 
+COLUMNS = 3  # panels side by side
+
 
 @dataclass(frozen=True, eq=False)
 class WordAttention:
@@ -94,7 +96,6 @@ def save_sheet(
     scores: HeadScores,
     heads: Sequence[Head],
     path: str | Path,
-    columns: int = 3,
     marks: Sequence[Box] = (),
 ) -> None:
     """Draw one panel per head: the image with the head's attention over it.
@@ -109,10 +110,10 @@ def save_sheet(
         If the scores are another model's, or the picture cannot be written.
     """
     scores.check_fits(*seen.maps.shape[:2])
-    rows = -(-len(heads) // columns)
+    rows = -(-len(heads) // COLUMNS)
     height = seen.image.height / seen.image.width
-    figure = new_figure(path, width=3.2 * columns, height=(3.1 * height + 0.45) * rows + 0.3)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure = new_figure(path, width=3.2 * COLUMNS, height=(3.1 * height + 0.45) * rows + 0.3)
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()
     for panel, head in zip(panels, heads, strict=False):

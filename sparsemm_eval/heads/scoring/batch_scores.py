@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sparsemm_eval.checks import Count, one_of, record
-from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
+from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.scoring.answers import (
     Sequences,
     encode_prompts,
@@ -46,7 +46,7 @@ class ScoringRule:
     """
 
     mode: one_of(*MODES) = "generate"
-    rule: one_of(*RULES) = "unique"
+    rule: one_of(*TARGET_RULES) = "unique"
     topk: Count = 1
     include_base: bool = False
     max_new_tokens: Count = 512
