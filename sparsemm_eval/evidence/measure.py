@@ -33,7 +33,7 @@ from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
 
-WINDOW = 8  # the pages' questions are short
+WINDOW = 8  # a question about a page is about as long
 BUDGETS = (16, 32)
 RATIOS = (0.0, 0.1, 0.3)
 SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
@@ -134,7 +134,7 @@ def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, 
     """Every row and budget of the accuracy tables."""
     found: dict[tuple[str, int], CompressionConfig] = {}
     found["full cache", 0] = CompressionConfig(fullkv.METHOD.name)
-    # a budget has to be larger than its window
+    # A budget has to be larger than its window.
     found["window only", WINDOW + 1] = CompressionConfig(snapkv.METHOD.name, budget=WINDOW + 1, window=WINDOW)
     for budget in BUDGETS:
         visual = CompressionConfig(sparsemm.METHOD.name, budget=budget, window=WINDOW, head_scores=shipped)

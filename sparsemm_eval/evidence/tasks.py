@@ -15,9 +15,9 @@ from sparsemm_eval.pages.readers.reading import documents, mean_and_error, score
 
 
 class PageTasks:
-    """The first documents of both page tasks, so many of each, for a reader.
+    """A reader and the first documents of both page tasks; ``counts`` says how many of each task.
 
-    An answer may be 8 tokens longer than the longest expected one; the tasks themselves allow more.
+    An answer may be 8 tokens longer than the longest expected one. The tasks themselves allow more.
     """
 
     def __init__(self, model: Any, processor: Any, counts: Mapping[str, int]):

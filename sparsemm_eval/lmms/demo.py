@@ -58,7 +58,7 @@ class Settings:
 
 def compared() -> tuple[Method, ...]:
     """The methods in the table, the full cache first."""
-    # torch takes seconds to import, and other commands need not wait for it
+    # torch takes seconds to import, and other commands need not wait for it.
     from sparsemm_eval.methods import fullkv, snapkv, sparsemm
 
     return fullkv.METHOD, snapkv.METHOD, sparsemm.METHOD

@@ -1,4 +1,4 @@
-"""Results files of lmms-eval: which are new, whether they hold what was asked for, and what run made them."""
+"""Results files of lmms-eval: which are new, whether they have all scores, and which run made them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def suite_members() -> list[str]:
 
 
 def check_needs(tasks: Iterable[str]) -> list[str]:
-    """Warnings of what tasks lack on this machine, before hours of generation instead of after them.
+    """Check what tasks need on this machine before the hours of generation; the warnings that result.
 
     Raises
     ------

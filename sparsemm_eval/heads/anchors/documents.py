@@ -88,7 +88,7 @@ def _line(
     top: int,
     draw: np.random.Generator,
 ) -> list[Word]:
-    """Print words until the right margin; none where the first does not fit."""
+    """Print words until one does not fit before the right margin; the words that were printed."""
     found, x = [], float(left)
     for _ in range(int(draw.integers(1, 9))):
         text = _word(draw)
@@ -103,7 +103,7 @@ def _line(
 
 
 def _ink(font: ImageFont.FreeTypeFont, text: str, index: int, x: float, y: float) -> Box:
-    """Where one character of a printed word stands; its width is its advance."""
+    """Where one character of a printed word stands: as wide as its advance, as high as its ink."""
     start, end = font.getlength(text[:index]), font.getlength(text[: index + 1])
     _, top, _, bottom = font.getbbox(text[index])
     return x + start, y + top, x + end, y + bottom

@@ -9,7 +9,7 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import HeadScores
 
 FORMATS = (".png", ".svg")
-# told apart by everyone
+# Readers with any colour vision can tell these two apart.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 LINEAR_BELOW = 1e-3  # shares of the score
 NAMED_HEADS = 3

@@ -78,7 +78,8 @@ def word_attention(
 
 def _tokens_of(tokenizer: Any, tokens: list[int], answer: str, word: str) -> list[int]:
     """Indices of the tokens that write the first occurrence of a word."""
-    # what the first n tokens decode to says where the n-th ends, whatever the tokenizer does with blanks
+    # The length of the first n tokens' text is where the n-th token ends, whatever the tokenizer does with
+    # blanks.
     ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
     start = answer.index(word)
     stop = start + len(word)
@@ -86,7 +87,7 @@ def _tokens_of(tokenizer: Any, tokens: list[int], answer: str, word: str) -> lis
 
 
 def chosen_heads(scores: HeadScores, best: int, worst: int) -> list[Head]:
-    """The best heads, best first, then the worst, worst last."""
+    """The best heads, with the best one first, and then the worst heads, with the worst one last."""
     order = scores.best_heads(scores.table.numel())
     return [*order[:best], *order[len(order) - worst :]]
 
@@ -136,7 +137,7 @@ def _draw(panel: Any, seen: WordAttention, head: Head, share: float) -> None:
         extent=(left, right, bottom, top),
         vmin=0,
     )
-    # the grid can reach over the image
+    # The grid can reach over the image's edges.
     panel.set_xlim(0, seen.image.width)
     panel.set_ylim(seen.image.height, 0)
     panel.set_title(

@@ -97,7 +97,7 @@ def run(
     folder: Path,
     say: Callable[[str], None] = print,
 ) -> dict[Point, Measured]:
-    """Evaluate every point and put each down as soon as it is known.
+    """Evaluate every point and store each as soon as it is known.
 
     ``identity`` is everything besides plan and point that decides a result, in JSON types: model, weights,
     head scores, tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
@@ -167,7 +167,7 @@ def _measured(measure: Measure, point: Point, identity: Mapping[str, Any]) -> di
 
 
 def _key(plan: MaskPlan, identity: Mapping[str, Any], point: Point) -> str:
-    # without masking the way of masking plays no part
+    # Without masked heads, the mode does not matter.
     mode = None if point.heads == NOTHING else plan.mode
     return digest_of({"point": asdict(point), "mode": mode, "identity": dict(identity)})
 

@@ -72,7 +72,7 @@ def ground_truth_answers(processor: Any, samples: Sequence[AnchorSample]) -> lis
 def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int) -> list[list[int]]:
     """What the model answers, greedily, with its own fast attention; the end of sequence is left out.
 
-    An image placeholder ends an answer too: it could not be told from the prompt's own afterwards.
+    An image placeholder ends an answer too, because it could not be told from the prompt's own later.
     """
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0

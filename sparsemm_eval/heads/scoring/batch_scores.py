@@ -33,7 +33,7 @@ class ScoringRule:
     Attributes
     ----------
     mode : str
-        ``generate``: the model answers; ``teacher``: the ground truth is put into its mouth.
+        ``generate``: the model answers; ``teacher``: the ground truth is taken as its answer.
     rule : str
         How tokens find their box: ``unique`` (the paper's) or ``aligned``, see ``target_tokens``.
     topk : int
@@ -77,7 +77,8 @@ def score_batch(
     """
     inputs = encode_prompts(model, processor, samples)
     pad = processor.tokenizer.pad_token_id or 0
-    # Where the ground truth tells what the answer will be, it is a draft that the pass itself confirms.
+    # Under the rule ``aligned`` the ground truth is a draft of the answer, and the pass that scores it also
+    # shows whether it is the model's answer.
     drafting = rule.mode == "generate" and rule.rule == "aligned"
     if rule.mode == "teacher" or drafting:
         answers = ground_truth_answers(processor, samples)
@@ -138,7 +139,7 @@ def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[to
         for place, region in enumerate(targets):
             inside[row, place, region] = True
             weight[row, place] = 1 / len(region)
-    # a missing key is -1, the last column, which no region holds
+    # A missing key is -1, which stands for the last column, and no region holds that one.
     index = found.permute(1, 3, 0, 2, 4).reshape(rows, count, -1)  # [B, Q, L*H*topk]
     hit = inside.gather(2, index % inside.shape[2]).view(rows, count, layers, heads, topk)
     each = hit.sum(-1)  # [B, Q, L, H]

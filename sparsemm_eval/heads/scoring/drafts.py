@@ -22,13 +22,13 @@ from sparsemm_eval.heads.scoring.answers import (
     join,
 )
 
-# room for an answer that adds something to the ground truth
+# An answer may be so many tokens longer than the ground truth.
 EXTRA_TOKENS = 8
-# of a draft after the first; what follows a mistake is less sure
+# Drafts after the first have at most so many tokens, since what follows a mistake is less certain.
 DRAFT_TOKENS = 32
-# ends of the answer that are looked for in the ground truth, longest first
+# So many last tokens of the answer are looked for in the ground truth, the longest ends first.
 SUFFIXES = (8, 4, 2)
-# passes until drafts must have brought this many tokens each
+# After PATIENCE passes, drafts must have given WORTH tokens per pass, or the model decodes by itself.
 PATIENCE, WORTH = 8, 2
 
 
@@ -117,7 +117,7 @@ def redrafted(
 
 
 def continuation(truth: list[int], answer: list[int]) -> list[int]:
-    """What the ground truth has next, as far as the end of the answer shows where in it the answer is."""
+    """The part of the ground truth that comes next, where the end of the answer shows the place in it."""
     for length in SUFFIXES:
         if length > len(answer):
             continue
@@ -127,10 +127,10 @@ def continuation(truth: list[int], answer: list[int]) -> list[int]:
             if truth[place - length : place] == answer[-length:]
         ]
         if places:
-            # of several such places the one nearest to as many tokens from the start
+            # Of several such places, take the one whose distance from the start is nearest to the answer's.
             place = min(places, key=lambda place: abs(place - len(answer)))
             return truth[place : place + DRAFT_TOKENS]
-    # another character than the right one: the rest may well be right
+    # The answer may have one wrong token here and go on rightly.
     return truth[len(answer) : len(answer) + DRAFT_TOKENS]
 
 

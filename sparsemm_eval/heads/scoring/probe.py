@@ -34,7 +34,7 @@ class _Recorder:
 
 
 class _AllSeenError(Exception):
-    """Ends a forward pass of which nothing more is wanted."""
+    """Ends a forward pass after the last layer that is wanted."""
 
 
 @torch.inference_mode()

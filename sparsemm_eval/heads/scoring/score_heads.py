@@ -99,7 +99,7 @@ def run(
     placement.accelerator.end_training()
     if placement.rank != 0:
         return
-    # Reading again finds what the other processes have put down.
+    # Reading the journal again finds the images of the other processes.
     images = score_heads(*arguments, work, finished, identity)
     seconds = time.perf_counter() - started
     scores = summarise(images, describe(source, rule, work, origin))
@@ -125,7 +125,7 @@ def score_heads(
     Parameters
     ----------
     journal : path, optional
-        Folder where finished images are put down; images found there are not scored again.
+        Folder where finished images are stored; images found there are not scored again.
     origin : mapping, optional
         Names model and source, so that a journal of others is refused.
     progress : bool

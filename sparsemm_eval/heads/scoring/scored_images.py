@@ -49,7 +49,7 @@ class ScoredImages:
         self._store.close()
 
     def append(self, scores: Mapping[int, ImageScore]) -> None:
-        """Put finished images down, by number."""
+        """Store finished images by number."""
         self._store.append({str(index): _record(score) for index, score in scores.items()})
 
     def read(self) -> dict[int, ImageScore]:
