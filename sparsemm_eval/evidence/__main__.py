@@ -12,7 +12,7 @@ from sparsemm_eval.files import write_text_atomically
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, draw and write; what was measured before in the work folder is not measured again."""
+    """Measure, draw the figures and write the document; measurements in the work folder are used again."""
     parser = argparse.ArgumentParser(prog="python -m sparsemm_eval.evidence", description=__doc__)
     beside = "Markdown file; figures go to figures/ beside it."
     parser.add_argument("--out", type=Path, required=True, help=beside)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 
 from sparsemm_eval import CompressionConfig
@@ -16,8 +17,8 @@ from sparsemm_eval.evidence.tasks import PageTasks
 from sparsemm_eval.files import RecordStore, digest_of, source_digest
 from sparsemm_eval.heads.anchors.pages import SPLIT
 from sparsemm_eval.heads.anchors.stored import box_around
-from sparsemm_eval.heads.figures import attention_sheet, plots
-from sparsemm_eval.heads.figures.word_attention import WordAttention, word_attention
+from sparsemm_eval.heads.figures import plots
+from sparsemm_eval.heads.figures.word_attention import WordAttention, chosen_heads, save_sheet, word_attention
 from sparsemm_eval.heads.masking import experiment as mask_experiment
 from sparsemm_eval.heads.masking import report as mask_report
 from sparsemm_eval.heads.masking.experiment import MaskPlan
@@ -32,7 +33,7 @@ from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
 
-WINDOW = 8  # the pages' questions are short
+WINDOW = 8  # a question about a page is about as long
 BUDGETS = (16, 32)
 RATIOS = (0.0, 0.1, 0.3)
 SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
@@ -64,7 +65,7 @@ class Evidence:
     kinds: list[Source]
     stacks: Mapping[str, torch.Tensor]  # kind to float64 [images, L, H], scores of single images
     counted: Mapping[str, int]  # kind to how many answer tokens counted
-    curves: list[mask_experiment.Curve]
+    masking: pandas.DataFrame  # see ``mask_experiment.table``
     accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]  # row and budget to task to scores
     word: WordAttention
     on_word: float  # part of the best head's attention on the image that lies on the word's box
@@ -111,9 +112,9 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
         for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
             what = f"accuracy: {row[0]}, budget {row[1]}"
             accuracy[row] = measured(what, partial(tasks.compressed, config))
-    curves = mask_experiment.curves(points)
-    word, on_word = _draw_all(loaded, shipped, stacks, curves, figures)
-    return Evidence(loaded, effort, shipped, kinds, stacks, counted, curves, accuracy, word, on_word)
+    masking = mask_experiment.table(points, shipped.table.numel())
+    word, on_word = _draw_all(loaded, shipped, stacks, masking, figures)
+    return Evidence(loaded, effort, shipped, kinds, stacks, counted, masking, accuracy, word, on_word)
 
 
 def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, 
     """Every row and budget of the accuracy tables."""
     found: dict[tuple[str, int], CompressionConfig] = {}
     found["full cache", 0] = CompressionConfig(fullkv.METHOD.name)
-    # a budget has to be larger than its window
+    # A budget has to be larger than its window.
     found["window only", WINDOW + 1] = CompressionConfig(snapkv.METHOD.name, budget=WINDOW + 1, window=WINDOW)
     for budget in BUDGETS:
         visual = CompressionConfig(sparsemm.METHOD.name, budget=budget, window=WINDOW, head_scores=shipped)
@@ -151,19 +152,19 @@ def _draw_all(
     loaded: Checkpoint,
     shipped: HeadScores,
     stacks: Mapping[str, torch.Tensor],
-    curves: list[mask_experiment.Curve],
+    masking: pandas.DataFrame,
     figures: Path,
 ) -> tuple[WordAttention, float]:
     plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
     names = tuple(stacks)[:2]
     plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
-    mask_report.save_mask_figure(curves, figures / "masking.png", f"{loaded.name}: masked heads")
+    mask_report.save_mask_figure(masking, figures / "masking.png", f"{loaded.name}: masked heads")
     page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
     entry = page.entries[number]
     word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)
-    heads = attention_sheet.chosen_heads(shipped, 3, 3)
+    heads = chosen_heads(shipped, 3, 3)
     around = box_around(page.value_boxes(entry))
-    attention_sheet.save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
+    save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
     return word, share_on(word, heads[0], page, number)
 
 

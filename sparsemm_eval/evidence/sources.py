@@ -19,7 +19,7 @@ from sparsemm_eval.heads.anchors.registry import anchor_named
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "bar")
 SIZE = 256
-# seeds of page names no other use has
+# Seeds of pages that nothing else uses.
 FIRST, SECOND = 31, 32
 
 
@@ -28,7 +28,7 @@ class Source:
     """A kind of images."""
 
     name: str
-    text: str  # for people
+    text: str  # what the images show, for readers of the document
     anchor: Anchor
     seed: int
     mode: str  # ``generate`` where the reader answers, ``teacher`` where it cannot read such images
@@ -79,7 +79,7 @@ def write_shapes(folder: Path, images: int, seed: int = 0) -> None:
         name = f"{index:06d}.png"
         record["images"].append({"id": index, "file_name": name, "width": SIZE, "height": SIZE})
         image = Image.new("RGB", (SIZE, SIZE), (draw.randint(170, 255),) * 3)
-        # one shape per quarter, so that none covers another
+        # There is at most one shape in a quarter, so that none covers another.
         quarters = draw.sample([(0, 0), (1, 0), (0, 1), (1, 1)], draw.randint(2, 4))
         for quarter, kind in zip(quarters, draw.sample(range(len(SHAPES)), len(quarters)), strict=True):
             side = draw.randint(40, 100)

@@ -8,17 +8,16 @@ from typing import Any
 
 from sparsemm_eval import CompressionConfig, HeadScores, compress
 from sparsemm_eval.heads.masking.experiment import NOTHING, VISUAL, MaskPlan, Measured, Point
+from sparsemm_eval.lmms.tasks import PAGE_METRICS as TASKS
 from sparsemm_eval.methods.head_masking import random_heads, top_heads
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.pages.readers.reading import documents, mean_and_error, scores
 
-TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
-
 
 class PageTasks:
-    """The first documents of both page tasks, so many of each, for a reader.
+    """A reader and the first documents of both page tasks; ``counts`` says how many of each task.
 
-    An answer may be 8 tokens longer than the longest expected one; the tasks themselves allow more.
+    An answer may be 8 tokens longer than the longest expected one. The tasks themselves allow more.
     """
 
     def __init__(self, model: Any, processor: Any, counts: Mapping[str, int]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -74,13 +75,13 @@ def score(
     Finished images are kept in a journal, so the same command goes on where a killed one was.
     """
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-    from sparsemm_eval.heads.scoring.score_heads import Workload
-    from sparsemm_eval.heads.scoring.score_run import run
+    from sparsemm_eval.heads.scoring.score_heads import Workload, run
+    from sparsemm_eval.model.placement import place
 
     rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
     work = Workload(images, batch_size, seed)
-    placed = {"device": device, "dtype": dtype, "revision": revision}
-    run(model, anchor, rule, work, out=out, journal=journal, data=data, say=typer.echo, **placed)
+    placement = place(device, None, dtype)
+    run(model, revision, placement, anchor, data, rule, work, out, journal, typer.echo)
 
 
 @app.command(
@@ -124,7 +125,7 @@ def compare(
     A plot shows the first two.
     """
     from sparsemm_eval.heads.figures import plots
-    from sparsemm_eval.heads.scores.comparison import agreement
+    from sparsemm_eval.heads.scores.facts import agreement
     from sparsemm_eval.heads.scores.lookup import resolve
 
     if len(tables) < 2:
@@ -162,8 +163,7 @@ def figure(
     """Draw where the best and the worst heads look while the model writes a word."""
     from PIL import Image
 
-    from sparsemm_eval.heads.figures import attention_sheet
-    from sparsemm_eval.heads.figures.word_attention import word_attention
+    from sparsemm_eval.heads.figures.word_attention import chosen_heads, save_sheet, word_attention
     from sparsemm_eval.heads.scores.lookup import resolve
     from sparsemm_eval.model import checkpoint
     from sparsemm_eval.model.images import rgb_image
@@ -177,8 +177,7 @@ def figure(
     table = resolve(scores, model)
     loaded = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
     seen = word_attention(loaded.model, loaded.processor, picture, question, word)
-    heads = attention_sheet.chosen_heads(table, best, worst)
-    attention_sheet.save_sheet(seen, table, heads, out)
+    save_sheet(seen, table, chosen_heads(table, best, worst), out)
     typer.echo(f"answer: {seen.answer}\nwritten to {out}")
 
 
@@ -238,14 +237,13 @@ def mask(
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     drawn = tuple(listed(Natural, "seeds", seeds))
     plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
-    table = resolve(scores, model)
-    experiment.check_shares(plan, table)
+    scores_found = resolve(scores, model)
+    experiment.check_shares(plan, scores_found)
     work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
-    found = experiment.run(
-        plan, work.identity(table), lambda point: work.measure(plan, point), out, typer.echo
-    )
-    curves = experiment.curves(found, metric)
-    title = f"{Path(model).name}: masked heads (mode {mode})"
-    written = report.save_all(curves, table.table.numel(), out, title)
-    typer.echo(report.markdown(curves, table.table.numel()))
+    identity = work.identity(scores_found)
+    found = experiment.run(plan, identity, partial(work.measure, plan), out, typer.echo)
+    total = scores_found.table.numel()
+    table = experiment.table(found, total, metric)
+    written = report.save_all(table, total, out, f"{Path(model).name}: masked heads (mode {mode})")
+    typer.echo(report.markdown(table, total))
     typer.echo("written to " + ", ".join(map(str, written)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,16 @@ def read(arguments: Sequence[str]) -> list[Run]:
         output = Path(entry.get("output_path") or DEFAULT_OUTPUT)
         runs.append(Run(entry.get("model"), str(entry.get("model_args") or ""), names, output))
     return runs
+
+
+def command_line(model: str, model_args: Mapping[str, Any], more: str = "", **options: Any) -> list[str]:
+    """lmms-eval's arguments of one evaluation; whatever is None is left out.
+
+    ``more`` are further model_args, as a user wrote them.
+    """
+    known = [f"{name}={value}" for name, value in model_args.items() if value is not None]
+    given = {"model": model, "model_args": ",".join([*known, more] if more else known), **options}
+    return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
 
 
 def complete(arguments: Sequence[str], scratch: Path) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -17,14 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.lmms.arguments import command_line
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
+from sparsemm_eval.lmms.tasks import PAGE_METRICS as TASKS
 from sparsemm_eval.model.images import rgb_image
+
+if TYPE_CHECKING:
+    from sparsemm_eval.methods.base import Method
 
 READER, FAMILY = "tiny-reader", "llava"
 # Prompts of pages are short: a question is about as long as this observation window.
 WINDOW = 8
-TASKS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 TIMED_TOKENS = 9  # per document: the first ends the prefill, each of the others is a decode step
 HEADINGS = (
     *(task.replace("_", "\n") for task in TASKS),
@@ -45,21 +49,19 @@ class Settings:
     limit: int  # documents per task
     output: Path  # folder of the full results
 
-    def knobs(self, method: str) -> dict[str, int]:
+    def knobs(self, method: Method) -> dict[str, int]:
         """The compression's knobs; none for the full cache."""
-        from sparsemm_eval.methods.registry import method_named
-
-        if not method_named(method).evicts:
+        if not method.evicts:
             return {}
         return {"budget": self.budget, "window": WINDOW, "kernel_size": self.kernel_size}
 
 
-def compared() -> tuple[str, ...]:
+def compared() -> tuple[Method, ...]:
     """The methods in the table, the full cache first."""
-    # torch takes seconds to import, and other commands need not wait for it
+    # torch takes seconds to import, and other commands need not wait for it.
     from sparsemm_eval.methods import fullkv, snapkv, sparsemm
 
-    return tuple(module.METHOD.name for module in (fullkv, snapkv, sparsemm))
+    return fullkv.METHOD, snapkv.METHOD, sparsemm.METHOD
 
 
 @dataclass(frozen=True)
@@ -80,30 +82,29 @@ def run(settings: Settings) -> list[list[str]]:
     """
     # So small a model gains little from a second thread, and on shared cores loses much by waiting for it.
     surroundings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    methods = compared()
-    files = [evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in methods]
-    times = cpu_times(settings)
-    return [row_of(method, file, times[method]) for method, file in zip(methods, files, strict=True)]
+    files = [evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in compared()]
+    measured = zip(compared(), files, cpu_times(settings), strict=True)
+    return [row_of(method, file, times) for method, file, times in measured]
 
 
-def arguments_of(method: str, settings: Settings) -> list[str]:
+def arguments_of(method: Method, settings: Settings) -> list[str]:
     """lmms-eval's arguments for one method; without journal, so that every answer is generated."""
-    model = f"{FAMILY}_{method}"
-    model_args = {"pretrained": READER, "journal": "off", **settings.knobs(method)}
-    values = {
-        "model": model,
-        "model_args": ",".join(f"{name}={value}" for name, value in model_args.items()),
-        "tasks": ",".join(TASKS),
-        "limit": str(settings.limit),
-        "batch_size": "1",
-        "output_path": str(settings.output / model),
-    }
-    options = [part for name, value in values.items() for part in (f"--{name}", value)]
-    return [*options, "--log_samples"]
+    model = f"{FAMILY}_{method.name}"
+    return [
+        *command_line(
+            model,
+            {"pretrained": READER, "journal": "off", **settings.knobs(method)},
+            tasks=",".join(TASKS),
+            limit=settings.limit,
+            batch_size=1,
+            output_path=settings.output / model,
+        ),
+        "--log_samples",
+    ]
 
 
-def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> dict[str, Times]:
-    """Times by method on the tasks' documents, in this process on one thread.
+def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> list[Times]:
+    """Times of the methods on the tasks' documents, in this process on one thread.
 
     The methods take turns at every document, so that whatever else the machine does hits all of them alike.
     The clock's seconds are by default the CPU time of the process, which waiting for others is no part of.
@@ -112,6 +113,8 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
     from transformers.utils import logging
 
     from sparsemm_eval.config import CompressionConfig
+    from sparsemm_eval.heads.anchors.record import AnchorSample
+    from sparsemm_eval.heads.scoring.answers import encode_prompts
     from sparsemm_eval.model import checkpoint
     from sparsemm_eval.model.placement import place
     from sparsemm_eval.model.session import compress
@@ -120,32 +123,27 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
     logging.disable_progress_bar()
     loaded = checkpoint.load(checkpoint.find(READER), place("cpu", None, "float32"))
     loaded.model.generation_config.eos_token_id = None  # every method takes as many steps
-    configs = {
-        method: CompressionConfig.fitting(method, head_scores=READER, **settings.knobs(method))
+    configs = [
+        CompressionConfig.fitting(method.name, head_scores=READER, **settings.knobs(method))
         for method in compared()
-    }
-    prefills, steps = ({method: [] for method in configs} for _ in range(2))
+    ]
+    prefills, steps = [[] for _ in configs], [[] for _ in configs]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for document in itertools.chain(*(documents(task, settings.limit) for task in TASKS)):
-            inputs = _inputs_of(loaded.processor, document)
-            for method, config in configs.items():
+            image = rgb_image(document["image"])
+            sample = AnchorSample("document", image, document["question"], document["answer"], ())
+            inputs = encode_prompts(loaded.model, loaded.processor, [sample])
+            for number, config in enumerate(configs):
                 with compress(loaded.model, config):
                     marks = _token_times(loaded.model, inputs, clock)
                 prefill, *decode = [after - before for before, after in itertools.pairwise(marks)]
-                prefills[method].append(prefill)
-                steps[method] += decode
+                prefills[number].append(prefill)
+                steps[number] += decode
     finally:
         torch.set_num_threads(threads)
-    return {method: Times(median(prefills[method]), median(steps[method])) for method in configs}
-
-
-def _inputs_of(processor: Any, document: dict[str, Any]) -> dict[str, Any]:
-    question = {"type": "text", "text": document["question"]}
-    messages = [{"role": "user", "content": [{"type": "image"}, question]}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return processor(text=[text], images=[rgb_image(document["image"])], return_tensors="pt")
+    return [Times(median(first), median(rest)) for first, rest in zip(prefills, steps, strict=True)]
 
 
 def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float]) -> list[float]:
@@ -164,7 +162,7 @@ def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float])
     return marks
 
 
-def row_of(method: str, results: ResultsFile, times: Times) -> list[str]:
+def row_of(method: Method, results: ResultsFile, times: Times) -> list[str]:
     """One method's cells; all but the times as lmms-eval recorded it, means over samples.
 
     Raises
@@ -172,21 +170,19 @@ def row_of(method: str, results: ResultsFile, times: Times) -> list[str]:
     EvaluationError
         If a figure is missing.
     """
-    from sparsemm_eval.methods.registry import method_named
-
     measured = results.contents.get("throughput", {})
     try:
         return [
-            f"{FAMILY}_{method}",
+            f"{FAMILY}_{method.name}",
             *(f"{results.scores(task)[metric]:.3f}" for task, metric in TASKS.items()),
-            f"{measured['avg_nominal_budget']:.0f}" if method_named(method).evicts else "all",
+            f"{measured['avg_nominal_budget']:.0f}" if method.evicts else "all",
             f"{measured['avg_effective_budget']:.1f}",
             f"{measured['avg_kv_bytes_per_sample'] / 1024:.0f}",
             f"{times.prefill * 1000:.1f}",
             f"{times.decode * 1000:.2f}",
         ]
     except KeyError as error:
-        raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {method}") from error
+        raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {method.name}") from error
 
 
 def table_of(rows: list[list[str]], settings: Settings) -> Table:

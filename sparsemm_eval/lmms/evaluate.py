@@ -79,7 +79,7 @@ def _launcher(processes: int) -> list[str]:
 
 
 def _device_environment(arguments: Sequence[str], processes: int) -> dict[str, str]:
-    """Accelerate must be told to start several processes on a CPU; it is no matter with one."""
+    """Additions to the environment: Accelerate must be told when several processes run on a CPU."""
     if processes == 1:
         return {}
     import torch
@@ -89,10 +89,10 @@ def _device_environment(arguments: Sequence[str], processes: int) -> dict[str, s
 
 
 def _run(line: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command with our standard streams; what would end us ends it first."""
+    """Run a command with our standard streams; a signal that would end this process ends the command."""
     print(f"$ {shlex.join(line)}", flush=True)
     child = subprocess.Popen(tied(line), env=dict(environment))
-    in_main_thread = threading.current_thread() is threading.main_thread()  # only there signals can be caught
+    in_main_thread = threading.current_thread() is threading.main_thread()  # signals can be caught only there
     ending = (signal.SIGTERM, signal.SIGHUP) if in_main_thread else ()
     previous = {number: signal.signal(number, lambda *_: child.terminate()) for number in ending}
     try:

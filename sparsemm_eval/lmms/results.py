@@ -1,4 +1,4 @@
-"""Results files of lmms-eval: which are new, whether they hold what was asked for, and what run made them."""
+"""Results files of lmms-eval: which are new, whether they have all scores, and which run made them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.arguments import Run
 
 _NOT_SCORES = ("alias", "samples", " ")
+_STANDARD_ERROR = "_stderr"
 # Named after date and time; some tasks write other files ending in _results.json below the output path.
 _FILE_NAME = "[0-9]" * 8 + "_" + "[0-9]" * 6 + "_results.json"
 _STATS_DIR = re.compile(r"(?:^|,)stats_dir=([^,]+)")
@@ -29,10 +30,19 @@ class ResultsFile:
 
     def scores(self, task: str) -> dict[str, float]:
         """Finite scores of a task by metric name, without standard errors; empty if it has none."""
+        return {name: value for name, value in self._figures(task).items() if _STANDARD_ERROR not in name}
+
+    def errors(self, task: str) -> dict[str, float]:
+        """Standard errors of a task's scores by metric name, where lmms-eval gives numbers."""
+        known = self._figures(task)
+        ends = [name for name in known if name.endswith(_STANDARD_ERROR)]
+        return {name.removesuffix(_STANDARD_ERROR): known[name] for name in ends}
+
+    def _figures(self, task: str) -> dict[str, float]:
         return {
             name.partition(",")[0]: float(value)
             for name, value in self.contents.get("results", {}).get(task, {}).items()
-            if name not in _NOT_SCORES and "_stderr" not in name and _is_finite(value)
+            if name not in _NOT_SCORES and _is_finite(value)
         }
 
     def tasks_of(self, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.tasks import FOLDER
 
 SUITE = "sparsemm_suite"
+PAGE_METRICS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 _PAGES = {
     "pages_qa": "value of a key on a held-out page: exact match",
     "pages_ocr": "transcription of a held-out page: character accuracy",
@@ -26,7 +27,7 @@ def suite_members() -> list[str]:
 
 
 def check_needs(tasks: Iterable[str]) -> list[str]:
-    """Warnings of what tasks lack on this machine, before hours of generation instead of after them.
+    """Check what tasks need on this machine before the hours of generation; the warnings that result.
 
     Raises
     ------

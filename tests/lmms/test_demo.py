@@ -14,6 +14,7 @@ from sparsemm_eval.model import session
 
 SETTINGS = demo.Settings(budget=32, kernel_size=5, limit=3, output=Path("runs/demo"))
 TIMES = demo.Times(prefill=0.05, decode=0.004)
+METHODS = {method.name: method for method in demo.compared()}
 
 
 def results(**changes):
@@ -31,16 +32,16 @@ def results(**changes):
 
 def stub(monkeypatch):
     monkeypatch.setattr(demo, "evaluate", lambda arguments, environment: [results()])
-    monkeypatch.setattr(demo, "cpu_times", lambda settings: dict.fromkeys(demo.compared(), TIMES))
+    monkeypatch.setattr(demo, "cpu_times", lambda settings: [TIMES] * len(METHODS))
 
 
 def test_arguments():
-    line = demo.arguments_of("snapkv", SETTINGS)
+    line = demo.arguments_of(METHODS["snapkv"], SETTINGS)
     given = dict(zip(line[:-1:2], line[1::2], strict=True))
     expected = "pretrained=tiny-reader,journal=off,budget=32,window=8,kernel_size=5"
     assert given["--model_args"] == expected
     assert given["--tasks"] == "pages_qa,pages_ocr"
-    full = demo.arguments_of("fullkv", SETTINGS)
+    full = demo.arguments_of(METHODS["fullkv"], SETTINGS)
     assert "pretrained=tiny-reader,journal=off" in full
 
 
@@ -68,15 +69,13 @@ def test_times_are_the_clocks_and_methods_take_turns(monkeypatch):
         return compress(model, config)
 
     def clock():
-        now[0] += 10.0 ** demo.compared().index(turns[-1])
+        now[0] += 10.0 ** list(METHODS).index(turns[-1])
         return now[0]
 
     monkeypatch.setattr(session, "compress", noted)
     found = demo.cpu_times(SETTINGS, clock)
-    assert turns == list(demo.compared()) * len(demo.TASKS) * SETTINGS.limit
-    assert found == {
-        method: demo.Times(step, step) for method, step in zip(demo.compared(), (1, 10, 100), strict=True)
-    }
+    assert turns == list(METHODS) * len(demo.TASKS) * SETTINGS.limit
+    assert found == [demo.Times(step, step) for step in (1, 10, 100)]
     looks = demo.TIMED_TOKENS + 1  # before the prompt, and after every token
     assert now[0] == 111 * looks * len(demo.TASKS) * SETTINGS.limit
 
@@ -85,7 +84,7 @@ def test_a_missing_figure_is_an_error():
     file = results()
     del file.contents["throughput"]["avg_kv_bytes_per_sample"]
     with pytest.raises(EvaluationError, match="avg_kv_bytes_per_sample"):
-        demo.row_of("snapkv", file, TIMES)
+        demo.row_of(METHODS["snapkv"], file, TIMES)
 
 
 def test_a_failed_run_fails_the_demo(monkeypatch):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -41,20 +39,22 @@ class Word:
     text: str
     box: Box  # around its ink
     letters: tuple[Box, ...]  # around the ink of each of its characters
-    line: int  # which printed line it stands on
 
 
 @dataclass(frozen=True)
 class Document:
-    """An image and its words in reading order."""
+    """An image and its printed lines of words, in reading order."""
 
     image: Image.Image
-    words: tuple[Word, ...]
+    lines: list[list[Word]]
 
     def text(self) -> str:
         """Words with blanks between, lines with line breaks."""
-        lines = [[word.text for word in line] for _, line in groupby(self.words, key=attrgetter("line"))]
-        return "\n".join(map(" ".join, lines))
+        return "\n".join(" ".join(word.text for word in line) for line in self.lines)
+
+    def words(self) -> list[Word]:
+        """The words of all lines."""
+        return [word for line in self.lines for word in line]
 
 
 def make_document(seed: int, index: int) -> Document:
@@ -63,8 +63,8 @@ def make_document(seed: int, index: int) -> Document:
     width, height = SIZES[int(draw.integers(len(SIZES)))]
     paper = draw.integers(200, 256, 3)
     image = Image.fromarray(_grained(paper, width, height, draw))
-    words: list[Word] = []
-    top, line = int(draw.integers(6, 24)), 0
+    lines: list[list[Word]] = []
+    top = int(draw.integers(6, 24))
     while True:
         name = FONTS[int(draw.integers(len(FONTS)))]
         font = _font(name, int(draw.integers(FONT_SIZES[0], FONT_SIZES[1] + 1)))
@@ -73,9 +73,10 @@ def make_document(seed: int, index: int) -> Document:
         spacing = float(draw.uniform(1.1, 1.5)) * sum(font.getmetrics())
         for _ in range(int(draw.integers(1, 5))):  # lines of a paragraph
             if top + spacing > height:
-                return Document(image, tuple(words))
-            words += _line(image, font, ink, (left, top), line, draw)
-            top, line = round(top + spacing), line + 1
+                return Document(image, lines)
+            if words := _line(image, font, ink, left, top, draw):
+                lines.append(words)
+            top = round(top + spacing)
         top += int(draw.integers(2, 14))
 
 
@@ -83,12 +84,12 @@ def _line(
     image: Image.Image,
     font: ImageFont.FreeTypeFont,
     ink: tuple[int, ...],
-    place: tuple[int, int],
-    line: int,
+    left: int,
+    top: int,
     draw: np.random.Generator,
 ) -> list[Word]:
-    """Print words until the right margin; at least one fits or none is printed."""
-    found, x, top = [], float(place[0]), place[1]
+    """Print words until one does not fit before the right margin; the words that were printed."""
+    found, x = [], float(left)
     for _ in range(int(draw.integers(1, 9))):
         text = _word(draw)
         if x + font.getlength(text) + 6 > image.width:
@@ -96,13 +97,13 @@ def _line(
         ImageDraw.Draw(image).text((x, top), text, fill=ink, font=font)
         letters = tuple(_ink(font, text, index, x, top) for index in range(len(text)))
         box = font.getbbox(text)
-        found.append(Word(text, (x + box[0], top + box[1], x + box[2], top + box[3]), letters, line))
+        found.append(Word(text, (x + box[0], top + box[1], x + box[2], top + box[3]), letters))
         x = round(x + font.getlength(text + " "))
     return found
 
 
 def _ink(font: ImageFont.FreeTypeFont, text: str, index: int, x: float, y: float) -> Box:
-    """Where one character of a printed word stands; its width is its advance."""
+    """Where one character of a printed word stands: as wide as its advance, as high as its ink."""
     start, end = font.getlength(text[:index]), font.getlength(text[: index + 1])
     _, top, _, bottom = font.getbbox(text[index])
     return x + start, y + top, x + end, y + bottom
@@ -131,14 +132,14 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 def document_sample(seed: int, index: int) -> AnchorSample:
     """A document and the request to read it; every word has a box."""
     document = make_document(seed, index)
-    boxes = tuple(TextBox(word.text, word.box) for word in document.words)
+    boxes = tuple(TextBox(word.text, word.box) for word in document.words())
     return AnchorSample(f"document-{index}", document.image, READ_REQUEST, document.text(), boxes)
 
 
 def document_letters_sample(seed: int, index: int) -> AnchorSample:
     """A document and the request to read it; every character has a box."""
     document, boxes, start = make_document(seed, index), [], 0
-    for word in document.words:
+    for word in document.words():
         for place, (character, box) in enumerate(zip(word.text, word.letters, strict=True)):
             boxes.append(TextBox(character, box, start + place))
         start += len(word.text) + 1

@@ -11,7 +11,7 @@ from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, TextBox
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
 
-# Held-out pages belong to the evaluation tasks and training names pages by small seeds: score on others.
+# The tasks evaluate on held-out pages, and readers are trained on pages with small seeds. These are others.
 SPLIT = "train"
 SEED_BASE = 1_000_000
 

@@ -10,8 +10,6 @@ from PIL.Image import Image
 
 from sparsemm_eval.model.image_tokens import Box
 
-RULES = ("unique", "aligned")
-
 
 @dataclass(frozen=True)
 class TextBox:
@@ -43,7 +41,7 @@ class Anchor:
     name : str
         Goes into the provenance of head scores.
     rule : str
-        How tokens find their box, see ``target_tokens``: one of `RULES`.
+        How tokens find their box, a name among ``target_tokens.TARGET_RULES``.
     sample : callable
         ``(seed, index) -> AnchorSample``; the same arguments give the same sample.
     size : int or None
@@ -58,14 +56,14 @@ class Anchor:
 
 @dataclass(frozen=True)
 class StoredAnchor:
-    """An anchor whose images and boxes are the user's: ``open`` takes what was given as ``data``."""
+    """An anchor whose images and boxes the user has; ``open`` gets what the user gave as ``data``."""
 
     name: str
     open: Callable[[str | None], Anchor]
 
 
 def check_boxes(boxes: list[TextBox], width: int, height: int) -> tuple[tuple[TextBox, ...], Counter[str]]:
-    """The boxes that can be used in an image of this size, and how many cannot for which reason."""
+    """The boxes that can be used in an image of this size, and how many cannot, by reason."""
     good, bad = [], Counter()
     for item in boxes:
         left, top, right, bottom = item.box

@@ -20,6 +20,7 @@ from sparsemm_eval.model.images import rgb_image
 READ_REQUEST = "Read all the text in the image."
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 UNREADABLE = "###"  # how annotators mark text that nobody can read
+READING_ERRORS = (OSError, LookupError, TypeError, ValueError, SyntaxError)  # the last are XML's
 
 Item = TypeVar("Item")
 
@@ -35,14 +36,12 @@ def folder_anchor(
 
     Parameters
     ----------
-    name : str
     holds : str
         What the folder must hold, for messages.
     items : callable
         ``(folder) -> items``, each a name, an image file and its ground truth.
     boxes : callable
-        ``(ground truth) -> text boxes``, asked when the image's turn comes.
-    question : str
+        ``(ground truth) -> text boxes``, called when the image's sample is asked for.
     """
 
     def read(item: tuple[str, Path, Any]) -> AnchorSample:
@@ -61,7 +60,7 @@ def folder_anchor(
 
 
 def shuffled(name: str, items: Sequence[Item], read: Callable[[Item], AnchorSample]) -> Anchor:
-    """An anchor over items, each of which becomes a sample when its turn comes.
+    """An anchor over items, each of which is read when its sample is asked for.
 
     Raises
     ------
@@ -90,18 +89,12 @@ def text_sample(name: str, image: Image.Image, pairs: Iterable[TextBox], questio
 
 @contextmanager
 def format_expected(where: str, what: str) -> Iterator[None]:
-    """Errors of reading as a ConfigError that says where which format is expected."""
+    """Turn errors of reading into a ConfigError that names the place and the format expected there."""
     try:
         yield
     except ConfigError:
         raise
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        SyntaxError,
-    ) as error:  # XML's errors are SyntaxErrors
+    except READING_ERRORS as error:
         raise ConfigError("data", where, f"{what} ({error!r})") from error
 
 

@@ -9,7 +9,7 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import HeadScores
 
 FORMATS = (".png", ".svg")
-# told apart by everyone
+# Readers with any colour vision can tell these two apart.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 LINEAR_BELOW = 1e-3  # shares of the score
 NAMED_HEADS = 3
@@ -70,10 +70,13 @@ def new_figure(path: str | Path, width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure; the same figure gives the same file."""
+    from matplotlib import rc_context
+
     metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata=metadata)
+        with rc_context({"svg.hashsalt": "sparsemm-eval"}):  # without it, SVG ids are random
+            figure.savefig(path, dpi=150, metadata=metadata)
     except OSError as error:
         raise ConfigError("plot", str(path), f"a file that can be written ({error.strerror})") from error
 

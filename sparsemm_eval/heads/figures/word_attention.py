@@ -1,8 +1,10 @@
-"""Where chosen heads look while a model writes one word: their attention over the image."""
+"""Where heads look while a model writes one word, as attention over the image and as a sheet of pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +13,14 @@ from transformers import PreTrainedModel
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.record import AnchorSample
+from sparsemm_eval.heads.figures.plots import BLUE, new_figure, save_figure
+from sparsemm_eval.heads.scores.table import Head, HeadScores
 from sparsemm_eval.heads.scoring.answers import encode_prompts, generated_answers, join
 from sparsemm_eval.heads.scoring.probe import attention_rows
-from sparsemm_eval.model.families.base import image_positions
-from sparsemm_eval.model.families.registry import family_of
 from sparsemm_eval.model.image_tokens import Box
 from sparsemm_eval.model.images import rgb_image
+
+COLUMNS = 3  # panels side by side
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +66,8 @@ def word_attention(
     prompt = sequences.prompts[0]
     places = [len(prompt) + index - 1 for index in _tokens_of(processor.tokenizer, tokens, answer, word)]
     rows = attention_rows(model, sequences.inputs, torch.tensor([places], device=model.device))
-    grids = sequences.inputs.get("image_grid_thw")
-    grid_thw = None if grids is None else grids[0].tolist()
-    layout = family_of(model.config).image_tokens(model.config, *image.size, grid_thw)
-    positions, grid = image_positions(model.config, prompt, layout), layout.grid
+    layout, positions = sequences.image_tokens(model, 0, image)
+    grid = layout.grid
     cells = [grid.first + row * grid.stride + c for row in range(grid.rows) for c in range(grid.columns)]
     seen = rows[:, 0].mean(2).cpu()[..., positions[cells]]  # [L, H, cells]
     edges = zip((0, 0, grid.columns, grid.rows), grid.offset * 2, grid.scale * 2, strict=True)
@@ -76,8 +78,69 @@ def word_attention(
 
 def _tokens_of(tokenizer: Any, tokens: list[int], answer: str, word: str) -> list[int]:
     """Indices of the tokens that write the first occurrence of a word."""
-    # what the first n tokens decode to says where the n-th ends, whatever the tokenizer does with blanks
+    # The length of the first n tokens' text is where the n-th token ends, whatever the tokenizer does with
+    # blanks.
     ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
     start = answer.index(word)
     stop = start + len(word)
     return [i for i, end in enumerate(ends) if end > start and (ends[i - 1] if i else 0) < stop]
+
+
+def chosen_heads(scores: HeadScores, best: int, worst: int) -> list[Head]:
+    """The best heads, with the best one first, and then the worst heads, with the worst one last."""
+    order = scores.best_heads(scores.table.numel())
+    return [*order[:best], *order[len(order) - worst :]]
+
+
+def save_sheet(
+    seen: WordAttention,
+    scores: HeadScores,
+    heads: Sequence[Head],
+    path: str | Path,
+    marks: Sequence[Box] = (),
+) -> None:
+    """Draw one panel per head: the image with the head's attention over it.
+
+    Each panel has its own scale, from no attention to the head's strongest cell; the title says how much of
+    the head's attention is on the image at all. ``marks`` are places to draw a frame around, where it is
+    known what the word should be read from.
+
+    Raises
+    ------
+    HeadScoreError, ConfigError
+        If the scores are another model's, or the picture cannot be written.
+    """
+    scores.check_fits(*seen.maps.shape[:2])
+    rows = -(-len(heads) // COLUMNS)
+    height = seen.image.height / seen.image.width
+    figure = new_figure(path, width=3.2 * COLUMNS, height=(3.1 * height + 0.45) * rows + 0.3)
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, head in zip(panels, heads, strict=False):
+        _draw(panel, seen, head, float(scores.table[head] / scores.table.sum()))
+        for left, top, right, bottom in marks:
+            corners = [left, right, right, left, left], [top, top, bottom, bottom, top]
+            panel.plot(*corners, color=BLUE, linewidth=1)
+    figure.suptitle(f"attention while writing {seen.word!r}", fontsize=10)
+    save_figure(figure, path)
+
+
+def _draw(panel: Any, seen: WordAttention, head: Head, share: float) -> None:
+    heat = seen.maps[head]
+    left, top, right, bottom = seen.area
+    panel.imshow(seen.image)
+    panel.imshow(
+        heat.numpy(),
+        cmap="autumn_r",
+        alpha=(0.65 * heat / heat.max().clamp_min(1e-9)).numpy(),  # the text stays legible
+        extent=(left, right, bottom, top),
+        vmin=0,
+    )
+    # The grid can reach over the image's edges.
+    panel.set_xlim(0, seen.image.width)
+    panel.set_ylim(seen.image.height, 0)
+    panel.set_title(
+        f"layer {head[0]} head {head[1]}: {share:.1%} of the score\n{float(heat.sum()):.1%} on the image",
+        fontsize=8,
+    )

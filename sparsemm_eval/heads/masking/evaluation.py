@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.files import digest_of, source_digest
 from sparsemm_eval.heads.masking.experiment import NOTHING, RANDOM, VISUAL, MaskPlan, Measured, Point
 from sparsemm_eval.heads.scores.table import HeadScores
+from sparsemm_eval.lmms.arguments import command_line
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
 from sparsemm_eval.methods import fullkv, head_masking
@@ -67,25 +67,23 @@ class MaskEvaluation:
     def arguments(self, plan: MaskPlan, point: Point) -> list[str]:
         """lmms-eval's command line for one point."""
         methods = {NOTHING: fullkv.METHOD, VISUAL: head_masking.VISUAL, RANDOM: head_masking.OTHERS}
-        # answers are found again by everything they depend on, so all points may share a journal
-        model_args = [f"pretrained={self.pretrained}", f"journal={self.folder / 'journal'}"]
-        if point.heads != NOTHING:
-            model_args += [f"mask_ratio={point.share}", f"mask_mode={plan.mode}"]
-            if self.head_scores is not None:
-                model_args.append(f"head_scores={self.head_scores}")
-        if point.seed is not None:
-            model_args.append(f"mask_seed={point.seed}")
-        model_args += [self.model_args] if self.model_args else []
-        values = {
-            "model": f"{self.family}_{methods[point.heads].name}",
-            "model_args": ",".join(model_args),
-            "tasks": ",".join(self.tasks),
-            "batch_size": str(self.batch_size),
-            "output_path": str(self.folder / "results"),
+        model_args: dict[str, Any] = {
+            "pretrained": self.pretrained,
+            # Answers are found again by everything they depend on, so all points may share a journal.
+            "journal": self.folder / "journal",
         }
-        if self.limit is not None:
-            values["limit"] = str(self.limit)
-        return [part for name, value in values.items() for part in (f"--{name}", value)]
+        if point.heads != NOTHING:
+            model_args |= {"mask_ratio": point.share, "mask_mode": plan.mode, "head_scores": self.head_scores}
+        model_args["mask_seed"] = point.seed
+        return command_line(
+            f"{self.family}_{methods[point.heads].name}",
+            model_args,
+            self.model_args,
+            tasks=",".join(self.tasks),
+            batch_size=self.batch_size,
+            output_path=self.folder / "results",
+            limit=self.limit,
+        )
 
     def measure(self, plan: MaskPlan, point: Point, evaluate: Evaluate = evaluate) -> Measured:
         """Evaluate one point.
@@ -100,19 +98,9 @@ class MaskEvaluation:
         counts = file.contents.get("n-samples", {})
         return Measured(
             {task: file.scores(task) for task in tasks},
-            {task: _errors(file, task) for task in tasks},
+            {task: file.errors(task) for task in tasks},
             {task: counts[task]["effective"] for task in tasks if task in counts},
         )
-
-
-def _errors(file: ResultsFile, task: str) -> dict[str, float]:
-    """Standard errors by metric name, where lmms-eval gives numbers."""
-    found = {}
-    for name, value in file.contents["results"][task].items():
-        metric, ending, _ = name.partition("_stderr,")
-        if ending and isinstance(value, (int, float)) and math.isfinite(value):
-            found[metric] = float(value)
-    return found
 
 
 def _digest_of(folder: Path) -> str:

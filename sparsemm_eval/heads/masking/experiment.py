@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+import pandas
 
 from sparsemm_eval.checks import Natural, Share, one_of, record
 from sparsemm_eval.errors import ConfigError
@@ -16,7 +18,7 @@ from sparsemm_eval.heads.scores.table import HeadScores, count_of
 from sparsemm_eval.methods.head_masking import MODES
 
 EARLIER = "mask.json"  # where earlier versions kept points
-NOTHING, VISUAL, RANDOM = "nothing", "visual", "random"
+KINDS = NOTHING, VISUAL, RANDOM = "nothing", "visual", "random"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def run(
     folder: Path,
     say: Callable[[str], None] = print,
 ) -> dict[Point, Measured]:
-    """Evaluate every point and put each down as soon as it is known.
+    """Evaluate every point and store each as soon as it is known.
 
     ``identity`` is everything besides plan and point that decides a result, in JSON types: model, weights,
     head scores, tasks, versions. A point found in ``folder`` is taken from there when all of it is the same.
@@ -112,64 +114,60 @@ def run(
         for point in plan.points():
             key = _key(plan, identity, point)
             say(f"{_name(point)}: {'known' if key in store else 'evaluating'}")
-            if key not in store:
-                kept = {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
-                store.append({key: kept})
-            kept = store[key]
+            kept = store.recall(key, partial(_measured, measure, point, identity))
             found[point] = Measured(kept["scores"], kept["errors"], kept["samples"])
     return found
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One task's metric against the share of masked heads."""
+def table(found: Mapping[Point, Measured], total: int, metric: str | None = None) -> pandas.DataFrame:
+    """What was measured on a model of ``total`` query heads; without a metric's name, the first of each task.
 
-    task: str
-    metric: str
-    samples: int | None
-    full: float  # without masking
-    full_error: float  # nan where no standard error is known
-    visual: Mapping[float, tuple[float, float]]  # share to (score, standard error)
-    random: Mapping[float, tuple[float, ...]]  # share to the scores of every draw
-
-
-def curves(found: Mapping[Point, Measured], metric: str | None = None) -> list[Curve]:
-    """Sort points into one curve per task; without a metric's name it is the first that each task has.
+    There is one row per task, kind of masked heads and share. ``score`` is the mean over the draws, whose
+    number is ``draws``. ``spread`` is their standard deviation, and ``lowest`` and ``highest`` are the worst
+    and the best draw. ``count`` is the number of masked heads. A value that is not known is None.
 
     Raises
     ------
     ConfigError
         If a task does not have the metric.
     """
-    full = next(measured for point, measured in found.items() if point.heads == NOTHING)
-    result = []
+    groups: dict[tuple[str, float], list[Measured]] = {}
+    for point, measured in found.items():
+        groups.setdefault((point.heads, point.share), []).append(measured)
+    [full] = groups[NOTHING, 0.0]
+    rows = []
     for task, scores in full.scores.items():
         chosen = metric or next(iter(scores))
         if chosen not in scores:
             raise ConfigError("metric", metric, f"one that {task} has: {', '.join(scores)}")
-        visual, random = {}, {}
-        for point, measured in found.items():
-            value, error = measured.scores[task][chosen], _error(measured, task, chosen)
-            if point.heads == VISUAL:
-                visual[point.share] = (value, error)
-            elif point.heads == RANDOM:
-                random[point.share] = (*random.get(point.share, ()), value)
-        whole = (scores[chosen], _error(full, task, chosen))
-        result.append(Curve(task, chosen, full.samples.get(task), *whole, visual, random))
-    return result
+        for heads, share in sorted(groups, key=lambda group: (KINDS.index(group[0]), group[1])):
+            values = [measured.scores[task][chosen] for measured in groups[heads, share]]
+            errors = groups[heads, share][0].errors.get(task, {})
+            row = {
+                "task": task,
+                "metric": chosen,
+                "samples": full.samples.get(task),
+                "heads": heads,
+                "share": share,
+                "count": count_of(share, total),
+                "draws": len(values),
+                "score": fmean(values),
+                "standard_error": None if heads == RANDOM else errors.get(chosen),
+                "spread": stdev(values) if len(values) > 1 else None,
+                "lowest": min(values),
+                "highest": max(values),
+            }
+            rows.append(row)
+    # As objects, whole numbers stay whole beside values that are not known.
+    return pandas.DataFrame(rows, dtype=object)
 
 
-def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
-    """Mean, and standard deviation between draws; nan for a single one."""
-    return fmean(values), stdev(values) if len(values) > 1 else math.nan
-
-
-def _error(measured: Measured, task: str, metric: str) -> float:
-    return measured.errors.get(task, {}).get(metric, math.nan)
+def _measured(measure: Measure, point: Point, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"point": asdict(point), **asdict(measure(point)), "identity": dict(identity)}
 
 
 def _key(plan: MaskPlan, identity: Mapping[str, Any], point: Point) -> str:
-    # without masking the way of masking plays no part
+    # Without masked heads, the mode does not matter.
     mode = None if point.heads == NOTHING else plan.mode
     return digest_of({"point": asdict(point), "mode": mode, "identity": dict(identity)})
 

@@ -1,14 +1,17 @@
-"""What a table of head scores says, in numbers and in lines of text."""
+"""What tables of head scores say: one in numbers and in lines of text, and how far two agree."""
 
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
+
+from scipy.stats import spearmanr
 
 from sparsemm_eval.heads.scores.table import Head, HeadScores, count_of
 
-SHARES = (0.01, 0.05, 0.1)
-# a head below this part of the best one hardly takes part
-NOTEWORTHY = 0.01
+SHARES = (0.01, 0.05, 0.1)  # of all query heads
+NOTEWORTHY = 0.01  # a head below this part of the best one hardly takes part
+TOP_SHARE = 0.05  # the best heads whose overlap tells how far two tables agree
 
 
 def share_of_top(scores: HeadScores, share: float) -> float:
@@ -57,3 +60,32 @@ def lines(scores: HeadScores, top: int = 10) -> list[str]:
         rate = hit_rate(scores, (layer, head))
         text.append(line if rate is None else f"{line}, looked at its token {rate:.1%} of the time")
     return text
+
+
+@dataclass(frozen=True)
+class TableAgreement:
+    """Agreement of two tables of the same model."""
+
+    spearman: float  # rank correlation over all heads, ties averaged; nan if one table is constant
+    cosine: float  # of the tables as vectors
+    overlap: float  # share of the best 5 % of heads that both have
+
+
+def agreement(first: HeadScores, second: HeadScores) -> TableAgreement:
+    """Compare two tables.
+
+    Raises
+    ------
+    HeadScoreError
+        If they are of different shapes, so of different models.
+    """
+    second.check_fits(first.num_layers, first.num_heads)
+    a, b = first.table.flatten(), second.table.flatten()
+    constant = bool((a == a[0]).all() or (b == b[0]).all())
+    count = count_of(TOP_SHARE, len(a))
+    best, others = set(first.best_heads(count)), set(second.best_heads(count))
+    return TableAgreement(
+        spearman=float("nan") if constant else float(spearmanr(a.numpy(), b.numpy()).statistic),
+        cosine=float(a @ b / (a.norm() * b.norm())),
+        overlap=len(best & others) / count,
+    )

@@ -7,7 +7,6 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import resources
@@ -60,8 +59,6 @@ PUBLISHED = (
     ),
 )
 
-Fetch = Callable[[str], bytes]
-
 
 def cache_folder() -> Path:
     """Where the user's own and downloaded tables live."""
@@ -79,17 +76,11 @@ def git_blob_id(content: bytes) -> str:
     return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
 
-def resolve(
-    scores: str | Path | HeadScores | None,
-    model_name: str | None = None,
-    *,
-    cache: Path | None = None,
-    fetch: Fetch | None = None,
-) -> HeadScores:
+def resolve(scores: str | Path | HeadScores | None, model_name: str | None = None) -> HeadScores:
     """Find the head scores for a run.
 
     Order: an explicit table, file or name; what this package ships for the model; what the user made for it
-    (``cache``); the authors' published table, downloaded once and verified.
+    (`cache_folder`); the authors' published table, downloaded once and verified.
 
     Parameters
     ----------
@@ -97,10 +88,6 @@ def resolve(
         A table, a file, or a name (a shipped one, a model's, a published table's). None: look by model.
     model_name : str, optional
         Hub id, shipped name or path of the checkpoint.
-    cache : Path, optional
-        Folder of the user's tables.
-    fetch : callable, optional
-        ``fetch(url) -> bytes``; raises OSError where nothing can be fetched.
 
     Raises
     ------
@@ -111,17 +98,17 @@ def resolve(
         return scores
     if scores is not None and Path(os.path.expanduser(scores)).is_file():
         return _load(Path(os.path.expanduser(scores)))
-    name, cache = model_name if scores is None else scores, cache or cache_folder()
+    name = model_name if scores is None else scores
     if name is None:
         raise HeadScoreError("head_scores is not given and there is no model name to look it up by")
-    found = _by_name(name, cache, fetch or _download) if isinstance(name, str) else None
+    found = _by_name(name) if isinstance(name, str) else None
     if found is not None:
         return found
     if scores is None:
         raise HeadScoreError(
             f"no head scores are known for model {name!r}: pass head_scores=PATH to one made for it, or "
             f"head_scores=NAME if it is a copy of a model whose scores have a name (looked among the shipped "
-            f"tables, in {cache} and in the published tables of "
+            f"tables, in {cache_folder()} and in the published tables of "
             f"{', '.join(table.models[1] for table in PUBLISHED if table.models[1:])})"
         )
     published = ", ".join(table.models[0] for table in PUBLISHED)
@@ -137,16 +124,16 @@ def shipped_names() -> list[str]:
     return sorted(entry.name[: -len(".json")] for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
-def _by_name(name: str, cache: Path, fetch: Fetch) -> HeadScores | None:
+def _by_name(name: str) -> HeadScores | None:
     if name in shipped_names():
         text = (resources.files("sparsemm_eval.head_scores") / f"{name}.json").read_text(encoding="utf-8")
         return HeadScores.parse(text, f"shipped head scores {name!r}")
-    own = cache / file_name(name)
+    own = cache_folder() / file_name(name)
     if own.is_file():
         return HeadScores.load(own)
     for table in PUBLISHED:
         if table.is_of(name):
-            return _published(table, cache, fetch)
+            return _published(table)
     return None
 
 
@@ -197,24 +184,24 @@ def check_made_for(scores: HeadScores, weights: str, model_name: str) -> str | N
     return None
 
 
-def _published(table: PublishedTable, cache: Path, fetch: Fetch) -> HeadScores:
-    stored = cache / "published" / table.file
+def _published(table: PublishedTable) -> HeadScores:
+    stored = cache_folder() / "published" / table.file
     try:
         stored.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{stored}.lock", timeout=WAIT_SECONDS):
             if not stored.is_file() or git_blob_id(stored.read_bytes()) != table.git_blob:
-                write_text_atomically(stored, _fetched(table, stored, fetch).decode("utf-8"))
+                write_text_atomically(stored, _fetched(table, stored).decode("utf-8"))
     except OSError as error:  # a lock that cannot be had in time is one
         raise HeadScoreError(f"head scores cannot be stored at {stored}: {error}") from error
     return _load(stored)
 
 
-def _fetched(table: PublishedTable, stored: Path, fetch: Fetch) -> bytes:
+def _fetched(table: PublishedTable, stored: Path) -> bytes:
     failures = []
     for ref in OFFICIAL_REFS:
         url = OFFICIAL_URL.format(ref=ref, file=table.file)
         try:
-            content = _patiently(fetch, url)
+            content = _patiently(url)
         except (OSError, HTTPException) as error:
             failures.append(f"{url}: {error}")
             continue
@@ -229,11 +216,11 @@ def _fetched(table: PublishedTable, stored: Path, fetch: Fetch) -> bytes:
     )
 
 
-def _patiently(fetch: Fetch, url: str) -> bytes:
-    """Fetch with further attempts, except for what the server does not have."""
+def _patiently(url: str) -> bytes:
+    """Download with further attempts, except for what the server does not have."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return fetch(url)
+            return _download(url)
         except (OSError, HTTPException) as error:
             lost = isinstance(error, HTTPError) and error.code < 500
             if lost or attempt == ATTEMPTS:

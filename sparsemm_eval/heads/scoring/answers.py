@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.heads.anchors.record import AnchorSample
+from sparsemm_eval.model.families.base import image_positions
+from sparsemm_eval.model.families.registry import family_of
+from sparsemm_eval.model.image_tokens import ImageTokens
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
 
@@ -22,6 +27,15 @@ class Sequences:
     inputs: dict[str, torch.Tensor]  # padded on the right, without attention mask
     prompts: tuple[torch.Tensor, ...]  # [B] of int64 [N]: token ids without padding
     answers: tuple[list[int], ...]  # [B] of token ids, end of sequence left out
+
+    def image_tokens(
+        self, model: PreTrainedModel, row: int, image: Image
+    ) -> tuple[ImageTokens, torch.Tensor]:
+        """How a row's image lies on its tokens, and the tokens' positions in the prompt, int64 [count]."""
+        grids = self.inputs.get("image_grid_thw")
+        grid = None if grids is None else grids[row].tolist()
+        tokens = family_of(model.config).image_tokens(model.config, *image.size, grid)
+        return tokens, image_positions(model.config, self.prompts[row], tokens)
 
 
 def encode_prompts(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> dict[str, Any]:
@@ -58,7 +72,7 @@ def ground_truth_answers(processor: Any, samples: Sequence[AnchorSample]) -> lis
 def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int) -> list[list[int]]:
     """What the model answers, greedily, with its own fast attention; the end of sequence is left out.
 
-    An image placeholder ends an answer too: it could not be told from the prompt's own afterwards.
+    An image placeholder ends an answer too, because it could not be told from the prompt's own later.
     """
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
@@ -83,16 +97,13 @@ def join(inputs: dict[str, Any], answers: Sequence[list[int]], pad: int) -> Sequ
     ``inputs`` is what ``encode_prompts`` gives. ``pad`` is any token id but that of image tokens, as nothing
     ever looks at it.
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-    prompts = tuple(row[keep] for row, keep in zip(ids, mask, strict=True))
-    length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+    mask = inputs["attention_mask"].bool()
+    prompts = tuple(row[keep] for row, keep in zip(inputs["input_ids"], mask, strict=True))
     joined = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
-    joined["input_ids"] = ids.new_full((len(ids), length), pad)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        joined["input_ids"][row, : len(prompt) + len(answer)] = torch.cat([prompt, prompt.new_tensor(answer)])
+    rows = [torch.cat([prompt, prompt.new_tensor(a)]) for prompt, a in zip(prompts, answers, strict=True)]
+    joined["input_ids"] = pad_sequence(rows, batch_first=True, padding_value=pad)
     if "mm_token_type_ids" in inputs:
-        kinds = inputs["mm_token_type_ids"]
-        joined["mm_token_type_ids"] = kinds.new_zeros((len(ids), length))
-        for row, keep in enumerate(mask):
-            joined["mm_token_type_ids"][row, : int(keep.sum())] = kinds[row][keep]
+        joined["mm_token_type_ids"] = torch.zeros_like(joined["input_ids"])
+        for row, (kinds, keep) in enumerate(zip(inputs["mm_token_type_ids"], mask, strict=True)):
+            joined["mm_token_type_ids"][row, : len(prompts[row])] = kinds[keep]
     return Sequences(joined, prompts, tuple(answers))

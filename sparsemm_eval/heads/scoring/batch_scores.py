@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sparsemm_eval.checks import Count, one_of, record
-from sparsemm_eval.heads.anchors.record import RULES, AnchorSample
+from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.scoring.answers import (
     Sequences,
     encode_prompts,
@@ -18,11 +19,9 @@ from sparsemm_eval.heads.scoring.answers import (
     ground_truth_answers,
     join,
 )
-from sparsemm_eval.heads.scoring.drafts import beginnings, confirmed, decoded_instead, positions_to_confirm
-from sparsemm_eval.heads.scoring.probe import look_and_listen
+from sparsemm_eval.heads.scoring.drafts import greedy_answers, positions_to_confirm
+from sparsemm_eval.heads.scoring.probe import strongest_keys
 from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
-from sparsemm_eval.model.families.base import image_positions
-from sparsemm_eval.model.families.registry import family_of
 
 MODES = ("generate", "teacher")
 
@@ -34,7 +33,7 @@ class ScoringRule:
     Attributes
     ----------
     mode : str
-        ``generate``: the model answers; ``teacher``: the ground truth is put into its mouth.
+        ``generate``: the model answers; ``teacher``: the ground truth is taken as its answer.
     rule : str
         How tokens find their box: ``unique`` (the paper's) or ``aligned``, see ``target_tokens``.
     topk : int
@@ -47,7 +46,7 @@ class ScoringRule:
     """
 
     mode: one_of(*MODES) = "generate"
-    rule: one_of(*RULES) = "unique"
+    rule: one_of(*TARGET_RULES) = "unique"
     topk: Count = 1
     include_base: bool = False
     max_new_tokens: Count = 512
@@ -78,20 +77,24 @@ def score_batch(
     """
     inputs = encode_prompts(model, processor, samples)
     pad = processor.tokenizer.pad_token_id or 0
-    if rule.mode == "generate" and rule.rule != "aligned":
+    # Under the rule ``aligned`` the ground truth is a draft of the answer, and the pass that scores it also
+    # shows whether it is the model's answer.
+    drafting = rule.mode == "generate" and rule.rule == "aligned"
+    if rule.mode == "teacher" or drafting:
+        answers = ground_truth_answers(processor, samples)
+    else:
         answers = generated_answers(model, inputs, rule.max_new_tokens)
-        return _score(model, processor, samples, join(inputs, answers, pad), rule, 0)[0]
-    drafts = join(inputs, ground_truth_answers(processor, samples), pad)
-    if rule.mode == "teacher":
-        return _score(model, processor, samples, drafts, rule, 0)[0]
-    scores, said = _score(model, processor, samples, drafts, rule, positions_to_confirm(drafts))
-    right = confirmed(model, drafts, said, rule.max_new_tokens)
-    rest = [row for row, whole in enumerate(right) if not whole]
+    sequences = join(inputs, answers, pad)
+    last = positions_to_confirm(sequences) if drafting else 0
+    scores, said = _score(model, processor, samples, sequences, rule, last)
+    if not drafting:
+        return scores
+    answers = greedy_answers(model, processor, samples, sequences, said, rule.max_new_tokens)
+    rest = [row for row, answer in enumerate(answers) if answer != sequences.answers[row]]
     if rest:
-        wrong = [samples[row] for row in rest]
-        known = beginnings(drafts, said)
-        decoded = decoded_instead(model, processor, wrong, [known[row] for row in rest], rule.max_new_tokens)
-        for row, score in zip(rest, _score(model, processor, wrong, decoded, rule, 0)[0], strict=True):
+        others = [samples[row] for row in rest]
+        decoded = join(encode_prompts(model, processor, others), [answers[row] for row in rest], pad)
+        for row, score in zip(rest, _score(model, processor, others, decoded, rule, 0)[0], strict=True):
             scores[row] = score
     return scores
 
@@ -105,42 +108,25 @@ def _score(
     last: int,
 ) -> tuple[list[ImageScore], torch.Tensor]:
     """Scores of given answers, and what the model would say at the last positions."""
-    queries, regions = _regions(model, processor, samples, sequences, rule)
-    found, said = look_and_listen(model, sequences.inputs, queries.to(model.device), rule.topk, last)
+    places: list[list[int]] = [[] for _ in samples]  # positions that predict counted tokens
+    regions: list[list[torch.Tensor]] = [[] for _ in samples]  # the tokens' regions
+    for row, sample in enumerate(samples):
+        prompt, answer = sequences.prompts[row], sequences.answers[row]
+        tokens, positions = sequences.image_tokens(model, row, sample.image)
+        for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
+            region = {i for box in target.boxes for i in tokens.region(box, rule.include_base)}
+            if region:
+                places[row].append(len(prompt) + target.index - 1)
+                regions[row].append(positions[sorted(region)])
+    # A row without counted tokens looks from position 0, as rows that are filled up do.
+    queries = pad_sequence([torch.tensor(found or [0]) for found in places], batch_first=True)
+    found, said = strongest_keys(model, sequences.inputs, queries.to(model.device), rule.topk, last)
     hits, scores = _compare(found.cpu(), regions)
     images = [
         ImageScore(len(regions[i]), len(sequences.answers[i]), scores[i], hits[i], sample.bad_boxes)
         for i, sample in enumerate(samples)
     ]
     return images, said
-
-
-def _regions(
-    model: PreTrainedModel,
-    processor: Any,
-    samples: Sequence[AnchorSample],
-    sequences: Sequences,
-    rule: ScoringRule,
-) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
-    """Positions that predict counted tokens [B, Q], filled up with 0, and the tokens' regions."""
-    grids = sequences.inputs.get("image_grid_thw")
-    places, regions = [], []
-    for row, sample in enumerate(samples):
-        prompt, answer = sequences.prompts[row], sequences.answers[row]
-        grid = None if grids is None else grids[row].tolist()
-        tokens = family_of(model.config).image_tokens(model.config, *sample.image.size, grid)
-        positions = image_positions(model.config, prompt, tokens)
-        targets = [
-            (target, sorted({i for box in target.boxes for i in tokens.region(box, rule.include_base)}))
-            for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer)
-        ]
-        targets = [(target, region) for target, region in targets if region]
-        places.append([len(prompt) + target.index - 1 for target, _ in targets])
-        regions.append([positions[region] for _, region in targets])
-    queries = torch.zeros(len(samples), max(1, *map(len, places)), dtype=torch.long)
-    for row, found in enumerate(places):
-        queries[row, : len(found)] = torch.tensor(found, dtype=torch.long)
-    return queries, regions
 
 
 def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,7 +139,7 @@ def _compare(found: torch.Tensor, regions: list[list[torch.Tensor]]) -> tuple[to
         for place, region in enumerate(targets):
             inside[row, place, region] = True
             weight[row, place] = 1 / len(region)
-    # a missing key is -1, the last column, which no region holds
+    # A missing key is -1, which stands for the last column, and no region holds that one.
     index = found.permute(1, 3, 0, 2, 4).reshape(rows, count, -1)  # [B, Q, L*H*topk]
     hit = inside.gather(2, index % inside.shape[2]).view(rows, count, layers, heads, topk)
     each = hit.sum(-1)  # [B, Q, L, H]

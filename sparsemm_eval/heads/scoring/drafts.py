@@ -7,7 +7,7 @@ the pass that probes the heads, so a confirmed answer costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,16 @@ from sparsemm_eval.heads.scoring.answers import (
     encode_prompts,
     end_tokens,
     generated_answers,
-    ground_truth_answers,
     join,
 )
 
-# room for an answer that adds something to the ground truth
+# An answer may be so many tokens longer than the ground truth.
 EXTRA_TOKENS = 8
-# of a draft after the first; what follows a mistake is less sure
+# Drafts after the first have at most so many tokens, since what follows a mistake is less certain.
 DRAFT_TOKENS = 32
-# ends of the answer that are looked for in the ground truth, longest first
+# So many last tokens of the answer are looked for in the ground truth, the longest ends first.
 SUFFIXES = (8, 4, 2)
-# passes until drafts must have brought this many tokens each
+# After PATIENCE passes, drafts must have given WORTH tokens per pass, or the model decodes by itself.
 PATIENCE, WORTH = 8, 2
 
 
@@ -38,75 +37,57 @@ def positions_to_confirm(sequences: Sequences) -> int:
     return sequences.inputs["input_ids"].shape[1] - min(map(len, sequences.prompts)) + 1
 
 
-def confirmed(model: PreTrainedModel, sequences: Sequences, said: torch.Tensor, limit: int) -> list[bool]:
-    """Which drafts greedy decoding would have produced, end of sequence included.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-    sequences : Sequences
-        B prompts with their drafts as answers, end of sequence left out.
-    said : torch.Tensor
-        int64 [B, ``positions_to_confirm(sequences)``], likeliest next tokens.
-    limit : int
-        Most tokens of an answer; a longer draft would have been cut.
-    """
-    ends, found = end_tokens(model), []
-    for draft, tokens in _drafts_and_said(sequences, said):
-        whole = tokens[:-1] == draft and tokens[-1] in ends and not ends & set(draft)
-        found.append(whole and len(draft) <= limit)
-    return found
-
-
-def beginnings(sequences: Sequences, said: torch.Tensor) -> list[list[int]]:
-    """How greedy decoding begins: each draft as far as the model agrees, and what it says there instead."""
-    pairs = _drafts_and_said(sequences, said)
-    return [tokens[: _agreeing(tokens, draft) + 1] for draft, tokens in pairs]
-
-
-def _drafts_and_said(sequences: Sequences, said: torch.Tensor) -> Iterator[tuple[list[int], list[int]]]:
-    """Each draft and what the model says in its place; its last token predicts the end, too."""
-    first = min(map(len, sequences.prompts))
-    for prompt, draft, row in zip(sequences.prompts, sequences.answers, said.tolist(), strict=True):
-        yield draft, row[len(prompt) - first :][: len(draft) + 1]
-
-
-def decoded_instead(
+def greedy_answers(
     model: PreTrainedModel,
     processor: Any,
     samples: Sequence[AnchorSample],
-    known: Sequence[list[int]],
+    drafts: Sequences,
+    said: torch.Tensor,
     limit: int,
-) -> Sequences:
-    """Prompts and greedy answers of samples whose drafts were not confirmed.
+) -> list[list[int]]:
+    """What greedy decoding answers, end of sequence left out.
 
-    ``known`` is how each answer begins, see ``beginnings``. An answer has at most ``limit`` tokens and ends
-    ``EXTRA_TOKENS`` after the length of its ground truth.
+    An answer has at most ``limit`` tokens and ends ``EXTRA_TOKENS`` after the length of its ground truth.
+
+    Parameters
+    ----------
+    drafts : Sequences
+        B prompts with the ground truth as answers.
+    said : torch.Tensor
+        int64 [B, ``positions_to_confirm(drafts)``], likeliest next tokens.
     """
-    truths = ground_truth_answers(processor, samples)
-    limits = [min(limit, len(truth) + EXTRA_TOKENS) for truth in truths]
-    pad = processor.tokenizer.pad_token_id or 0
+    first = min(map(len, drafts.prompts))
+    limits = [min(limit, len(truth) + EXTRA_TOKENS) for truth in drafts.answers]
     answers = []
-    for sample, *work in zip(samples, truths, known, limits, strict=True):
-        answers.append(redrafted(model, encode_prompts(model, processor, [sample]), pad, *work))
-    inputs = encode_prompts(model, processor, samples)
-    if any(answer is None for answer in answers):
-        decoded = generated_answers(model, inputs, max(limits))
-        for row, (answer, length) in enumerate(zip(decoded, limits, strict=True)):
-            answers[row] = answer[:length] if answers[row] is None else answers[row]
-    return join(inputs, answers, pad)
+    for row, (prompt, truth) in enumerate(zip(drafts.prompts, drafts.answers, strict=True)):
+        # The last of these tokens is what the model says after the whole draft.
+        tokens = said[row, len(prompt) - first :][: len(truth) + 1].tolist()
+        known = tokens[: _agreeing(tokens, truth) + 1]
+        answers.append(redrafted(model, processor, samples[row], truth, known, limits[row]))
+    rest = [row for row, answer in enumerate(answers) if answer is None]
+    if rest:
+        inputs = encode_prompts(model, processor, [samples[row] for row in rest])
+        decoded = generated_answers(model, inputs, max(limits[row] for row in rest))
+        for row, answer in zip(rest, decoded, strict=True):
+            answers[row] = answer[: limits[row]]
+    return answers
 
 
 @torch.inference_mode()
 def redrafted(
-    model: PreTrainedModel, inputs: dict[str, Any], pad: int, truth: list[int], known: list[int], limit: int
+    model: PreTrainedModel,
+    processor: Any,
+    sample: AnchorSample,
+    truth: list[int],
+    known: list[int],
+    limit: int,
 ) -> list[int] | None:
     """The greedy answer of one sample; after a surprise the rest of the ground truth is the next draft.
 
     Every pass confirms a piece of its draft and says one token more: a page with a few mistakes takes a few
-    passes where decoding takes one per character. ``known`` is how the answer begins, at least one token;
-    ``limit`` is the most it may have. None if it has so little to do with the ground truth that decoding is
-    quicker.
+    passes where decoding takes one per character. ``known`` is how the answer begins, at least one token, and
+    no pass is needed if it ends there; ``limit`` is the most tokens it may have. None if it has so little to
+    do with the ground truth that decoding is quicker.
     """
     ends = end_tokens(model) | {model.config.image_token_id}
     cache = DynamicCache(config=model.config.get_text_config())
@@ -120,7 +101,8 @@ def redrafted(
             return None
         draft = continuation(truth, answer)[: limit - len(answer)]
         if passes == 0:
-            step = join(inputs, [answer + draft], pad)
+            inputs = encode_prompts(model, processor, [sample])
+            step = join(inputs, [answer + draft], processor.tokenizer.pad_token_id or 0)
             prompt = len(step.prompts[0])
             given = step.inputs
         else:
@@ -135,7 +117,7 @@ def redrafted(
 
 
 def continuation(truth: list[int], answer: list[int]) -> list[int]:
-    """What the ground truth has next, as far as the end of the answer shows where in it the answer is."""
+    """The part of the ground truth that comes next, where the end of the answer shows the place in it."""
     for length in SUFFIXES:
         if length > len(answer):
             continue
@@ -145,10 +127,10 @@ def continuation(truth: list[int], answer: list[int]) -> list[int]:
             if truth[place - length : place] == answer[-length:]
         ]
         if places:
-            # of several such places the one nearest to as many tokens from the start
+            # Of several such places, take the one whose distance from the start is nearest to the answer's.
             place = min(places, key=lambda place: abs(place - len(answer)))
             return truth[place : place + DRAFT_TOKENS]
-    # another character than the right one: the rest may well be right
+    # The answer may have one wrong token here and go on rightly.
     return truth[len(answer) : len(answer) + DRAFT_TOKENS]
 
 

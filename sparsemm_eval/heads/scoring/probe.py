@@ -34,13 +34,13 @@ class _Recorder:
 
 
 class _AllSeenError(Exception):
-    """Ends a forward pass of which nothing more is wanted."""
+    """Ends a forward pass after the last layer that is wanted."""
 
 
 @torch.inference_mode()
 def strongest_keys(
-    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, topk: int = 1
-) -> torch.Tensor:
+    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, topk: int = 1, last: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the model once over whole sequences and note where each head looks hardest.
 
     Attention itself runs on SDPA; the ``topk`` largest logits are found beside it, in chunks over keys and
@@ -57,37 +57,22 @@ def strongest_keys(
         int64 [B, Q], positions to look from. Repeat any position to fill a row up.
     topk : int
         How many keys to note.
+    last : int
+        Number of positions, counted from the end of the padded sequences, whose likeliest next tokens are
+        wanted as well; 0 ends the pass where the last layer has been looked at.
 
     Returns
     -------
-    torch.Tensor
-        int64 [L, B, H, Q, topk], key positions, strongest first; -1 where a position sees fewer than ``topk``
-        keys.
+    (torch.Tensor, torch.Tensor)
+        Key positions int64 [L, B, H, Q, topk], strongest first, and -1 where a position sees fewer than
+        ``topk`` keys; and the likeliest next tokens int64 [B, last].
 
     Raises
     ------
     ConfigError
         If ``inputs`` holds an attention mask, or ``queries`` or ``topk`` cannot be right.
     """
-    return look_and_listen(model, inputs, queries, topk, 0)[0]
-
-
-@torch.inference_mode()
-def look_and_listen(
-    model: PreTrainedModel, inputs: Mapping[str, Any], queries: torch.Tensor, topk: int, last: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like ``strongest_keys``, and in the same pass what the model would say next at the last positions.
-
-    ``last`` is the number of positions to listen at, counted from the end of the padded sequences; 0 ends the
-    pass where the last layer has been looked at.
-
-    Returns
-    -------
-    (torch.Tensor, torch.Tensor)
-        Keys int64 [L, B, H, Q, topk] and the likeliest next tokens int64 [B, last].
-    """
-    length = inputs["input_ids"].shape[1]
-    checked(whole(1, length), "topk", topk)
+    checked(whole(1, inputs["input_ids"].shape[1]), "topk", topk)
     keys, logits = _probe(model, inputs, queries, lambda *tensors: top_keys(*tensors, topk), last)
     return keys, queries.new_empty(len(queries), 0) if logits is None else logits.argmax(-1)
 

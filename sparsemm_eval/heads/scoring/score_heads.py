@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,18 @@ from transformers import PreTrainedModel
 from sparsemm_eval import __version__
 from sparsemm_eval.checks import Count, Natural, record
 from sparsemm_eval.errors import ConfigError, HeadScoreError
+from sparsemm_eval.files import remove_records, source_digest
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
+from sparsemm_eval.heads.anchors.registry import anchor_named
+from sparsemm_eval.heads.scores import facts as table_facts
+from sparsemm_eval.heads.scores.lookup import cache_folder, file_name
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule, score_batch
-from sparsemm_eval.heads.scoring.scored_images import ScoredImages
+from sparsemm_eval.heads.scoring.scored_images import KIND, ScoredImages
+from sparsemm_eval.model import checkpoint
+from sparsemm_eval.model.placement import Placement
 
-# batches whose images are sorted by length together; all of them are in memory at a time
+# Images of so many batches are sorted by length together; all of them are in memory at a time.
 SORTED_BATCHES = 8
 PIXELS_PER_TOKEN = 16**2
 
@@ -41,6 +49,67 @@ class Workload:
             raise ConfigError("rank", self.rank, f"an integer in [0, {self.world_size})")
 
 
+def run(
+    model: str,
+    revision: str | None,
+    placement: Placement,
+    anchor: str,
+    data: str | None,
+    rule: ScoringRule,
+    work: Workload,
+    out: Path | None,
+    journal: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    """Load a model, score the images in all processes and write the table.
+
+    Parameters
+    ----------
+    model, revision : str
+        Shipped reader, hub id or folder; and a hub model's branch, tag or commit.
+    anchor, data : str
+        Name of the anchor, and where a stored anchor's images and boxes are.
+    rule : ScoringRule
+        Its ``rule`` is replaced by the anchor's own.
+    work : Workload
+        Without the shares of processes, which the launcher decides.
+    out : Path, optional
+        File of the table; None: the user's own tables, where ``head_scores`` finds it by the model's name.
+    journal : Path, optional
+        Folder of finished images; None: beside ``out``, removed when the table is written.
+    """
+    out = out or cache_folder() / file_name(model)
+    finished = journal or out.with_name(out.name + ".journal")
+    source = anchor_named(anchor, data)
+    rule = replace(rule, rule=source.rule)
+    mine = replace(work, rank=placement.rank, world_size=placement.world_size)
+    loaded = checkpoint.load(checkpoint.find(model, revision, "model"), placement)
+    origin = {
+        "model": loaded.name,
+        "weights": loaded.fingerprint["weights"],
+        "revision": loaded.source.commit,
+        "data": data and Path(data).name,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+    identity = {**origin, "files": loaded.fingerprint["files"], "source": source_digest()}
+    started = time.perf_counter()
+    arguments = (loaded.model, loaded.processor, source, rule)
+    score_heads(*arguments, mine, finished, identity, progress=placement.rank == 0)
+    placement.accelerator.wait_for_everyone()
+    placement.accelerator.end_training()
+    if placement.rank != 0:
+        return
+    # Reading the journal again finds the images of the other processes.
+    images = score_heads(*arguments, work, finished, identity)
+    seconds = time.perf_counter() - started
+    scores = summarise(images, describe(source, rule, work, origin))
+    scores.save(out)
+    if journal is None:
+        remove_records(finished, KIND)
+    for line in [*table_facts.lines(scores, top=5), f"{seconds:.1f} s, written to {out}"]:
+        say(line)
+
+
 def score_heads(
     model: PreTrainedModel,
     processor: Any,
@@ -56,7 +125,7 @@ def score_heads(
     Parameters
     ----------
     journal : path, optional
-        Folder where finished images are put down; images found there are not scored again.
+        Folder where finished images are stored; images found there are not scored again.
     origin : mapping, optional
         Names model and source, so that a journal of others is refused.
     progress : bool
@@ -75,14 +144,20 @@ def score_heads(
     if anchor.size is not None and work.images > anchor.size:
         remedy = f"at most {anchor.size}, all that anchor {anchor.name!r} has"
         raise ConfigError("images", work.images, remedy)
-    numbers = list(range(work.rank, work.images, work.world_size))
-    arguments = (model, processor, anchor, rule, work)
-    if journal is None:
-        return _score(*arguments, numbers, None, progress)
-    with ScoredImages(journal, describe(anchor, rule, work, origin), work.rank) as book:
-        done = {number: score for number, score in book.read().items() if number < work.images}
-        rest = [number for number in numbers if number not in done]
-        return dict(sorted((done | _score(*arguments, rest, book, progress)).items()))
+    identity = describe(anchor, rule, work, origin)
+    with nullcontext() if journal is None else ScoredImages(journal, identity, work.rank) as book:
+        known = {} if book is None else book.read()
+        scores = {number: score for number, score in known.items() if number < work.images}
+        rest = [n for n in range(work.rank, work.images, work.world_size) if n not in scores]
+        with tqdm(total=len(rest), unit="image", disable=not progress, desc="scoring heads") as bar:
+            for batch in _batches(anchor, work, rest):
+                each = score_batch(model, processor, list(batch.values()), rule)
+                found = dict(zip(batch, each, strict=True))
+                if book is not None:
+                    book.append(found)
+                scores |= found
+                bar.update(len(batch))
+    return dict(sorted(scores.items()))
 
 
 def describe(
@@ -111,13 +186,13 @@ def summarise(images: Mapping[int, ImageScore], provenance: Mapping[str, Any]) -
     ordered = [images[index] for index in sorted(images)]
     count, tokens = len(ordered), sum(image.tokens for image in ordered)
     answer_tokens = sum(image.answer_tokens for image in ordered)
-    if not any(float(image.scores.sum()) for image in ordered):
+    stack = torch.stack([image.scores for image in ordered])  # [images, L, H]
+    if not stack.any():
         raise HeadScoreError(
             f"no scores: {tokens} of {answer_tokens} answer tokens in {count} images counted, and no head "
             "looked at any of their boxes. Does the model read this kind of image, and does the anchor fit "
             "it? mode='teacher' does without its answers"
         )
-    stack = torch.stack([image.scores for image in ordered])  # [images, L, H]
     mean = stack.mean(0)
     total = mean.sum()
     found = {
@@ -129,27 +204,6 @@ def summarise(images: Mapping[int, ImageScore], provenance: Mapping[str, Any]) -
         "standard_error": (stack.std(0) / math.sqrt(count) / total).tolist() if count > 1 else None,
     }
     return HeadScores(mean / total, {**provenance, **found})
-
-
-def _score(
-    model: PreTrainedModel,
-    processor: Any,
-    anchor: Anchor,
-    rule: ScoringRule,
-    work: Workload,
-    numbers: list[int],
-    book: ScoredImages | None,
-    progress: bool,
-) -> dict[int, ImageScore]:
-    scores: dict[int, ImageScore] = {}
-    with tqdm(total=len(numbers), unit="image", disable=not progress, desc="scoring heads") as bar:
-        for batch in _batches(anchor, work, numbers):
-            found = dict(zip(batch, score_batch(model, processor, list(batch.values()), rule), strict=True))
-            if book is not None:
-                book.append(found)
-            scores |= found
-            bar.update(len(batch))
-    return dict(sorted(scores.items()))
 
 
 def _batches(anchor: Anchor, work: Workload, numbers: list[int]) -> Iterator[dict[int, AnchorSample]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sparsemm_eval.errors import HeadScoreError
-from sparsemm_eval.files import RecordStore, digest_of, remove_records
+from sparsemm_eval.files import RecordStore, digest_of
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore
 
 KIND = "part"
@@ -49,7 +49,7 @@ class ScoredImages:
         self._store.close()
 
     def append(self, scores: Mapping[int, ImageScore]) -> None:
-        """Put finished images down, by number."""
+        """Store finished images by number."""
         self._store.append({str(index): _record(score) for index, score in scores.items()})
 
     def read(self) -> dict[int, ImageScore]:
@@ -65,11 +65,6 @@ class ScoredImages:
         ]
         folder = str(self._store.path.parent)
         return f"journal {folder!r} belongs to another run: {', '.join(settings)}; {ELSEWHERE} or remove it"
-
-
-def remove(folder: Path) -> None:
-    """Delete a journal, and its folder if nothing else is in it."""
-    remove_records(folder, KIND)
 
 
 def _record(score: ImageScore) -> dict[str, Any]:

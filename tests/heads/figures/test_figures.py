@@ -8,8 +8,7 @@ from PIL import Image
 
 from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.anchors.record import AnchorSample
-from sparsemm_eval.heads.figures.attention_sheet import chosen_heads, save_sheet
-from sparsemm_eval.heads.figures.word_attention import word_attention
+from sparsemm_eval.heads.figures.word_attention import chosen_heads, save_sheet, word_attention
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.answers import encode_prompts, generated_answers, join
 from tests.heads.scoring.samples import character_sample, processor_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
+from math import sqrt
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,8 @@ from sparsemm_eval.heads.masking.experiment import (
     Measured,
     Point,
     check_shares,
-    curves,
-    mean_and_spread,
     run,
+    table,
 )
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.heads.scores.table import HeadScores
@@ -123,35 +122,41 @@ def test_points_of_an_earlier_version_are_left_alone_and_said_to_be(tmp_path):
     assert (tmp_path / "mask.json").read_text() == "{}"
 
 
-def found_curves(metric=None):
-    return curves({point: measured(point) for point in PLAN.points()}, metric)
+def measured_table(metric=None, plan=PLAN):
+    return table({point: measured(point) for point in plan.points()}, 40, metric)
 
 
-def test_curves():
-    qa, ocr = found_curves()
-    assert (qa.task, qa.metric, qa.samples, qa.full, qa.full_error) == ("qa", "exact", 40, 0.9, 0.02)
-    assert qa.visual == {0.05: (pytest.approx(0.5), 0.02), 0.1: (pytest.approx(0.1), 0.02)}
-    assert qa.random == {share: tuple(0.9 - share - 0.01 * seed for seed in (3, 7)) for share in (0.05, 0.1)}
-    assert (ocr.metric, ocr.samples) == ("accuracy", None)
-    assert math.isnan(ocr.full_error)
+def test_table():
+    rows = {(row["task"], row["heads"], row["share"]): row for row in measured_table().to_dict("records")}
+    assert [key[1:] for key in rows if key[0] == "qa"] == [
+        *(("nothing", 0.0), ("visual", 0.05), ("visual", 0.1), ("random", 0.05), ("random", 0.1)),
+    ]
+    full, best, drawn = (rows["qa", *key] for key in (("nothing", 0.0), ("visual", 0.05), ("random", 0.1)))
+    assert full["metric"] == "exact"
+    assert (full["samples"], full["count"], full["score"], full["standard_error"]) == (40, 0, 0.9, 0.02)
+    assert (best["count"], best["draws"], best["score"], best["spread"]) == (2, 1, pytest.approx(0.5), None)
+    assert (drawn["lowest"], drawn["highest"]) == (0.9 - 0.1 - 0.01 * 7, 0.9 - 0.1 - 0.01 * 3)
+    assert (drawn["score"], drawn["spread"]) == (pytest.approx(0.75), pytest.approx(0.04 / sqrt(2)))
+    assert (drawn["draws"], drawn["standard_error"]) == (2, None)
+    other = rows["ocr", "nothing", 0.0]
+    assert (other["metric"], other["samples"], other["standard_error"]) == ("accuracy", None, None)
     with pytest.raises(ConfigError, match="qa has: exact, other"):
-        found_curves("accuracy")
+        measured_table("accuracy")
 
 
-def test_mean_and_spread():
-    assert mean_and_spread((1.0, 2.0, 6.0)) == (3.0, pytest.approx(math.sqrt(7)))
-    assert math.isnan(mean_and_spread((1.0,))[1])
+def test_a_single_draw_has_no_spread():
+    assert set(measured_table(plan=MaskPlan((0.1,), (3,))).spread) == {None}
 
 
 def test_files(tmp_path):
-    mask_report.save_all(found_curves(), 40, tmp_path, "a title")
-    table = list(csv.DictReader(io.StringIO((tmp_path / "mask.csv").read_text())))
-    assert len(table) == 10
-    rows = {(row["task"], row["heads"], row["share"]): row for row in table}
+    mask_report.save_all(measured_table(), 40, tmp_path, "a title")
+    written = list(csv.DictReader(io.StringIO((tmp_path / "mask.csv").read_text())))
+    assert len(written) == 10
+    rows = {(row["task"], row["heads"], row["share"]): row for row in written}
     drawn = rows["qa", "random", "0.1"]
     assert (drawn["count"], drawn["draws"], drawn["standard_error"]) == ("4", "2", "")
     assert float(drawn["score"]) == pytest.approx(0.75)
-    assert float(drawn["spread"]) == pytest.approx(0.04 / math.sqrt(2))
+    assert float(drawn["spread"]) == pytest.approx(0.04 / sqrt(2))
     assert (float(drawn["lowest"]), float(drawn["highest"])) == (pytest.approx(0.73), pytest.approx(0.77))
     assert rows["ocr", "nothing", "0.0"]["standard_error"] == ""
     text = (tmp_path / "mask.md").read_text()

@@ -15,7 +15,7 @@ from scipy import stats
 from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.heads.figures import plots
 from sparsemm_eval.heads.scores import facts as table_facts
-from sparsemm_eval.heads.scores.comparison import agreement
+from sparsemm_eval.heads.scores.facts import agreement
 from sparsemm_eval.heads.scores.table import HeadScores, import_official
 
 TABLE = HeadScores.from_array(
@@ -76,6 +76,9 @@ def test_overlap_of_the_best():
 def test_pictures(tmp_path, ending):
     path, pair = tmp_path / f"map{ending}", tmp_path / "new" / f"pair{ending}"
     plots.save_head_map(TABLE, path, "a title")
+    once = path.read_bytes()
+    plots.save_head_map(TABLE, path, "a title")
+    assert path.read_bytes() == once
     plots.save_comparison(TABLE, TABLE, ("one", "two"), pair)
     if ending == ".png":
         assert min(Image.open(path).size) > 150

@@ -8,12 +8,12 @@ import torch
 from sparsemm_eval.heads.anchors.pages import page_reading_sample
 from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.heads.scoring import batch_scores, drafts
-from sparsemm_eval.heads.scoring.answers import encode_prompts, generated_answers, join
+from sparsemm_eval.heads.scoring.answers import encode_prompts, generated_answers, ground_truth_answers, join
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule, score_batch
 from sparsemm_eval.heads.scoring.drafts import (
     EXTRA_TOKENS,
-    confirmed,
     continuation,
+    greedy_answers,
     positions_to_confirm,
     redrafted,
 )
@@ -30,34 +30,35 @@ def said_by(family, samples, tokens=12):
     return generated_answers(model, encode_prompts(model, processor_of(family), samples), tokens)
 
 
-def confirm(model, inputs, answers, limit=64):
-    sequences = join(inputs, answers, 0)
-    last = positions_to_confirm(sequences)
+def answers_to(model, family, samples, truths, limit=64):
+    """Greedy answers from drafts, and how many of them took a pass of their own."""
+    inputs = encode_prompts(model, processor_of(family), samples)
+    sequences = join(inputs, truths, 0)
     with torch.no_grad():
+        last = positions_to_confirm(sequences)
         said = model(**sequences.inputs, use_cache=False, logits_to_keep=last).logits.argmax(-1)
-    return confirmed(model, sequences, said, limit)
+    passes = []
+    hook = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        return greedy_answers(model, processor_of(family), samples, sequences, said, limit), len(passes)
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
-def test_confirmed_where_decoding_says_the_same(family):
+def test_a_right_draft_is_the_answer_without_a_pass(family):
     model, samples = model_of(family), [character_sample(0, i) for i in range(3)]
     free = said_by(family, samples)
     end = max(free[0], key=free[0].index)  # what comes first as late as possible
     with ending(model, end):
-        said = said_by(family, samples)
-        assert 1 <= len(said[0]) < 12
-        drafts = [list(answer) for answer in said]
-        wrong = [list(answer) for answer in said]
-        wrong[0][-1] += 1
-        inputs = encode_prompts(model, processor_of(family), samples)
-        found, others = confirm(model, inputs, drafts), confirm(model, inputs, wrong)
-        assert found[0]
-        assert not others[0]
-        assert found[1:] == others[1:]
-        # an answer that was cut off is none that the model would have ended there
-        assert not any(right for right, answer in zip(found, said, strict=True) if len(answer) == 12)
-        assert not confirm(model, inputs, [said[0][:-1], *said[1:]])[0]
-        assert not confirm(model, inputs, [[*said[0], end], *said[1:]])[0]
+        [said, *_] = said_by(family, samples)
+        assert 1 <= len(said) < 12
+        assert answers_to(model, family, samples[:1], [said]) == ([said], 0)
+        assert answers_to(model, family, samples[:1], [said], limit=1) == ([said[:1]], 0)
+        # A draft that holds the end of sequence, breaks off or is wrong, is none of the model's answers.
+        assert answers_to(model, family, samples[:1], [[*said, end]])[0] == [said]
+        assert answers_to(model, family, samples[:1], [said[:-1]])[0] == [said]
+        assert answers_to(model, family, samples[:1], [[*said[:-1], said[-1] + 1]])[0] == [said]
 
 
 def test_only_what_is_not_confirmed_is_decoded(monkeypatch):
@@ -79,7 +80,6 @@ def test_only_what_is_not_confirmed_is_decoded(monkeypatch):
             decoded.append((len(inputs["input_ids"]), limit))
             return generated_answers(model, inputs, limit)
 
-        monkeypatch.setattr(drafts, "ground_truth_answers", truths_of)
         monkeypatch.setattr(batch_scores, "ground_truth_answers", truths_of)
         monkeypatch.setattr(drafts, "generated_answers", counting)
         monkeypatch.setattr(drafts, "PATIENCE", 0)  # these answers have nothing to do with the truths
@@ -107,13 +107,12 @@ def test_a_sample_scores_the_same_in_any_batch():
 def test_redrafting_gives_the_greedy_answer_in_few_passes(family, mistakes, monkeypatch):
     model, processor = model_of(family), processor_of(family)
     sample = character_sample(0, 1)
-    inputs = encode_prompts(model, processor, [sample])
     [said] = said_by(family, [sample], 14)
     truth = [token + 1 if place in mistakes else token for place, token in enumerate(said)]
     passes = []
     real = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: passes.append(1) or real(**given))
-    found = redrafted(model, inputs, 0, truth, said[:1], 14)
+    found = redrafted(model, processor, sample, truth, said[:1], 14)
     assert found == said
     # what comes after a mistake can look like another place of the truth, so the bound is loose
     assert len(passes) <= (len(said) - 1 if mistakes else 1)
@@ -123,16 +122,15 @@ def test_redrafting_gives_the_greedy_answer_in_few_passes(family, mistakes, monk
 def test_redrafting_with_a_wrong_truth_gives_the_greedy_answer_or_gives_up(family, monkeypatch):
     model, processor = model_of(family), processor_of(family)
     sample = character_sample(0, 0)
-    inputs = encode_prompts(model, processor, [sample])
     [said] = said_by(family, [sample], 12)
     truth = [token + 1 for token in said]
-    assert redrafted(model, inputs, 0, truth, said[:1], 12) is None
+    assert redrafted(model, processor, sample, truth, said[:1], 12) is None
     monkeypatch.setattr(drafts, "PATIENCE", 99)
-    assert redrafted(model, inputs, 0, truth, said[:1], 12) == said
-    assert redrafted(model, inputs, 0, truth, said[:1], 5) == said[:5]
+    assert redrafted(model, processor, sample, truth, said[:1], 12) == said
+    assert redrafted(model, processor, sample, truth, said[:1], 5) == said[:5]
     end = max(said, key=said.index)
     with ending(model, end):
-        assert redrafted(model, inputs, 0, truth, said[:1], 12) == said[: said.index(end)]
+        assert redrafted(model, processor, sample, truth, said[:1], 12) == said[: said.index(end)]
 
 
 def test_continuations():
@@ -154,7 +152,7 @@ def test_the_shipped_reader_scores_the_same_with_and_without_drafts():
     quick = score_batch(model, processor, samples, rule)
     for sample, found in zip(samples, quick, strict=True):
         inputs = encode_prompts(model, processor, [sample])
-        limit = len(drafts.ground_truth_answers(processor, [sample])[0]) + EXTRA_TOKENS
+        limit = len(ground_truth_answers(processor, [sample])[0]) + EXTRA_TOKENS
         [answer] = generated_answers(model, inputs, limit)
         slow = batch_scores._score(model, processor, [sample], join(inputs, [answer], 0), rule, 0)[0][0]
         assert found.answer_tokens == len(answer)

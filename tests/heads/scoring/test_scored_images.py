@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sparsemm_eval.errors import HeadScoreError, JournalError
+from sparsemm_eval.files import remove_records
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore
-from sparsemm_eval.heads.scoring.scored_images import ScoredImages, remove
+from sparsemm_eval.heads.scoring.scored_images import KIND, ScoredImages
 
 RUN = {"model": "m", "seed": 0}
 
@@ -73,8 +74,8 @@ def test_removing_leaves_what_is_not_the_journals(tmp_path):
         with ScoredImages(tmp_path / "j", RUN, rank):
             pass
     (tmp_path / "j" / "mine.txt").touch()
-    remove(tmp_path / "j")
+    remove_records(tmp_path / "j", KIND)
     assert [path.name for path in (tmp_path / "j").iterdir()] == ["mine.txt"]
     (tmp_path / "j" / "mine.txt").unlink()
-    remove(tmp_path / "j")
+    remove_records(tmp_path / "j", KIND)
     assert not (tmp_path / "j").exists()
