@@ -87,12 +87,15 @@ class Answerer:
         images = [image for sample in samples for image in sample.images]
         inputs = self.family.encode(self.processor, [sample.prompt for sample in samples], images)
         lengths = inputs["attention_mask"].sum(-1).tolist()
+        smaller = (
+            "make images smaller with max_pixels, or " if "max_pixels" in self.family.pixel_limits else ""
+        )
         for sample, length in zip(samples, lengths, strict=True):
             if length >= self.context:
                 raise PromptTooLongError(
                     sample.request.name,
                     f"its prompt has {length} tokens, the model's context ends at {self.context}: "
-                    "use smaller images (max_pixels) where the family allows it, or leave the sample out",
+                    f"{smaller}leave such samples out with on_error=skip",
                 )
         return inputs.to(self.device, dtype=self.model.dtype)
 

@@ -92,9 +92,11 @@ def test_kinds_of_memory_errors():
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def test_a_prompt_longer_than_the_context_is_an_error(build_wrapper):
-    wrapper = build_wrapper()
+@pytest.mark.parametrize(("name", "remedy"), [("llava_fullkv", ""), ("qwen2vl_fullkv", ".*max_pixels, or")])
+def test_a_prompt_longer_than_the_context_is_an_error_with_a_remedy_that_exists(name, remedy, build_wrapper):
+    wrapper = build_wrapper(name)
     wrapper.config.text_config.max_position_embeddings = 100
     page = {"image": Image.new("RGB", (128, 128)), "question": "short?"}
-    with pytest.raises(PromptTooLongError, match=rf"^{TASK}/0: its prompt has \d+ tokens.*ends at 100"):
+    message = rf"^{TASK}/0: its prompt has \d+ tokens.*ends at 100:{remedy} leave such samples out"
+    with pytest.raises(PromptTooLongError, match=message):
         answers_of(wrapper, [page])
