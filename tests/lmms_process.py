@@ -1,6 +1,8 @@
 """Real lmms-eval processes for tests: their environment, and a reader for them to load."""
 
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparsemm_eval.model import shipped as checkpoints
@@ -21,6 +23,19 @@ def environment(folder: Path) -> dict[str, str]:
         "LMMS_EVAL_PLUGINS": "oracle",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
+
+
+def run(line: Sequence[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder to its end, with additions to the environment; its output is kept."""
+    return subprocess.run(
+        line,
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def is_shipped(reader: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ class CellFiles:
         return tasks
 
 
-def read_study(folder: Path) -> list[CellFiles]:
-    """All cells of a study in its order.
+def read_study(folder: Path, only: Collection[str] | None = None) -> list[CellFiles]:
+    """The cells of a study in its order, or those of them with the ids that are given.
 
     Raises
     ------
@@ -95,7 +96,8 @@ def read_study(folder: Path) -> list[CellFiles]:
         raise EvaluationError(
             f"{folder} is no study folder: it has no study.json (`sparsemm study run` makes it)"
         )
-    return [read_cell(folder / "cells" / name) for name in _json(description)["cells"]]
+    names = _json(description)["cells"]
+    return [read_cell(folder / "cells" / name) for name in names if only is None or name in only]
 
 
 def read_cell(folder: Path) -> CellFiles:

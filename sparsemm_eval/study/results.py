@@ -39,10 +39,12 @@ def collect(folder: Path, only: Collection[str] | None = None) -> tuple[pd.DataF
     EvaluationError
         If the folder is no study or a cell's description cannot be read.
     """
-    cells = read_study(Path(folder))
-    by_id = {files.cell["id"]: files for files in cells}
+    cells = references = read_study(Path(folder), only)
+    if only is not None:
+        references = read_study(Path(folder), {files.cell.get("reference") for files in cells})
+    by_id = {files.cell["id"]: files for files in references}
     rows, samples = [], []
-    for files in cells if only is None else (by_id[identifier] for identifier in only):
+    for files in cells:
         reference = by_id.get(files.cell.get("reference"))
         for task in files.tasks:
             task_samples, values = _samples(files, task, reference)

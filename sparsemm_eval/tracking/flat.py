@@ -37,7 +37,7 @@ _SECRET = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
 
 def label(method: str, budget: Any, knobs: Mapping[str, Any]) -> str:
     """A configuration in words, equal for its seeds: ``sparsemm b32 kernel_size=7``."""
-    known = {name: plain(value) for name, value in {"b": budget, **knobs}.items()}
+    known = plain({"b": budget, **knobs})
     given = {name: value for name, value in known.items() if value is not None}
     parts = [f"b{int(value)}" if name == "b" else f"{name}={value}" for name, value in given.items()]
     return " ".join([method, *parts])
@@ -88,7 +88,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(rows) > 1:
         table = pd.DataFrame(rows).reindex(columns=list(FIGURES)).astype(float)
         found |= table.agg(FIGURES).to_dict()
-    return {name: value for name, value in ((n, plain(v)) for n, v in found.items()) if value is not None}
+    return {name: value for name, value in plain(found).items() if value is not None}
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, Any]:

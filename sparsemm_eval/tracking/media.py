@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from PIL import Image
 
+from sparsemm_eval.heads.figures.plots import draw_map
+from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.report.images import thumbnails
 
@@ -34,12 +35,12 @@ def worst_first(samples: pd.DataFrame, limit: int = MAX_SAMPLES) -> pd.DataFrame
     return samples.assign(apart=apart).sort_values(order, ascending=[False, True, True, True]).head(limit)
 
 
-def sample_table(study: Path, samples: pd.DataFrame) -> wandb.Table:
+def sample_table(cell: CellFiles, samples: pd.DataFrame) -> wandb.Table:
     """A W&B table of the `worst_first` samples, with pictures where a task's images are on this machine."""
     import wandb
 
     chosen = worst_first(samples)
-    pictures, _ = thumbnails(study, set(zip(chosen["task"], chosen["doc_id"], strict=True)))
+    pictures, _ = thumbnails([cell], set(zip(chosen["task"], chosen["doc_id"], strict=True)))
     rows = []
     for row in chosen.to_dict("records"):
         uri = pictures.get(f"{row['task']}/{row['doc_id']}")
@@ -81,10 +82,5 @@ def budget_map(kept: Sequence[Sequence[float]], title: str) -> Figure:
 
     layers, heads = len(kept), len(kept[0])
     figure = Figure(figsize=(2.5 + 0.25 * heads, 1.5 + 0.25 * layers), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(kept, cmap="viridis", vmin=0, aspect="auto")
-    axes.set(xlabel="KV head", ylabel="layer", title=title)
-    axes.set_xticks(range(0, heads, max(1, heads // 8)))
-    axes.set_yticks(range(0, layers, max(1, layers // 8)))
-    figure.colorbar(picture, ax=axes, label="entries kept, mean over samples")
+    draw_map(figure, kept, "KV head", title, label="entries kept, mean over samples", vmin=0)
     return figure

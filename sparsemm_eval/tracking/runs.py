@@ -49,15 +49,15 @@ def log_cell(root: Path, identifier: str) -> None:
         config=flat.config(files.cell, rows),
         failed=not files.done,
     ) as run:
-        state = {"state": files.status["state"], "error": files.status.get("error")}
-        run.summary.update({name: value for name, value in state.items() if value is not None})
-        run.summary.update(flat.summary(rows))
+        run.summary.update({"state": files.status["state"], **flat.summary(rows)})
+        if not files.done:
+            run.summary.update({"error": files.status.get("error")})
         for point in running_scores(samples) if files.done else ():
             run.log(point)
         if files.record.get("kept_mean"):
             run.log({"head_budgets": _image(budget_map(files.record["kept_mean"], identifier))})
         if len(samples):
-            run.log({"samples_table": sample_table(root, samples)})
+            run.log({"samples_table": sample_table(files, samples)})
         if files.done:
             records = (files.folder / "stats").glob("*_sparsemm_run.json")
             last = max(records, key=lambda path: path.stat().st_mtime_ns, default=Path())

@@ -13,6 +13,7 @@ import torch
 from sparsemm_eval import CompressionConfig
 from sparsemm_eval.methods import Method, PromptView, keep, register
 from sparsemm_eval.methods.registry import _REGISTRY
+from tests import lmms_process
 from tests.lmms_process import environment
 from tests.methods.matrix import registered
 
@@ -28,8 +29,7 @@ def folder(tmp_path):
 
 def run(folder, *line):
     plugin = {"SPARSEMM_PLUGINS": "my_method", "PYTHONPATH": str(folder), "LMMS_EVAL_PLUGINS": ""}
-    surroundings = {**os.environ, **environment(folder), **plugin}
-    return subprocess.run(line, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
+    return lmms_process.run(line, folder, **{**environment(folder), **plugin})
 
 
 def method_of_the_page():

@@ -1,13 +1,11 @@
 """A real study with W&B offline: a run for each cell, and one for the study."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 
-from tests.lmms_process import SECRETS, checkpoint, environment, files_with_secrets
+from tests.lmms_process import SECRETS, checkpoint, environment, files_with_secrets, run
 from tests.tracking.offline_runs import read_sessions
 
 TEXT = """\
@@ -29,15 +27,8 @@ wandb: {{mode: offline}}
 @pytest.mark.slow
 def test_a_study_with_wandb(tmp_path):
     (tmp_path / "study.yaml").write_text(TEXT.format(pretrained=checkpoint("tiny-reader", tmp_path)))
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsemm_eval", "study", "run", "study.yaml"],
-        cwd=tmp_path,
-        env={**os.environ, **environment(tmp_path), **SECRETS},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    line = [sys.executable, "-m", "sparsemm_eval", "study", "run", "study.yaml"]
+    done = run(line, tmp_path, **environment(tmp_path), **SECRETS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert files_with_secrets(tmp_path, done.stdout + done.stderr) == []
     study = tmp_path / "out"
@@ -48,12 +39,12 @@ def test_a_study_with_wandb(tmp_path):
         folder = study / "cells" / cell
         status = json.loads((folder / "status.json").read_text())
         record = json.loads((folder / status["results"]).read_text())
-        measured, run = record["sparsemm"]["measured"], runs[cell]
+        measured, logged = record["sparsemm"]["measured"], runs[cell]
         assert status["wandb"] == "logged"
-        assert run.summary["pages_qa/exact_match"] == record["results"]["pages_qa"]["exact_match,none"]
+        assert logged.summary["pages_qa/exact_match"] == record["results"]["pages_qa"]["exact_match,none"]
         for name in ("effective_budget", "kv_bytes_per_sample", "samples_timed", "decode_seconds_per_token"):
-            assert run.summary[name] == pytest.approx(measured[name])
-        assert run.config["version_torch"] == record["sparsemm"]["versions"]["torch"]
-        assert run.config.get("window") == (8 if "snapkv" in cell else None)
+            assert logged.summary[name] == pytest.approx(measured[name])
+        assert logged.config["version_torch"] == record["sparsemm"]["versions"]["torch"]
+        assert logged.config.get("window") == (8 if "snapkv" in cell else None)
     [row] = runs["real"].rows("comparison")
     assert row["comparison"]["nrows"] == 2

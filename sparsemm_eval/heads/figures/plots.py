@@ -26,16 +26,28 @@ def save_head_map(scores: HeadScores, path: str | Path, title: str = "") -> None
         If the picture cannot be written, for instance for another ending than .png and .svg.
     """
     figure = new_figure(path, width=2 + 0.28 * scores.num_heads, height=1.3 + 0.28 * scores.num_layers)
-    axes = figure.subplots()
     from matplotlib.colors import PowerNorm
 
     shares = (scores.table / scores.table.max()).numpy()
-    picture = axes.imshow(shares, cmap="viridis", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
-    axes.set(xlabel="query head", ylabel="layer", title=title)
-    axes.set_xticks(_ticks(scores.num_heads))
-    axes.set_yticks(_ticks(scores.num_layers))
-    figure.colorbar(picture, ax=axes, label="score / best score", ticks=(0, 0.01, 0.1, 0.25, 0.5, 1))
+    bar = {"label": "score / best score", "ticks": (0, 0.01, 0.1, 0.25, 0.5, 1)}
+    draw_map(figure, shares, "query head", title, norm=PowerNorm(0.5, vmin=0, vmax=1), **bar)
     save_figure(figure, path)
+
+
+def draw_map(
+    figure: Any, table: Any, heads: str, title: str, *, label: str, ticks: Any = None, **colours: Any
+) -> None:
+    """Fill a figure with a map of one number per head, [layers, heads]: layers down and heads across.
+
+    ``heads`` says which heads these are, ``label`` and ``ticks`` are of the colour bar, and ``colours`` are
+    settings of matplotlib's ``imshow``.
+    """
+    axes = figure.subplots()
+    picture = axes.imshow(table, cmap="viridis", aspect="auto", **colours)
+    axes.set(xlabel=heads, ylabel="layer", title=title)
+    axes.set_xticks(_ticks(len(table[0])))
+    axes.set_yticks(_ticks(len(table)))
+    figure.colorbar(picture, ax=axes, label=label, ticks=ticks)
 
 
 def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str], path: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sparsemm_eval import __version__
-from sparsemm_eval.study.cell_files import read_study
+from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import VERSIONS, crossed_knobs
 from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
@@ -60,7 +61,8 @@ def contents(folder: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> dict[s
         for number, (_, row) in enumerate(frame.iterrows())
     ]
     disagreements = worst(cells, samples, knobs)
-    images, without = thumbnails(folder, {(row["task"], row["doc_id"]) for row in disagreements})
+    files = read_study(folder)
+    images, without = thumbnails(files, {(row["task"], row["doc_id"]) for row in disagreements})
     states = cells.drop_duplicates("cell")["state"].value_counts().to_dict()
     data = {
         "study": study["name"],
@@ -72,7 +74,7 @@ def contents(folder: Path, cells: pd.DataFrame, samples: pd.DataFrame) -> dict[s
         "models": _unique(cells["model"]),
         "tasks": [_task(task, frame) for task in _unique(cells["task"])],
         "configurations": rows,
-        "kept": _kept(folder, knobs),
+        "kept": _kept(files, knobs),
         "images": images,
     }
     return {
@@ -118,7 +120,7 @@ def _task(task: str, frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _kept(folder: Path, knobs: list[str]) -> list[dict[str, Any]]:
+def _kept(cells: Sequence[CellFiles], knobs: list[str]) -> list[dict[str, Any]]:
     """Mean kept entries [layers][KV heads] of every finished cell."""
     return [
         {
@@ -131,7 +133,7 @@ def _kept(folder: Path, knobs: list[str]) -> list[dict[str, Any]]:
             "knobs": {name: files.cell["knobs"].get(name) for name in knobs},
             "kept": [[round(entries, 1) for entries in layer] for layer in files.record["kept_mean"]],
         }
-        for files in read_study(folder)
+        for files in cells
         if files.record.get("kept_mean")
     ]
 

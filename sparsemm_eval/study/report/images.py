@@ -8,25 +8,27 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.model.images import rgb_image
-from sparsemm_eval.study.cell_files import read_study
+from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.tasks import FOLDER
 
 SIDE = 360
 _TIMEOUT_SECONDS = 120
 
 
-def thumbnails(folder: Path, documents: Iterable[tuple[str, int]]) -> tuple[dict[str, str], dict[str, str]]:
+def thumbnails(
+    cells: Sequence[CellFiles], documents: Iterable[tuple[str, int]]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Pictures of documents as data URIs.
 
     Parameters
     ----------
-    folder : pathlib.Path
-        The study, whose results tell where a task's documents come from.
+    cells : sequence of CellFiles
+        Of the study; their results tell where a task's documents come from.
     documents : iterable of (str, int)
         Task and ``doc_id``.
 
@@ -38,7 +40,7 @@ def thumbnails(folder: Path, documents: Iterable[tuple[str, int]]) -> tuple[dict
     wanted: dict[str, list[int]] = {}
     for task, doc in sorted(documents):
         wanted.setdefault(task, []).append(doc)
-    configs = _task_configs(folder)
+    configs = _task_configs(cells)
     images, without = {}, {}
     for task, docs in wanted.items():
         found = _of_task(task, docs, configs.get(task, {}))
@@ -65,9 +67,9 @@ def data_uri(encoded: bytes, side: int = SIDE) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _task_configs(folder: Path) -> dict[str, dict[str, Any]]:
+def _task_configs(cells: Sequence[CellFiles]) -> dict[str, dict[str, Any]]:
     configs: dict[str, dict[str, Any]] = {}
-    for files in read_study(folder):
+    for files in cells:
         if files.done:
             for task, config in files.results.contents.get("configs", {}).items():
                 configs.setdefault(task, config)

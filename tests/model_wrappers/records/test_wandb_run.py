@@ -1,11 +1,10 @@
 """What a W&B run of ``lmms-eval --wandb_args`` holds, by W&B's own offline files."""
 
-import os
-import subprocess
 import sys
 
 import pytest
 
+from tests import lmms_process
 from tests.lmms_process import SECRETS, files_with_secrets
 from tests.model_wrappers.task_folder import write_task
 from tests.tracking.offline_runs import read_sessions
@@ -24,15 +23,7 @@ def test_a_plain_run_has_flat_config_and_what_was_measured(processes, documents,
     line += ["--model_args", "pretrained=tiny-reader,budget=40,window=8,ratio=0.3,journal=off"]
     line += ["--wandb_args", "project=plain", "--output_path", str(tmp_path / "out"), "--device", "cpu"]
     variables = {"WANDB_MODE": "offline", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **SECRETS}
-    done = subprocess.run(
-        line,
-        cwd=tmp_path,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    done = lmms_process.run(line, tmp_path, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     assert files_with_secrets(tmp_path, done.stdout + done.stderr) == []
     (run,) = read_sessions(tmp_path)

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.study.cell_files import read_study
 from sparsemm_eval.study.report import report_command, write
 from sparsemm_eval.study.report.disagreements import worst
 from sparsemm_eval.study.report.images import data_uri, thumbnails
@@ -177,7 +178,7 @@ def test_without_a_full_cache_there_is_nothing_to_disagree_with(tmp_path):
 
 
 def test_pictures_of_pages(study):
-    images, without = thumbnails(study, {("pages_qa", 3), ("pages_ocr", 0), ("pages_qa", 10**6)})
+    images, without = thumbnails(read_study(study), {("pages_qa", 3), ("pages_ocr", 0), ("pages_qa", 10**6)})
     assert set(images) == {"pages_qa/3", "pages_ocr/0"}
     assert without == {}
     kind, content = images["pages_qa/3"].split(";base64,")
@@ -210,6 +211,6 @@ def test_a_task_without_pictures_says_why(tmp_path, config, reason):
     write_study(tmp_path / "s", [spec], 2)
     path = next((tmp_path / "s" / "cells" / spec.id / "lmms").rglob("*_results.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"configs": {"other": config}}))
-    images, without = thumbnails(tmp_path / "s", {("other", 0)})
+    images, without = thumbnails(read_study(tmp_path / "s"), {("other", 0)})
     assert images == {}
     assert reason in without["other"]
