@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ class Run:
 
     model: str | None  # None leaves it to lmms-eval
     model_args: str
-    tasks: tuple[str, ...]  # names as given: tasks, groups, tags, patterns or YAML files
+    tasks: tuple[str, ...]  # tasks, groups, tags or patterns; a YAML file by the name it gives its task
     output_path: Path
 
 
@@ -42,7 +45,7 @@ def read(arguments: Sequence[str]) -> list[Run]:
     for entry in _entries(given):
         entry = {**entry, **explicit}  # as in lmms-eval, the command line goes before the file
         tasks = entry.get("tasks")
-        names = tuple(name for name in str(tasks or "").split(",") if name)
+        names = tuple(_task_at(name)[0] for name in str(tasks or "").split(",") if name)
         if not names:
             raise ConfigError("--tasks", tasks, "names of tasks, separated by commas (see: sparsemm tasks)")
         if entry.get("output_path") is None and given.config:
@@ -63,29 +66,65 @@ def command_line(model: str, model_args: Mapping[str, Any], more: str = "", **op
 
 
 def complete(arguments: Sequence[str], scratch: Path) -> list[str]:
-    """The command line with this package's tasks on the include path, and an output path.
+    """The command line with all folders of tasks on the include path, and an output path.
 
-    lmms-eval takes one folder after ``--include_path``, but a list of them in a configuration file; one is
-    written to `scratch`, a folder that lives as long as the run, when the user has include paths of their
-    own. All else stays as it is.
+    These are this package's, the user's, those of YAML files given as tasks (which lmms-eval does not find
+    itself), and those of the modules in LMMS_EVAL_PLUGINS. lmms-eval takes one folder after
+    ``--include_path``, but a list of them in a configuration file; one is written to `scratch`, a folder that
+    lives as long as the run, where there are several. All else stays as it is.
     """
     given, _ = _parse(arguments)
     result = list(arguments)
     if given.output_path is None and not given.config:
         result += ["--output_path", DEFAULT_OUTPUT]
     entries = _entries(given)
-    folders = [given.include_path or entry.get("include_path") for entry in entries]
-    if not any(folders):
-        return [*result, "--include_path", str(FOLDER)]
-    if given.config is None and Path(given.include_path).resolve() == FOLDER:
-        return result
-    for entry, others in zip(entries, folders, strict=True):
-        others = [others] if isinstance(others, str) else others or []
-        entry["include_path"] = [str(FOLDER), *(path for path in others if Path(path).resolve() != FOLDER)]
+    several = False
+    for entry in entries:
+        asked = str(given.tasks or entry.get("tasks") or "").split(",")
+        names, places = zip(*map(_task_at, asked), strict=True)
+        others = given.include_path or entry.get("include_path") or []
+        others = [others] if isinstance(others, str) else others
+        folders = dict.fromkeys(
+            [str(FOLDER), *map(_resolved, [*others, *filter(None, places), *_plugin_tasks()])]
+        )
+        several |= len(folders) > 1
+        entry |= {"include_path": list(folders), "tasks": ",".join(names)}
+    if not several:
+        _, rest = _parse(result, ("include_path",))
+        return [*rest, "--include_path", str(FOLDER)]
     config = scratch / "lmms_eval.yaml"
     config.write_text(yaml.safe_dump(entries), encoding="utf-8")
-    _, rest = _parse(result, ("config", "include_path"))
+    _, rest = _parse(result, ("config", "include_path", "tasks"))
     return [*rest, "--config", str(config)]
+
+
+def task_name(name: str) -> str:
+    """The name that results have for a task: of a YAML file, that of its task."""
+    return _task_at(name)[0]
+
+
+def _task_at(name: str) -> tuple[str, str | None]:
+    """A task's name, and the folder to find it in where the name is that of a YAML file."""
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return name, None
+    found = re.search(r"^task\s*:\s*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise ConfigError("--tasks", name, "a YAML file that names its task: task: …")
+    return found[1], str(path.parent)
+
+
+def _resolved(folder: str) -> str:
+    return str(Path(folder).expanduser().resolve())
+
+
+def _plugin_tasks() -> list[str]:
+    """Folders of tasks of LMMS_EVAL_PLUGINS, which lmms-eval reads too late to find tasks by name."""
+    found = []
+    for plugin in filter(None, os.environ.get("LMMS_EVAL_PLUGINS", "").split(",")):
+        package = importlib.util.find_spec(f"{plugin}.tasks")
+        found += [] if package is None else list(package.submodule_search_locations or ())
+    return found
 
 
 def runs_on_cpu(arguments: Sequence[str]) -> bool:

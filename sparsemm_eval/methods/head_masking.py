@@ -68,7 +68,7 @@ VISUAL = Method(
     mask=visual,
     knobs=(MASK_RATIO, MASK_MODE),
     needs=("head_scores",),
-    style=Style("#3a4ea0", "hexagon"),
+    style=Style("#3a4ea0", "h"),
 )
 OTHERS = Method(
     name="mask_random",
@@ -78,6 +78,6 @@ OTHERS = Method(
     mask=others,
     knobs=(MASK_RATIO, MASK_MODE, MASK_SEED),
     needs=("head_scores",),
-    style=Style("#6b6b6b", "cross"),
+    style=Style("#6b6b6b", "P"),
 )
 METHODS = (VISUAL, OTHERS)

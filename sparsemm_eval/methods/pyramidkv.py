@@ -55,5 +55,5 @@ METHOD = Method(
     allocate=by_layer,
     knobs=(SURPLUS, PYRAMID_BETA),
     published=sparsemm_table(256, (0.65, 0.48, 0.62, 0.53, 0.65)),
-    style=Style("#00795a", "triangle-up"),
+    style=Style("#00795a", "^"),
 )

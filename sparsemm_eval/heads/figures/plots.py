@@ -8,7 +8,7 @@ from typing import Any
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import HeadScores
 
-FORMATS = (".png", ".svg")
+FORMATS = (".png", ".svg", ".pdf")
 # Readers with any colour vision can tell these two apart.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 LINEAR_BELOW = 1e-3  # shares of the score
@@ -76,7 +76,7 @@ def new_figure(path: str | Path, width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     if Path(path).suffix.lower() not in FORMATS:
-        raise ConfigError("plot", str(path), "a file name that ends in " + " or ".join(FORMATS))
+        raise ConfigError("plot", str(path), "a file name that ends in " + ", ".join(FORMATS))
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -84,7 +84,8 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure; the same figure gives the same file."""
     from matplotlib import rc_context
 
-    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
+    # Without the time of writing: equal figures give equal files.
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower())
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with rc_context({"svg.hashsalt": "sparsemm-eval"}):  # without it, SVG ids are random
