@@ -69,12 +69,10 @@ class Picture:
             self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         text = buffer.getvalue()
         text = text[text.index("<svg") :].replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
-        return re.sub(
-            r'<svg height="[^"]*"|width="[\d.]+pt"|height="[\d.]+pt"',
-            lambda found: found[0][:4] if found[0].startswith("<svg") else "",
-            text,
-            count=2,
-        )
+        # Names that nothing refers to would be those of other pictures of the page as well.
+        used = set(re.findall(r"#([\w-]+)", text))
+        text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
+        return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
 
 
 def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]:

@@ -119,8 +119,8 @@ def headline_tables(study: Study) -> list[Table]:
             }
         notes = [*_winners(study, str(model), str(task)), _INTERVALS, *_full(study, str(model), str(task))]
         notes.append(
-            "Columns are effective budgets. Between the budgets that were run, each document's score is interpolated "
-            "over the logarithm of the effective budget; – is beyond "
+            "Columns are effective budgets. Between the budgets that were run, each document's score is "
+            "interpolated over the logarithm of the effective budget; – is beyond "
             "what was run."
         )
         notes += _surroundings(study.configurations, str(model), str(task))
@@ -178,8 +178,8 @@ def paired_tables(study: Study) -> list[Table]:
         notes = [
             f"Score of {study.against} less that of the other on the same documents, with its 95 % interval; "
             "p by McNemar's exact test for right and wrong answers, else by flipping signs, or by a t test "
-            f"where seeds vary; Holm's correction is over all {len(found)} comparisons. Detectable: the least "
-            "difference found in four of five cases."
+            f"where seeds vary; Holm's correction is over all {len(found)} comparisons. Detectable: the "
+            "least difference found in four of five cases."
         ]
         columns = ["task", "eff.", "other", "difference", "p", "p (Holm)", "n", "detectable"]
         records = list(map(plain, part.to_dict("records")))
