@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, reason_of
 from sparsemm_eval.tasks import FOLDER
 
 #: Where results go when the command line does not say.
 DEFAULT_OUTPUT = "runs"
+_HOME = re.compile(r"(--\w+=)?(~.*)")
 _NAMES = ("model", "model_args", "tasks", "output_path", "include_path", "config", "device")
 
 
@@ -56,7 +59,15 @@ def command_line(model: str, model_args: Mapping[str, Any], more: str = "", **op
     """lmms-eval's arguments of one evaluation; whatever is None is left out.
 
     ``more`` are further model_args, as a user wrote them.
+
+    Raises
+    ------
+    ConfigError
+        For a model_arg with a comma, for instance in a path.
     """
+    for name, value in model_args.items():
+        if "," in str(value):
+            raise ConfigError(name, str(value), "no comma, which separates lmms-eval's model_args")
     known = [f"{name}={value}" for name, value in model_args.items() if value is not None]
     given = {"model": model, "model_args": ",".join([*known, more] if more else known), **options}
     return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
@@ -66,22 +77,27 @@ def complete(arguments: Sequence[str], scratch: Path) -> list[str]:
     """The command line with this package's tasks on the include path, and an output path.
 
     lmms-eval takes one folder after ``--include_path``, but a list of them in a configuration file; one is
-    written to `scratch`, a folder that lives as long as the run, when the user has include paths of their
-    own. All else stays as it is.
+    written to `scratch`, a folder that lives as long as the run, when the user has include paths or a
+    configuration file of their own. A ``~`` at the beginning of a value becomes the user's home. All else
+    stays as it is.
     """
+    result = [_at_home(argument) for argument in arguments]
     given, _ = _parse(arguments)
-    result = list(arguments)
     if given.output_path is None and not given.config:
         result += ["--output_path", DEFAULT_OUTPUT]
+    if not given.config:
+        if not given.include_path:
+            return [*result, "--include_path", str(FOLDER)]
+        if Path(given.include_path).resolve() == FOLDER:
+            return result
     entries = _entries(given)
-    folders = [given.include_path or entry.get("include_path") for entry in entries]
-    if not any(folders):
-        return [*result, "--include_path", str(FOLDER)]
-    if given.config is None and Path(given.include_path).resolve() == FOLDER:
-        return result
-    for entry, others in zip(entries, folders, strict=True):
-        others = [others] if isinstance(others, str) else others or []
-        entry["include_path"] = [str(FOLDER), *(path for path in others if Path(path).resolve() != FOLDER)]
+    for entry in entries:
+        others = given.include_path or entry.get("include_path") or []
+        others = [others] if isinstance(others, str) else others
+        entry["include_path"] = [
+            str(FOLDER),
+            *(expanduser(path) for path in others if Path(path).resolve() != FOLDER),
+        ]
     config = scratch / "lmms_eval.yaml"
     config.write_text(yaml.safe_dump(entries), encoding="utf-8")
     _, rest = _parse(result, ("config", "include_path"))
@@ -100,7 +116,12 @@ def _parse(arguments: Sequence[str], names: Sequence[str] = _NAMES) -> tuple[arg
     parser = argparse.ArgumentParser(add_help=False)
     for name in names:
         parser.add_argument(f"--{name}")
-    return parser.parse_known_args(list(arguments))
+    return parser.parse_known_args([_at_home(argument) for argument in arguments])
+
+
+def _at_home(argument: str) -> str:
+    found = _HOME.fullmatch(argument)
+    return (found[1] or "") + expanduser(found[2]) if found else argument
 
 
 def _entries(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -110,9 +131,12 @@ def _entries(given: argparse.Namespace) -> list[dict[str, Any]]:
     remedy = "a YAML file with lmms-eval's arguments"
     try:
         contents = yaml.safe_load(Path(given.config).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError("--config", given.config, f"{remedy}: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("--config", given.config, f"{remedy} ({reason_of(error)})") from error
     entries = contents if isinstance(contents, list) else [contents]
     if not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError("--config", given.config, remedy)
+    for entry in entries:
+        if isinstance(entry.get("output_path"), str):
+            entry["output_path"] = expanduser(entry["output_path"])
     return entries

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import check_target, replacing
 from sparsemm_eval.heads.scores.table import HeadScores
 
 FORMATS = (".png", ".svg")
@@ -59,12 +60,18 @@ def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str
     save_figure(figure, path)
 
 
+def check_picture(argument: str, path: Path) -> None:
+    """Refuse a picture that cannot be written, or has another ending than .png and .svg."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(argument, str(path), "a file name that ends in " + " or ".join(FORMATS))
+    check_target(argument, path)
+
+
 def new_figure(path: str | Path, width: float, height: float) -> Any:
-    """An empty figure, sizes in inches; a wrong file ending is refused before anything is computed."""
+    """An empty figure, sizes in inches; a file that it cannot be written to is refused at once."""
     from matplotlib.figure import Figure
 
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ConfigError("plot", str(path), "a file name that ends in " + " or ".join(FORMATS))
+    check_picture("plot", Path(path))
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -72,13 +79,11 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure; the same figure gives the same file."""
     from matplotlib import rc_context
 
-    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "sparsemm-eval"}):  # without it, SVG ids are random
-            figure.savefig(path, dpi=150, metadata=metadata)
-    except OSError as error:
-        raise ConfigError("plot", str(path), f"a file that can be written ({error.strerror})") from error
+    kind = Path(path).suffix.lower()[1:]
+    metadata = {"Date": None} if kind == "svg" else None
+    # Without the salt, SVG ids are random.
+    with replacing(Path(path)) as fresh, rc_context({"svg.hashsalt": "sparsemm-eval"}):
+        figure.savefig(fresh, format=kind, dpi=150, metadata=metadata)
 
 
 def _ticks(count: int) -> range:
