@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def with_record(file: ResultsFile, run: Run) -> ResultsFile:
     from sparsemm_eval.model_wrappers.records.run_record import complete_results, read_runs
 
     own = str(file.path.absolute())
-    records = [record for record in read_runs(asked[1]) if record["results_file"] == own]
+    records = [record for record in read_runs(expanduser(asked[1])) if record["results_file"] == own]
     if not records:
         raise EvaluationError(f"{run.model} left no run record in stats_dir={asked[1]} for {own}")
     return ResultsFile(file.path, complete_results(file.path, records[-1]))

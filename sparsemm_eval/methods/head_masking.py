@@ -23,7 +23,10 @@ MASK_SEED = Knob("mask_seed", 0, Seed, "draw of the random heads", draws=True)
 
 
 def top_heads(scores: HeadScores, share: float) -> list[Head]:
-    """The ``share`` of query heads with the highest scores, best first."""
+    """The ``share`` of query heads with the highest scores, best first.
+
+    Their number is rounded, to 154 for 15 % of 1,024; the official code truncates it, to 153.
+    """
     return scores.best_heads(count_of(share, scores.table.numel()))
 
 

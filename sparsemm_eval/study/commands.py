@@ -15,15 +15,22 @@ from typing import Annotated, Any
 import typer
 
 from sparsemm_eval.errors import ConfigError, EvaluationError
-from sparsemm_eval.files import write_text_atomically
-from sparsemm_eval.heads.figures.plots import new_figure
+from sparsemm_eval.files import users_path, write_text_atomically
+from sparsemm_eval.heads.figures.plots import check_picture
 from sparsemm_eval.studies import FOLDER
 
-_File = Annotated[Path, typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.")]
-_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder (its output).")]
-_Folders = Annotated[
-    list[Path], typer.Argument(metavar="DIR…", help="Study folders; several are put together.")
+_File = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.", parser=users_path),
 ]
+_Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The study's folder (its output).", parser=users_path)
+]
+_Folders = Annotated[
+    list[Path],
+    typer.Argument(metavar="DIR…", help="Study folders; several are put together.", parser=users_path),
+]
+_Out = Annotated[Path, typer.Option(help="File to write.", parser=users_path)]
 _Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for scripts; messages go to standard error.")
 ]
@@ -231,7 +238,9 @@ def show(
 @app.command("figures")
 def figures(
     folders: _Folders,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: DIR/figures.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. Default: DIR/figures.", parser=users_path)
+    ] = None,
     ending: Annotated[str, typer.Option("--format", "-f", help="png, svg or pdf.")] = "png",
 ) -> None:
     """Draw a study: score against effective budget, masking, knobs, times and heads, for each model.
@@ -243,8 +252,8 @@ def figures(
     from sparsemm_eval.study.results import collect
     from sparsemm_eval.study.tables import Study
 
-    place = (out or folders[0] / "figures").expanduser()
-    new_figure(f"figure.{ending}", 1, 1)  # refuses an ending before anything is read
+    place = out or folders[0] / "figures"
+    check_picture("format", place / f"figure.{ending}")
     files = [one for folder in folders for one in read_study(folder)]
     for picture in pictures(Study.of(*collect(folders)), files):
         typer.echo(str(picture.save(place, ending)))
@@ -257,7 +266,7 @@ def figures(
 )
 def sweep(
     file: _File,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("sweep.yaml"),
+    out: _Out = Path("sweep.yaml"),
 ) -> None:
     """Write a study as a W&B sweep: any number of agents, on any machines, pull its cells.
 
@@ -270,7 +279,7 @@ def sweep(
     if study.wandb.mode != "online":
         note = f"note: {file} has wandb: {{mode: {study.wandb.mode}}}: agents work, but their runs stay empty"
         typer.echo(note, err=True)
-    write_text_atomically(out.expanduser(), clusters.sweep(study, folder, cells))
+    write_text_atomically(out, clusters.sweep(study, folder, cells))
     print(f"{out}: {len(cells)} cells; next: wandb sweep {shlex.quote(str(out))}")
 
 
@@ -281,7 +290,7 @@ def sweep(
 )
 def slurm(
     file: _File,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("study.sbatch"),
+    out: _Out = Path("study.sbatch"),
     partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
     account: Annotated[str | None, typer.Option(help="Account.")] = None,
     qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
@@ -320,7 +329,7 @@ def slurm(
         study, folder, cells, options, sbatch or (), cells_per_task, parallel, max_array
     )
     (folder.root / "slurm").mkdir(exist_ok=True)
-    write_text_atomically(out.expanduser(), text)
+    write_text_atomically(out, text)
     print(f"{out}: {len(cells)} cells; next: sbatch {shlex.quote(str(out))}")
 
 
@@ -329,7 +338,6 @@ def _load(file: Path) -> tuple[Any, list[Any]]:
     # The wrappers' checks import torch.
     from sparsemm_eval.study import checks
 
-    file = file.expanduser()
     shipped = FOLDER / f"{file}.yaml"
     return checks.load(shipped if shipped.is_file() and not file.exists() else file)
 

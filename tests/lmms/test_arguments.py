@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.lmms.arguments import DEFAULT_OUTPUT, Run, complete, read
+from sparsemm_eval.lmms.arguments import DEFAULT_OUTPUT, Run, command_line, complete, read
 from sparsemm_eval.tasks import FOLDER
 
 BASIC = ["--model", "m", "--model_args", "pretrained=p,budget=8", "--tasks", "a,b"]
@@ -46,12 +46,35 @@ def test_a_file_without_output_path_is_refused(tmp_path):
         read(["--config", str(config)])
 
 
-@pytest.mark.parametrize("contents", ["- 3", "[", ""])
-def test_an_unusable_file_is_refused(tmp_path, contents):
+@pytest.mark.parametrize("contents", [b"- 3", b"[", b"a: b: c\nd", b"", b"\xff\xfe", b"\0"])
+def test_an_unusable_file_is_refused_in_one_line(tmp_path, contents):
     config = tmp_path / "config.yaml"
-    config.write_text(contents)
-    with pytest.raises(ConfigError, match="--config"):
+    config.write_bytes(contents)
+    with pytest.raises(ConfigError, match="--config") as refused:
         read(["--config", str(config), "--tasks", "a"])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_config(tmp_path, {"tasks": "a", "output_path": "~/out", "include_path": ["~/x"]})
+    (run,) = read([*BASIC, "--output_path=~/out"])
+    assert run.output_path == tmp_path / "out"
+    (run,) = read(["--config", "~/config.yaml"])
+    assert run.output_path == tmp_path / "out"
+    line = complete([*BASIC, "--output_path", "~/out", "--include_path=~/mine"], tmp_path)
+    assert line[: len(BASIC) + 2] == [*BASIC, "--output_path", str(tmp_path / "out")]
+    assert yaml.safe_load(Path(line[-1]).read_text())[0]["include_path"][1] == str(tmp_path / "mine")
+    (entry,) = yaml.safe_load(Path(complete(["--config=~/config.yaml"], tmp_path)[-1]).read_text())
+    assert (entry["output_path"], entry["include_path"][1]) == (str(tmp_path / "out"), str(tmp_path / "x"))
+
+
+def test_a_comma_in_a_model_arg_is_refused():
+    assert command_line("m", {"a": 1, "b": None}, "c=2", tasks="x,y") == [
+        *("--model", "m", "--model_args", "a=1,c=2", "--tasks", "x,y")
+    ]
+    with pytest.raises(ConfigError, match="journal='x,y' is not valid: expected no comma"):
+        command_line("m", {"journal": Path("x,y")})
 
 
 def test_completes_without_touching_the_rest(tmp_path):

@@ -152,6 +152,13 @@ def test_missing_tasks(stand_in):
         front.evaluate(["--model", "m"])
 
 
+def test_an_output_path_that_is_no_folder_is_refused_before_anything_starts(stand_in):
+    folder = stand_in("raise SystemExit('never started')")
+    (folder / "file").write_text("")
+    with pytest.raises(ConfigError, match="--output_path='file'"):
+        front.evaluate(["--model", "m", "--tasks", "pages_qa", "--output_path", "file"])
+
+
 def test_several_processes_start_under_torch_distributed(monkeypatch):
     line = front._launcher(3)
     assert line[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]

@@ -107,6 +107,13 @@ def test_only_points_of_the_same_run_are_known(tmp_path, plan, identity, evaluat
     assert len(calls) == evaluated
 
 
+def test_a_metric_that_a_task_lacks_is_refused_after_the_first_point(tmp_path):
+    calls = []
+    with pytest.raises(ConfigError, match=r"metric='accuracy'.*qa has: exact, other"):
+        run(PLAN, {}, lambda point: calls.append(point) or measured(point), tmp_path, metric="accuracy")
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"format": "x", "version": 1, "points": {}}'])
 def test_points_of_another_format_are_refused(tmp_path, text):
     (tmp_path / "points-00000.jsonl").write_text(text + "\n")
@@ -259,6 +266,8 @@ def test_command(tmp_path, monkeypatch):
         (("--seeds", "-1"), "seeds"),
         (("--mode", "zero"), "mode='zero'"),
         (("--family", "blip"), "family='blip'"),
+        (("--metric", "nope"), "metric='nope' is not valid: expected one that pages_qa has: exact_match"),
+        (("--out", __file__), f"out='{__file__}' is not valid: expected a folder that can be written to"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, more, named):

@@ -72,7 +72,8 @@ def test_ink_stands_out_from_the_paper(browser, scheme):
         """
         const of = (selector, name) => getComputedStyle(document.querySelector(selector))[name];
         return [
-          of("body", "color"), of("body", "backgroundColor"), of("figure svg text", "fill"), of(".note", "color"),
+          of("body", "color"), of("body", "backgroundColor"),
+          of("figure svg text", "fill"), of(".note", "color"),
         ];
         """
     )
