@@ -27,7 +27,7 @@ class Run:
 
     model: str | None  # None leaves it to lmms-eval
     model_args: str
-    tasks: tuple[str, ...]  # names as given: tasks, groups, tags, patterns or YAML files
+    tasks: tuple[str, ...]  # names as given: tasks, groups, tags, patterns
     output_path: Path
 
 
@@ -37,7 +37,7 @@ def read(arguments: Sequence[str]) -> list[Run]:
     Raises
     ------
     ConfigError
-        If the tasks are missing, or the configuration file cannot be read.
+        If the tasks are missing or files, or the configuration file cannot be read.
     """
     given, _ = _parse(arguments)
     explicit = {name: value for name, value in vars(given).items() if value is not None}
@@ -48,6 +48,10 @@ def read(arguments: Sequence[str]) -> list[Run]:
         names = tuple(name for name in str(tasks or "").split(",") if name)
         if not names:
             raise ConfigError("--tasks", tasks, "names of tasks, separated by commas (see: sparsemm tasks)")
+        for name in names:
+            if name.endswith((".yaml", ".yml")):
+                remedy = "the name of a task; the folder of its file goes to --include_path"
+                raise ConfigError("--tasks", name, f"{remedy}, since lmms-eval finds no task by its file")
         if entry.get("output_path") is None and given.config:
             raise ConfigError("--output_path", None, "a folder, here or in every entry of the --config file")
         output = Path(entry.get("output_path") or DEFAULT_OUTPUT)

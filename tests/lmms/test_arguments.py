@@ -40,6 +40,12 @@ def test_missing_tasks_are_refused():
         read(["--model", "m"])
 
 
+@pytest.mark.parametrize("name", ["a.yaml", "/some/where/a.yml"])
+def test_tasks_by_their_files_are_refused(name):
+    with pytest.raises(ConfigError, match=f"--tasks='{name}' is not valid: expected the name of a task"):
+        read(["--model", "m", "--tasks", f"b,{name}"])
+
+
 def test_a_file_without_output_path_is_refused(tmp_path):
     config = write_config(tmp_path, {"model": "x", "tasks": "a"})
     with pytest.raises(ConfigError, match="--output_path"):
