@@ -203,8 +203,7 @@ def figure(
         raise ConfigError("image", str(image), f"an image file ({reason_of(error)})") from error
     table = resolve(scores, model)
     found = checkpoint.find(model, argument="model")
-    text = found.config.get_text_config()
-    table.check_fits(text.num_hidden_layers, text.num_attention_heads)
+    table.check_fits(*found.heads)
     loaded = checkpoint.load(found, place(device, None, dtype))
     seen = word_attention(loaded.model, loaded.processor, picture, question, word)
     save_sheet(seen, table, chosen_heads(table, best, worst), out)
@@ -272,6 +271,7 @@ def mask(
     from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
     from sparsemm_eval.heads.scores.lookup import resolve
     from sparsemm_eval.lmms.tasks import PAGE_METRICS
+    from sparsemm_eval.model import checkpoint
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     for name in PAGE_METRICS.keys() & set(names):
@@ -280,6 +280,7 @@ def mask(
     plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
     check_target("out", out, folder=True)
     scores_found = resolve(scores, model)
+    scores_found.check_fits(*checkpoint.find(model, argument="model").heads)
     experiment.check_shares(plan, scores_found)
     work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
     identity = work.identity(scores_found)

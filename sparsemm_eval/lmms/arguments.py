@@ -40,7 +40,7 @@ def read(arguments: Sequence[str]) -> list[Run]:
     Raises
     ------
     ConfigError
-        If the tasks are missing, or the configuration file cannot be read.
+        If the tasks are missing or files, or the configuration file cannot be read.
     """
     given, _ = _parse(arguments)
     explicit = {name: value for name, value in vars(given).items() if value is not None}
@@ -51,6 +51,9 @@ def read(arguments: Sequence[str]) -> list[Run]:
         names = tuple(_task_at(name)[0] for name in str(tasks or "").split(",") if name)
         if not names:
             raise ConfigError("--tasks", tasks, "names of tasks, separated by commas (see: sparsemm tasks)")
+        for name in names:
+            if name.endswith((".yaml", ".yml")):
+                raise ConfigError("--tasks", name, "the name of a task, or a task's YAML file that exists")
         if entry.get("output_path") is None and given.config:
             raise ConfigError("--output_path", None, "a folder, here or in every entry of the --config file")
         output = Path(entry.get("output_path") or DEFAULT_OUTPUT)

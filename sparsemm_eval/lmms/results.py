@@ -47,7 +47,7 @@ class ResultsFile:
         }
 
     def tasks_of(self, name: str) -> list[str]:
-        """Tasks here that the name of a task, group, tag, pattern, YAML file or folder of them stands for."""
+        """Tasks here that the name of a task, group, tag, pattern, or a folder of YAML files stands for."""
         results = self.contents.get("results", {})
         if Path(name).is_dir():
             return list(results)
@@ -56,7 +56,6 @@ class ResultsFile:
             return [task for member in groups[name] for task in self.tasks_of(member) or [member]]
         if name in results:
             return [name]
-        name = Path(name).stem if name.endswith(".yaml") else name
         tagged = [task for task, config in self.contents.get("configs", {}).items() if name in _tags(config)]
         return tagged or fnmatch.filter((task for task in results if not groups.get(task)), name)
 

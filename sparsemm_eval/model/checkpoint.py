@@ -44,6 +44,12 @@ class FoundCheckpoint:
     config: PreTrainedConfig
 
     @property
+    def heads(self) -> tuple[int, int]:
+        """Layers, and query heads in each."""
+        text = self.config.get_text_config()
+        return text.num_hidden_layers, text.num_attention_heads
+
+    @property
     def location(self) -> dict[str, str]:
         """The arguments by which transformers' ``from_pretrained`` finds it."""
         if self.commit is None:

@@ -68,6 +68,17 @@ def refused(*arguments):
     return str(result.exception)
 
 
+def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path):
+    scores = os.fsencode(table(tmp_path / "a.json", [[1.0, 0.0]]))
+    line = [sys.executable, "-m", "sparsemm_eval.cli", "heads", "compare", scores, scores, "--plot"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    plot = os.fsencode(tmp_path) + b"/\xff.png"
+    done = subprocess.run([*line, plot], capture_output=True, text=True, env=strict)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 2), done.stderr
+    assert done.stdout.endswith("\\udcff.png\n")
+    assert os.path.exists(plot)
+
+
 def test_an_error_is_one_line_and_exit_2(monkeypatch, capsys):
     line = ["sparsemm", "heads", "score", "--model", "tiny-reader", "--anchor", "books"]
     monkeypatch.setattr("sys.argv", line)

@@ -40,6 +40,12 @@ def test_missing_tasks_are_refused():
         read(["--model", "m"])
 
 
+@pytest.mark.parametrize("name", ["a.yaml", "/some/where/a.yml"])
+def test_tasks_by_their_files_are_refused(name):
+    with pytest.raises(ConfigError, match=f"--tasks='{name}' is not valid: expected the name of a task"):
+        read(["--model", "m", "--tasks", f"b,{name}"])
+
+
 def test_a_file_without_output_path_is_refused(tmp_path):
     config = write_config(tmp_path, {"model": "x", "tasks": "a"})
     with pytest.raises(ConfigError, match="--output_path"):
@@ -95,6 +101,27 @@ def test_other_include_paths_join_ours(tmp_path):
     assert line[:-2] == [*BASIC, "--output_path", "o", "--limit", "2"]
     assert line[-2] == "--config"
     assert yaml.safe_load(Path(line[-1]).read_text()) == [{"include_path": [str(FOLDER), "mine"]}]
+
+
+def test_a_task_by_its_file_becomes_its_name_and_its_folder(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "file.yaml").write_text("dataset_path: x\ntask: mine\n")
+    line = ["--model", "m", "--tasks", f"pages_qa,{tmp_path / 'own' / 'file.yaml'}"]
+    (run,) = read(line)
+    assert run.tasks == ("pages_qa", "mine")
+    completed = complete(line, tmp_path)
+    assert "--tasks" not in completed
+    (entry,) = yaml.safe_load(Path(completed[-1]).read_text())
+    assert entry == {"include_path": [str(FOLDER), str(tmp_path / "own")], "tasks": "pages_qa,mine"}
+
+
+def test_a_plugins_tasks_are_on_the_path(tmp_path, monkeypatch):
+    (tmp_path / "plug" / "tasks").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LMMS_EVAL_PLUGINS", "plug,not_there")
+    completed = complete(["--model", "m", "--tasks", "mine"], tmp_path)
+    (entry,) = yaml.safe_load(Path(completed[-1]).read_text())
+    assert entry["include_path"] == [str(FOLDER), str(tmp_path / "plug" / "tasks")]
 
 
 def test_include_paths_of_a_file_join_ours(tmp_path):

@@ -266,6 +266,8 @@ def test_command(tmp_path, monkeypatch):
         (("--seeds", "-1"), "seeds"),
         (("--mode", "zero"), "mode='zero'"),
         (("--family", "blip"), "family='blip'"),
+        (("--model-args", "budget"), "model_args='budget' is not valid: expected name=value"),
+        (("--model-args", "device=cpu, journal=x"), "model_args="),
         (("--metric", "nope"), "metric='nope' is not valid: expected one that pages_qa has: exact_match"),
         (("--out", __file__), f"out='{__file__}' is not valid: expected a folder that can be written to"),
     ],
@@ -274,6 +276,20 @@ def test_wrong_arguments_are_named(tmp_path, more, named):
     outcome = invoke(tmp_path, *more)
     assert isinstance(outcome.exception, ConfigError)
     assert named in str(outcome.exception)
+
+
+def test_a_model_that_is_not_there_or_of_another_shape_is_refused_before_any_evaluation(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    other = tmp_path / "scores.json"
+    HeadScores.from_array([[1.0, 0.0]]).save(other)
+    for arguments, named in (
+        (("--model", "no/such", "--scores", "tiny-reader"), "model='no/such' is not valid"),
+        (("--scores", str(other)), "head scores are [1 layers, 2 query heads]"),
+    ):
+        assert named in str(invoke(tmp_path / "out", *arguments).exception)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
