@@ -121,7 +121,7 @@ def list_shipped() -> None:
     """Show the studies that come with the package; they run by name."""
     for path in sorted(FOLDER.rglob("*.yaml")):
         name = path.relative_to(FOLDER).with_suffix("").as_posix()
-        print(f"{name:16} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        print(f"{name:18} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
     print(f"\nFor instance: sparsemm study run tiny --dry-run; the files are in {FOLDER}")
 
 
