@@ -355,8 +355,9 @@ def _notes(part: pd.DataFrame) -> list[str]:
     partial = part[(part["seeds_done"] > 0) & (part["state"] != "done")]
     if len(partial):
         notes.append(f"* not all seeds are done ({len(partial)} configurations).")
-    if (part["method"] == "pyramidkv").any():
-        notes.append("PyramidKV's own rule may keep more than the nominal budget; its eff. says how much.")
+    surplus = (part["effective_budget"] / part["budget"].astype(float) - 1).groupby(part["method"]).max()
+    for method, share in surplus[surplus > 0.01].items():
+        notes.append(f"{title_of(str(method))} kept up to {share:.1%} more than its nominal budget.")
     return [*notes, *_mixed(part)]
 
 

@@ -179,6 +179,15 @@ def test_rows_of_other_code_or_dtype_are_marked(study, tmp_path):
     assert not any(note.startswith("†") for note in tables(study, "main")[0].notes)
 
 
+def test_a_method_that_keeps_more_than_it_is_allowed_is_named(tmp_path):
+    write_study(tmp_path / "s", [Spec("fullkv"), Spec("snapkv", 16), Spec("adakv", 16)], DOCUMENTS)
+    cells, samples = collect(tmp_path / "s")
+    cells.loc[cells["method"] == "adakv", "effective_budget"] = 18.4
+    (table,) = main_tables(Study.of(cells, samples))
+    more = [note for note in table.notes if "more than its nominal budget" in note]
+    assert more == ["AdaKV kept up to 15.0% more than its nominal budget."]
+
+
 def test_masking_table(tmp_path):
     masks = [Spec("mask", knobs={"mask_ratio": 0.1})]
     masks += [Spec("mask_random", seed=seed, knobs={"mask_ratio": 0.1}) for seed in (0, 1, 2)]
