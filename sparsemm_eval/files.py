@@ -112,7 +112,7 @@ def source_digest() -> str:
     return digest_of(files)
 
 
-class _WriterLock(filelock.FileLock):
+class FileLock(filelock.FileLock):
     """A class of its own: lmms-eval makes every FileLock of a path the same object, held by whoever asks."""
 
 
@@ -218,7 +218,7 @@ class RecordStore:
         return self[key]
 
     def _lock(self, undo: contextlib.ExitStack) -> None:
-        lock = _WriterLock(f"{self.path}.lock", timeout=0)
+        lock = FileLock(f"{self.path}.lock", timeout=0)
         holder = Path(lock.lock_file)
         try:
             lock.acquire()

@@ -16,7 +16,6 @@ import typer
 
 from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.files import users_path, write_text_atomically
-from sparsemm_eval.heads.figures.plots import check_picture
 from sparsemm_eval.studies import FOLDER
 
 _File = Annotated[
@@ -247,6 +246,7 @@ def figures(
 
     Example: `sparsemm study figures runs/tiny --format svg`.
     """
+    from sparsemm_eval.heads.figures.plots import check_picture
     from sparsemm_eval.study.cell_files import read_study
     from sparsemm_eval.study.pictures import pictures
     from sparsemm_eval.study.results import collect

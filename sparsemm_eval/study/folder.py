@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from sparsemm_eval.errors import ConfigError, EvaluationError
-from sparsemm_eval.files import write_json_atomically, write_text_atomically
+from sparsemm_eval.files import FileLock, write_json_atomically, write_text_atomically
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.settings import Study
 
@@ -81,7 +79,7 @@ class StudyFolder:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         # Held for these records only: any number of runners of one study work side by side.
-        with filelock.FileLock(str(self.root / "study.lock"), timeout=_LOCK_PATIENCE):
+        with FileLock(str(self.root / "study.lock"), timeout=_LOCK_PATIENCE):
             known = self.refuse_other(study)
             for cell in cells:
                 folder = self.cell(cell.id)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import filelock
 
 from sparsemm_eval.errors import ConfigError, SparseMMError
+from sparsemm_eval.files import FileLock
 from sparsemm_eval.study import cell_run
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.cell_run import How, Interrupted
@@ -239,7 +240,7 @@ def write_tables(study: StudyFolder, collect: Collect | None, samples: bool) -> 
     if collect is None:
         return None
     try:
-        with filelock.FileLock(str(study.root / "results.lock"), timeout=PATIENCE):
+        with FileLock(str(study.root / "results.lock"), timeout=PATIENCE):
             collect(study.root, samples)
     except filelock.Timeout:
         return f"the tables in {study.root} were not written: another held results.lock for {PATIENCE:g} s"

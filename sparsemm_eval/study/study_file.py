@@ -200,7 +200,7 @@ class _Reader:
         for index, entry in self._list(key, "a list of mappings", optional=True):
             place = (key, index)
             if not isinstance(entry, dict) or not entry:
-                self._refuse(place, entry, "a mapping of settings, for instance {method: snapkv, budget: 32}")
+                self._refuse(place, entry, "a mapping of settings, for instance {method: NAME, budget: 32}")
                 continue
             if key == "cells" and "method" not in entry:
                 self._refuse(place, entry, "a mapping with a method")

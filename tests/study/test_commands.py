@@ -290,7 +290,10 @@ def test_the_live_table_shows_what_matters_now(study_file, tmp_path):
 def test_shipped_studies_are_listed_and_run_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listed = call("list").output
-    assert [line.split()[0] for line in listed.splitlines()[:2]] == ["benchmarks", "tiny"]
+    names = [line.split()[0] for line in listed.splitlines() if line.strip()][:-1]
+    paper = [f"paper/{name}" for name in ("ablation", "head_scores", "main", "masking", "rho")]
+    assert names == ["benchmarks", *paper, "tiny"]
+    assert call("run", "paper/ablation", "--dry-run").exit_code == 0
     outcome = call("run", "tiny", "--dry-run")
     assert outcome.exit_code == 0, outcome.output
     assert "123 cells: 123 pending; folder" in outcome.output

@@ -13,11 +13,11 @@ import threading
 import time
 from pathlib import Path
 
-import filelock
 import psutil
 import pytest
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import FileLock
 from sparsemm_eval.study import cell_run, display
 from sparsemm_eval.study import folder as folder_module
 from sparsemm_eval.study import runner as runner_module
@@ -336,7 +336,7 @@ def test_a_cell_that_somebody_else_runs_is_left_to_them(study_file):
 def test_a_lost_update_of_the_tables_is_a_problem(study_file, tmp_path, monkeypatch):
     monkeypatch.setattr(runner_module, "PATIENCE", 0.1)
     (tmp_path / "out").mkdir()
-    with filelock.FileLock(str(tmp_path / "out" / "results.lock"), is_singleton=False):
+    with FileLock(str(tmp_path / "out" / "results.lock")):
         outcome = runner(study_file, collect=lambda *_: None).run()
     assert set(outcome.states.values()) == {"done"}
     assert not outcome.complete
