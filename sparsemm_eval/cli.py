@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -52,6 +54,8 @@ def options(
 
 def main() -> None:
     """Run the command; whatever goes wrong becomes one line and an exit code, not a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     with in_one_line():
         app()
 

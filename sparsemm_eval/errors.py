@@ -80,6 +80,11 @@ def _leave(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
 def nearest(name: object, valid: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where a valid name is near, else nothing."""
     near = get_close_matches(str(name), list(valid), n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -18,7 +19,7 @@ from typing import Any
 import filelock
 import platformdirs
 
-from sparsemm_eval.errors import JournalError
+from sparsemm_eval.errors import ConfigError, JournalError, reason_of
 
 #: Packages whose source may decide a result, and that may be installed apart from each other.
 PACKAGES = ("sparsemm_eval", "sparsemm_eval.model_wrappers", "sparsemm_eval.tasks")
@@ -30,6 +31,11 @@ def user_cache(*parts: str) -> Path:
     return Path(platformdirs.user_cache_dir("sparsemm-eval"), *parts)
 
 
+def users_path(given: str) -> Path:
+    """A path as a user writes it: a ``~`` at its beginning is their home."""
+    return Path(os.path.expanduser(given))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Replace a file in one step by what the block writes to the path it gets; folders are made.
@@ -38,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
     read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -47,6 +53,35 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         # On a full disk what was written would take the room that is missing.
         temporary.unlink(missing_ok=True)
+
+
+def check_target(argument: str, path: Path, *, folder: bool = False) -> None:
+    """Refuse a file, or a folder of files, that cannot be written, before the work that it is for.
+
+    Folders that are missing are not made yet.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument and the reason.
+    """
+    file = path / "file" if folder else path
+    try:
+        if "\0" in str(file):
+            raise ValueError("embedded null byte")
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        standing = next(parent for parent in file.parents if parent.exists())
+        probe = _beside(standing / file.name)
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        what = "a folder that can be written to" if folder else "a file that can be written"
+        raise ConfigError(argument, str(path), f"{what} ({reason_of(error)})") from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -77,7 +112,7 @@ def source_digest() -> str:
     return digest_of(files)
 
 
-class _WriterLock(filelock.FileLock):
+class FileLock(filelock.FileLock):
     """A class of its own: lmms-eval makes every FileLock of a path the same object, held by whoever asks."""
 
 
@@ -183,7 +218,7 @@ class RecordStore:
         return self[key]
 
     def _lock(self, undo: contextlib.ExitStack) -> None:
-        lock = _WriterLock(f"{self.path}.lock", timeout=0)
+        lock = FileLock(f"{self.path}.lock", timeout=0)
         holder = Path(lock.lock_file)
         try:
             lock.acquire()

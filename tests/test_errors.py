@@ -3,7 +3,7 @@
 import pytest
 
 from sparsemm_eval.errors import ConfigError, EvaluationError, HeadScoreError, JournalError, in_one_line
-from sparsemm_eval.study.problems import StudyError
+from sparsemm_eval.study.yaml_lines import StudyError
 
 
 @pytest.mark.parametrize(

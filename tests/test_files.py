@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsemm_eval import files
-from sparsemm_eval.errors import JournalError
-from sparsemm_eval.files import RecordStore, digest_of, read_records, source_digest
+from sparsemm_eval.errors import ConfigError, JournalError
+from sparsemm_eval.files import (
+    RecordStore,
+    check_target,
+    digest_of,
+    read_records,
+    source_digest,
+    write_text_atomically,
+)
 
 BYTES = base64.b64encode(bytes(range(200))).decode()
 RECORDS = {"a": {"text": "é\n", "bytes": BYTES}, "b": {"list": [1, None]}, "c": {"number": 0.5}}
@@ -182,6 +190,45 @@ def test_the_source_digest_covers_wrappers_and_tasks(tmp_path, monkeypatch):
             file.write("\n")
         digests.add(source_digest.__wrapped__())
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "reason"),
+    [
+        ("there", False, "a file that can be written (Is a directory)"),
+        ("file/x", False, "a file that can be written (Not a directory)"),
+        ("file", True, "a folder that can be written to (Not a directory)"),
+        ("n" * 250, False, "a file that can be written (File name too long)"),
+        ("a\0b", False, "a file that can be written (embedded null byte)"),
+        ("a\0b", True, "a folder that can be written to (embedded null byte)"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused(name, folder, reason, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=re.escape(reason)) as refused:
+        check_target("out", tmp_path / name, folder=folder)
+    assert str(refused.value).startswith("out=")
+
+
+@pytest.mark.parametrize("name", ["file", "new", "new/deep/file"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_checking_a_target_leaves_nothing_behind(name, folder, tmp_path):
+    if not folder:
+        (tmp_path / "file").write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
+    check_target("out", tmp_path / name, folder=folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_users_umask_decides_who_may_read_a_file(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_text_atomically(tmp_path / "f", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_digests_follow_content_not_order():

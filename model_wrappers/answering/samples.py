@@ -82,6 +82,13 @@ class Sample:
     length: int
     digest: str
 
+    @property
+    def image_digest(self) -> str:
+        """Hex SHA-256 of the images alone: samples of one document, which are not independent, share it."""
+        content = hashlib.sha256()
+        _add_images(content, self.images)
+        return content.hexdigest()
+
 
 @dataclass(frozen=True)
 class SampleReader:
@@ -174,7 +181,11 @@ def _digest(request: Request, prompt: str, images: tuple[Image.Image, ...]) -> s
         request.settings.canonical(),
     ]
     digest = hashlib.sha256(json.dumps(record).encode())
-    for image in images:
-        digest.update(repr(image.size).encode())
-        digest.update(image.tobytes())
+    _add_images(digest, images)
     return digest.hexdigest()
+
+
+def _add_images(content: Any, images: tuple[Image.Image, ...]) -> None:
+    for image in images:
+        content.update(repr(image.size).encode())
+        content.update(image.tobytes())

@@ -58,7 +58,7 @@ class Report:
         """Count one answer."""
         agreement = self._reference and self._reference.compare(sample.digest, answer.text, answer.tokens)
         self.totals.add(answer, restored=restored, agreement=agreement)
-        self._files.add(answer, sample.digest, restored=restored)
+        self._files.add(answer, sample, restored=restored)
 
     def finish(self, policy: FailurePolicy, results: Path | None = None) -> dict[str, Any]:
         """Add up all processes and write; every process calls it, once, at the same point.

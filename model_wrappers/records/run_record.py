@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.files import explained, write_json_atomically
 from sparsemm_eval.model_wrappers.answering.answer import Answer
+from sparsemm_eval.model_wrappers.answering.samples import Sample
 
 RUN_SUFFIX = "_sparsemm_run.json"
 SAMPLES_SUFFIX = "_sparsemm_samples.rank{rank}.jsonl"
@@ -39,7 +40,7 @@ class RunFiles:
                 remedy = f"a folder to write to ({error.strerror})"
                 raise ConfigError("stats_dir", str(folder), remedy) from error
 
-    def add(self, answer: Answer, prompt_digest: str, *, restored: bool) -> None:
+    def add(self, answer: Answer, sample: Sample, *, restored: bool) -> None:
         """Append one sample's measurements.
 
         Raises
@@ -53,7 +54,8 @@ class RunFiles:
             "task": answer.task,
             "doc_id": answer.doc_id,
             "repeat": answer.repeat,
-            "sample": prompt_digest,
+            "sample": sample.digest,
+            "images": sample.image_digest,
             "answer": answer.text,
             "tokens": len(answer.tokens),
             "restored": restored,

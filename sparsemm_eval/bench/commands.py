@@ -6,13 +6,15 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sparsemm_eval.checks import Count, checked, listed, one_of
+from sparsemm_eval.checks import Count, Natural, checked, listed, one_of
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import check_target, users_path
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
@@ -36,11 +38,13 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "batches": _option(str, "1", "Sequences at once, comma-separated."),
     "budget": _option(int, 256, "Mean entries per KV head.", min=2),
     "steps": _option(int, 8, "Decode steps that are timed.", min=1),
-    "head_scores": _option(str | None, None, "Head scores: file or name; default a synthetic table."),
-    "device": _option(str, "cuda", "cpu or cuda."),
+    "head_scores": _option(
+        str | None, None, "Head scores: file or name; default a synthetic table.", parser=expanduser
+    ),
+    "device": _option(str, "cuda", "auto, cpu, cuda, cuda:1 …"),
     "dtype": _option(str, "bfloat16", "float32, bfloat16 or float16."),
     "kernel": _option(str, "auto", "auto, torch or triton."),
-    "out": _option(Path | None, None, "Folder for JSON, Markdown and a plot."),
+    "out": _option(Path | None, None, "Folder for JSON, Markdown and a plot.", parser=users_path),
 }
 
 
@@ -123,11 +127,17 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
     from sparsemm_eval.bench.clock import copy_bandwidth
     from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
     from sparsemm_eval.heads.scores.lookup import resolve
+    from sparsemm_eval.kernels.dispatch import choose
     from sparsemm_eval.methods import fullkv, methods, sparsemm
+    from sparsemm_eval.model.placement import device_named
 
     shape = SHAPES[checked(one_of(*SHAPES), "shape", given["shape"])]
-    where, dtype = _device(given["device"]), _dtype(given["dtype"])
-    lengths, steps = listed(Count, "lengths", given["lengths"]), given["steps"]
+    where, dtype = device_named(given["device"]), _dtype(given["dtype"])
+    choose(given["kernel"], where)
+    if given["out"] is not None:
+        check_target("out", given["out"], folder=True)
+    lengths, steps = listed(Count, "lengths", given["lengths"]), checked(Count, "steps", given["steps"])
+    checked(Count, "samples", given.get("samples", 1))
     modes = _names("modes", given["modes"], model_runs.MODES)
     default = f"{fullkv.METHOD.name},{sparsemm.METHOD.name}"
     settings = model_runs.combinations(
@@ -139,11 +149,16 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
         steps=steps,
         kernel=given["kernel"],
     )
+    if not settings:
+        raise ConfigError("modes", given["modes"], "one that runs a method of --methods")
+    own = given["head_scores"]
+    scores = resolve(own) if own else synthetic_scores(shape.layers, shape.heads)
+    scores.check_fits(shape.layers, shape.heads)
+    for setting in settings:
+        setting.compression(scores)
     bandwidth = copy_bandwidth(where)
     typer.echo(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s")
     model = build(shape, where, dtype, max(lengths) + steps + 64)
-    own = given["head_scores"]
-    scores = resolve(own) if own else synthetic_scores(shape.layers, shape.heads)
 
     def run(setting: model_runs.Setting) -> dict[str, Any]:
         if command.name != "throughput":
@@ -160,15 +175,6 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
         report.save({**facts, "rows": rows}, given["out"], name, command.quantity, command.label)
 
 
-def _device(name: str) -> Any:
-    import torch
-
-    where = torch.device(name)
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", name, "cpu: there is no CUDA device here")
-    return where
-
-
 def _dtype(name: str) -> Any:
     import torch
 
@@ -176,8 +182,7 @@ def _dtype(name: str) -> Any:
 
 
 def _names(argument: str, given: str, known: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    return [checked(one_of(*known), argument, name) for name in names]
+    return [checked(one_of(*known), argument, name.strip()) for name in given.split(",")]
 
 
 HEADS_EPILOG = """Examples:
@@ -191,7 +196,7 @@ sparsemm bench heads --model random-llava-next-7b --device cuda --dtype bfloat16
 @app.command("heads", epilog=HEADS_EPILOG)
 def heads(
     model: Annotated[
-        str, typer.Option(help="Shipped reader, hub id, folder, or random-llava-next-7b.")
+        str, typer.Option(help="Shipped reader, hub id, folder, or random-llava-next-7b.", parser=expanduser)
     ] = "tiny-reader",
     anchor: Annotated[str, typer.Option(help="A built-in anchor.")] = "pages",
     modes: Annotated[str, typer.Option(help="teacher, generate, or both.")] = "teacher,generate",
@@ -216,8 +221,10 @@ def heads(
     from sparsemm_eval.heads.anchors.registry import anchor_named
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
     from sparsemm_eval.model import checkpoint
-    from sparsemm_eval.model.placement import place
+    from sparsemm_eval.model.placement import device_named, place
 
+    checked(Count, "images", images)
+    checked(Natural, "seed", seed)
     if literal_images > images:
         raise ConfigError("literal_images", literal_images, f"at most images={images}")
     source, sizes = anchor_named(anchor), listed(Count, "batch_sizes", batch_sizes)
@@ -225,7 +232,7 @@ def heads(
         ScoringRule(mode.strip(), source.rule, max_new_tokens=max_new_tokens) for mode in modes.split(",")
     ]
     if model == random_models.LLAVA_NEXT_7B:
-        loaded = random_models.random_llava_next_7b(device, _dtype(dtype))
+        loaded = random_models.random_llava_next_7b(device_named(device), _dtype(dtype))
     else:
         found = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
         loaded = (found.model, found.processor)
@@ -269,11 +276,13 @@ def attention(
 
     Example: sparsemm bench attention --budgets 256 --groups 1,7
     """
-    import torch
 
     from sparsemm_eval.bench.decode_attention import Shape, measure
+    from sparsemm_eval.model.placement import device_named
 
-    kind, where = _dtype(dtype), torch.device(device)
+    kind, where = _dtype(dtype), device_named(device)
+    for name, value in (("kv_heads", kv_heads), ("head_dim", head_dim), ("rounds", rounds)):
+        checked(Count, name, value)
     sizes, shares = listed(Count, "budgets", budgets), listed(Count, "groups", groups)
     shapes = [Shape(kv_heads, group, head_dim, budget, kind) for budget in sizes for group in shares]
     rows = [measure(shape, rounds=rounds, device=where) for shape in shapes]

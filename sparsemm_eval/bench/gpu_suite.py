@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ from sparsemm_eval.bench.model_runs import Setting, guarded, measure, samples_pe
 from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
 from sparsemm_eval.bench.report import machine, markdown
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.errors import in_one_line
+from sparsemm_eval.files import check_target, users_path, write_text_atomically
 from sparsemm_eval.kernels.dispatch import choose
 from sparsemm_eval.methods import fullkv, snapkv, sparsemm
 from sparsemm_eval.methods.window_attention import window_importance
@@ -348,23 +348,26 @@ def main(arguments: list[str] | None = None) -> Suite:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", default=os.environ.get("OUT", "gpu_suite"), help="folder for gpu_suite.json")
+    out = {"type": users_path, "default": os.environ.get("OUT", "gpu_suite")}
+    parser.add_argument("--out", **out, help="folder for gpu_suite.json")
     parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU, to test the suite")
     parser.add_argument("--kernel", default="auto", help="auto, torch or triton")
-    parser.add_argument("--only", nargs="*", help="names of sections; default all")
+    names = [name for name, *_ in SECTIONS]
+    parser.add_argument("--only", nargs="*", choices=names, help="names of sections; default all")
     given = parser.parse_args(arguments)
     device = torch.device("cpu" if given.tiny or not torch.cuda.is_available() else "cuda")
     if device.type == "cpu" and not given.tiny:
         parser.error("no CUDA device here: --tiny tests the suite on a CPU")
+    check_target("out", given.out, folder=True)
     suite = Suite(device, given.tiny, choose(given.kernel, device))
     run(suite, set(given.only) if given.only else None)
-    out = Path(given.out)
-    write_text_atomically(out / "gpu_suite.json", json.dumps(suite.sections, indent=2) + "\n")
+    write_text_atomically(given.out / "gpu_suite.json", json.dumps(suite.sections, indent=2) + "\n")
     rows = [row for section in suite.sections.values() for row in _rows(section) if "ms_per_token" in row]
-    write_text_atomically(out / "gpu_suite.md", markdown(rows))
+    write_text_atomically(given.out / "gpu_suite.md", markdown(rows))
     print("\n".join(_cells(suite.sections)))
     return suite
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -59,11 +59,14 @@ class Setting:
             raise ConfigError("method", self.method, f"the full cache with mode={self.mode}")
         if self.mode in PLAIN_MODES:
             return nullcontext()
+        return compress(model, self.compression(head_scores), decode=self.mode, kernel=self.kernel)
+
+    def compression(self, head_scores: object) -> CompressionConfig:
+        """The method with its budget; a ConfigError for a budget that it cannot have."""
         # prompts that are shorter than the window keep everything anyway
         window = min(32, self.budget - 1)
         settings = {"budget": self.budget, "window": window, "head_scores": head_scores}
-        config = CompressionConfig.fitting(self.method, **settings)
-        return compress(model, config, decode=self.mode, kernel=self.kernel)
+        return CompressionConfig.fitting(self.method, **settings)
 
 
 def compresses(method: str) -> bool:

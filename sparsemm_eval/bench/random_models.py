@@ -81,7 +81,9 @@ def build(
     return model.eval().requires_grad_(False)
 
 
-def random_llava_next_7b(device: str, dtype: torch.dtype, layers: int = 32) -> tuple[PreTrainedModel, Any]:
+def random_llava_next_7b(
+    device: str | torch.device, dtype: torch.dtype, layers: int = 32
+) -> tuple[PreTrainedModel, Any]:
     """A whole LLaVA-NeXT and its processor; text becomes one token per character."""
     from sparsemm_eval.pages.readers.registry import build as build_reader
 

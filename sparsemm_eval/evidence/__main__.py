@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sparsemm_eval.errors import ConfigError, in_one_line
 from sparsemm_eval.evidence.measure import EFFORTS, measure
 from sparsemm_eval.evidence.text import document
-from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.files import check_target, users_path, write_text_atomically
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, draw the figures and write the document; measurements in the work folder are used again."""
     parser = argparse.ArgumentParser(prog="python -m sparsemm_eval.evidence", description=__doc__)
     beside = "Markdown file; figures go to figures/ beside it."
-    parser.add_argument("--out", type=Path, required=True, help=beside)
+    parser.add_argument("--out", type=users_path, required=True, help=beside)
     parser.add_argument("--reader", default="tiny-reader", help="A shipped reader with shipped head scores.")
-    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="Folder of measurements.")
+    work = {"type": users_path, "default": "runs/evidence"}
+    parser.add_argument("--work", **work, help="Folder of measurements.")
     takes = "full: about five minutes of one core; half: two; trial: figures that mean nothing."
     parser.add_argument("--effort", choices=sorted(EFFORTS), default="full", help=takes)
     published = {"action": "append", "default": [], "metavar": "NAME=FOLDER"}
@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not all("=" in entry for entry in given.anchor):
         raise ConfigError("--anchor", given.anchor, "NAME=FOLDER")
+    check_target("--out", given.out)
+    check_target("--work", given.work, folder=True)
     stored = dict(entry.split("=", 1) for entry in given.anchor)
     found = measure(given.reader, given.effort, given.work, stored, given.out.parent / "figures")
     write_text_atomically(given.out, document(found))

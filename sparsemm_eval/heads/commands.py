@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import combinations
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, reason_of
+from sparsemm_eval.files import check_target, users_path
 from sparsemm_eval.heads.anchors.record import Anchor
 from sparsemm_eval.heads.anchors.registry import known_anchors
 
@@ -23,12 +25,21 @@ app = typer.Typer(
 BUILT_IN = ", ".join(name for name, anchor in known_anchors().items() if isinstance(anchor, Anchor))
 STORED = ", ".join(name for name, anchor in known_anchors().items() if not isinstance(anchor, Anchor))
 
-Model = Annotated[str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.")]
+Model = Annotated[
+    str, typer.Option(help="Shipped reader, hub id, or folder of a checkpoint.", parser=expanduser)
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), bfloat16, float16, float32.")]
-Scores = Annotated[str | None, typer.Option(help="Head scores. Default: those known for the model.")]
-Table = Annotated[str, typer.Argument(help="File, shipped name, hub id or published name of head scores.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw a picture: a file that ends in .png or .svg.")]
+Scores = Annotated[
+    str | None, typer.Option(help="Head scores. Default: those known for the model.", parser=expanduser)
+]
+Table = Annotated[
+    str,
+    typer.Argument(help="File, shipped name, hub id or published name of head scores.", parser=expanduser),
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw a picture: a file that ends in .png or .svg.", parser=users_path)
+]
 
 
 @app.command(
@@ -48,12 +59,17 @@ heads score --model tiny-reader"""
 def score(
     model: Model,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: your own tables, found by the model's name.")
+        Path | None,
+        typer.Option(
+            help="File to write. Default: your own tables, found by the model's name.", parser=users_path
+        ),
     ] = None,
     anchor: Annotated[
         str, typer.Option(help=f"Images with known text: {BUILT_IN}; of stored data: {STORED}.")
     ] = "pages",
-    data: Annotated[str | None, typer.Option(help="Folder of stored data; or hub data, synthdog.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of stored data; or hub data, synthdog.", parser=expanduser)
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 200,
     mode: Annotated[
         str, typer.Option(help="generate: the model answers; teacher: it is given the ground truth.")
@@ -67,7 +83,10 @@ def score(
     dtype: Dtype = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     journal: Annotated[
-        Path | None, typer.Option(help="Folder that keeps finished images; a killed run goes on from it.")
+        Path | None,
+        typer.Option(
+            help="Folder that keeps finished images; a killed run goes on from it.", parser=users_path
+        ),
     ] = None,
 ) -> None:
     """Score every head of a model: how often its strongest attention lies on the text it is about to write.
@@ -101,6 +120,8 @@ def show(
     from sparsemm_eval.heads.scores import facts as table_facts
     from sparsemm_eval.heads.scores.lookup import resolve
 
+    if plot is not None:
+        plots.check_picture("plot", plot)
     table = resolve(scores)
     for line in table_facts.lines(table, top):
         typer.echo(line)
@@ -117,7 +138,9 @@ sparsemm heads compare tiny-reader mine.json
 sparsemm heads compare a.json b.json c.json --plot a-against-b.svg"""
 )
 def compare(
-    tables: Annotated[list[str], typer.Argument(help="Two or more: files or names, as for show.")],
+    tables: Annotated[
+        list[str], typer.Argument(help="Two or more: files or names, as for show.", parser=expanduser)
+    ],
     plot: Plot = None,
 ) -> None:
     """Compare tables of one model pair by pair: rank correlation, cosine, overlap of the best 5 %.
@@ -130,6 +153,8 @@ def compare(
 
     if len(tables) < 2:
         raise ConfigError("tables", tables, "at least two tables")
+    if plot is not None:
+        plots.check_picture("plot", plot)
     loaded = [(name, resolve(name)) for name in tables]
     for (first, a), (second, b) in combinations(loaded, 2):
         found = agreement(a, b)
@@ -149,9 +174,9 @@ def compare(
 sparsemm heads figure page.png --model tiny-reader --word AB --out sheet.png"""
 )
 def figure(
-    image: Annotated[Path, typer.Argument(help="Image file.", exists=True, dir_okay=False)],
+    image: Annotated[Path, typer.Argument(help="Image file.", parser=users_path)],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.")],
+    out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.", parser=users_path)],
     scores: Scores = None,
     question: Annotated[str, typer.Option(help="What to ask the model.")] = "read all text",
     word: Annotated[str | None, typer.Option(help="Part of the answer. Default: its first word.")] = None,
@@ -163,19 +188,23 @@ def figure(
     """Draw where the best and the worst heads look while the model writes a word."""
     from PIL import Image
 
+    from sparsemm_eval.heads.figures.plots import check_picture
     from sparsemm_eval.heads.figures.word_attention import chosen_heads, save_sheet, word_attention
     from sparsemm_eval.heads.scores.lookup import resolve
     from sparsemm_eval.model import checkpoint
     from sparsemm_eval.model.images import rgb_image
     from sparsemm_eval.model.placement import place
 
+    check_picture("out", out)
     try:
         with Image.open(image) as picture:
             picture = rgb_image(picture)
     except OSError as error:
-        raise ConfigError("image", str(image), f"an image file ({error})") from error
+        raise ConfigError("image", str(image), f"an image file ({reason_of(error)})") from error
     table = resolve(scores, model)
-    loaded = checkpoint.load(checkpoint.find(model, argument="model"), place(device, None, dtype))
+    found = checkpoint.find(model, argument="model")
+    table.check_fits(*found.heads)
+    loaded = checkpoint.load(found, place(device, None, dtype))
     seen = word_attention(loaded.model, loaded.processor, picture, question, word)
     save_sheet(seen, table, chosen_heads(table, best, worst), out)
     typer.echo(f"answer: {seen.answer}\nwritten to {out}")
@@ -188,13 +217,19 @@ def figure(
 sparsemm heads import visual_head/head_score/qwen.json --model Qwen/Qwen2-VL-7B-Instruct --out qwen.json""",
 )
 def import_(
-    file: Annotated[Path, typer.Argument(help="File in the official 'layer-head': [score, …] format.")],
-    out: Annotated[Path, typer.Option(help="File to write, in this package's format.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="File of the official format, one entry 'layer-head' per head.", parser=users_path
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, in this package's format.", parser=users_path)],
     model: Annotated[str | None, typer.Option(help="The model the scores belong to.")] = None,
 ) -> None:
     """Turn a score file of the official code into this package's format."""
     from sparsemm_eval.heads.scores.table import import_official
 
+    check_target("out", out)
     table = import_official(file, model)
     table.save(out)
     typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")
@@ -211,7 +246,9 @@ sparsemm heads mask --model Qwen/Qwen2-VL-7B-Instruct --tasks ocrbench --shares 
 def mask(
     model: Model,
     tasks: Annotated[str, typer.Option(help="lmms-eval tasks, commas between (see: sparsemm tasks).")],
-    out: Annotated[Path, typer.Option(help="Folder of tables, figure, results and journals.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of tables, figure, results and journals.", parser=users_path)
+    ],
     family: Annotated[str, typer.Option(help="Of the model names. Default: the checkpoint's own.")] = "vlm",
     shares: Annotated[str, typer.Option(help="Shares of all query heads, up to 0.5.")] = "0.02,0.05,0.1,0.2",
     seeds: Annotated[str, typer.Option(help="Of the random draws.")] = "0,1,2",
@@ -233,15 +270,21 @@ def mask(
     from sparsemm_eval.heads.masking import experiment, report
     from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
     from sparsemm_eval.heads.scores.lookup import resolve
+    from sparsemm_eval.lmms.tasks import PAGE_METRICS
+    from sparsemm_eval.model import checkpoint
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    for name in PAGE_METRICS.keys() & set(names):
+        experiment.chosen_metric(metric, name, [PAGE_METRICS[name]])
     drawn = tuple(listed(Natural, "seeds", seeds))
     plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
+    check_target("out", out, folder=True)
     scores_found = resolve(scores, model)
+    scores_found.check_fits(*checkpoint.find(model, argument="model").heads)
     experiment.check_shares(plan, scores_found)
     work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
     identity = work.identity(scores_found)
-    found = experiment.run(plan, identity, partial(work.measure, plan), out, typer.echo)
+    found = experiment.run(plan, identity, partial(work.measure, plan), out, typer.echo, metric)
     total = scores_found.table.numel()
     table = experiment.table(found, total, metric)
     written = report.save_all(table, total, out, f"{Path(model).name}: masked heads (mode {mode})")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.files import users_path
 from sparsemm_eval.lmms.arguments import command_line
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.lmms.results import ResultsFile
@@ -24,6 +25,7 @@ from sparsemm_eval.lmms.tasks import PAGE_METRICS as TASKS
 from sparsemm_eval.model.images import rgb_image
 
 if TYPE_CHECKING:
+    from sparsemm_eval.config import CompressionConfig
     from sparsemm_eval.methods.base import Method
 
 READER, FAMILY = "tiny-reader", "llava"
@@ -80,6 +82,7 @@ def run(settings: Settings) -> list[list[str]]:
     EvaluationError
         If a run failed, or recorded less than the table shows.
     """
+    configs_of(settings)  # before the first of them runs
     # So small a model gains little from a second thread, and on shared cores loses much by waiting for it.
     surroundings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     files = [evaluate(arguments_of(method, settings), environment=surroundings)[0] for method in compared()]
@@ -103,6 +106,16 @@ def arguments_of(method: Method, settings: Settings) -> list[str]:
     ]
 
 
+def configs_of(settings: Settings) -> list[CompressionConfig]:
+    """The compression of every method; a ConfigError for a knob that it cannot have."""
+    from sparsemm_eval.config import CompressionConfig
+
+    return [
+        CompressionConfig.fitting(method.name, head_scores=READER, **settings.knobs(method))
+        for method in compared()
+    ]
+
+
 def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> list[Times]:
     """Times of the methods on the tasks' documents, in this process on one thread.
 
@@ -112,7 +125,6 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
     import torch
     from transformers.utils import logging
 
-    from sparsemm_eval.config import CompressionConfig
     from sparsemm_eval.heads.anchors.record import AnchorSample
     from sparsemm_eval.heads.scoring.answers import encode_prompts
     from sparsemm_eval.model import checkpoint
@@ -123,10 +135,7 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
     logging.disable_progress_bar()
     loaded = checkpoint.load(checkpoint.find(READER), place("cpu", None, "float32"))
     loaded.model.generation_config.eos_token_id = None  # every method takes as many steps
-    configs = [
-        CompressionConfig.fitting(method.name, head_scores=READER, **settings.knobs(method))
-        for method in compared()
-    ]
+    configs = configs_of(settings)
     prefills, steps = [[] for _ in configs], [[] for _ in configs]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -201,7 +210,9 @@ def command(
     budget: Annotated[int, typer.Option(min=WINDOW + 1, help="Entries per KV head, window included.")] = 32,
     kernel_size: Annotated[int, typer.Option(min=1, help="Pooling width, odd.")] = 5,
     limit: Annotated[int, typer.Option(min=1, help="Documents per task.")] = 20,
-    output: Annotated[Path, typer.Option(help="Folder of the full results.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Folder of the full results.", parser=users_path)] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Run lmms-eval for FullKV, SnapKV and SparseMM on the page tasks and show one table."""
     settings = Settings(budget, kernel_size, limit, output)

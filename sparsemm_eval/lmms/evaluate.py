@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.files import check_target
 from sparsemm_eval.lmms import arguments as lmms_arguments
 from sparsemm_eval.lmms import results as lmms_results
 from sparsemm_eval.lmms.tasks import check_needs
@@ -44,6 +45,8 @@ def evaluate(
     runs = lmms_arguments.read(arguments)
     for warning in check_needs(task for run in runs for task in run.tasks):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
+    for run in runs:
+        check_target("--output_path", run.output_path, folder=True)
     before = {run.output_path: lmms_results.snapshot(run.output_path) for run in runs}
     with tempfile.TemporaryDirectory(prefix="sparsemm-eval-") as scratch:
         completed = lmms_arguments.complete(arguments, Path(scratch))

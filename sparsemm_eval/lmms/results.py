@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class ResultsFile:
         }
 
     def tasks_of(self, name: str) -> list[str]:
-        """Tasks here that the name of a task, group, tag, pattern, YAML file or folder of them stands for."""
+        """Tasks here that the name of a task, group, tag, pattern, or a folder of YAML files stands for."""
         results = self.contents.get("results", {})
         if Path(name).is_dir():
             return list(results)
@@ -55,7 +56,6 @@ class ResultsFile:
             return [task for member in groups[name] for task in self.tasks_of(member) or [member]]
         if name in results:
             return [name]
-        name = Path(name).stem if name.endswith(".yaml") else name
         tagged = [task for task, config in self.contents.get("configs", {}).items() if name in _tags(config)]
         return tagged or fnmatch.filter((task for task in results if not groups.get(task)), name)
 
@@ -108,7 +108,7 @@ def with_record(file: ResultsFile, run: Run) -> ResultsFile:
     from sparsemm_eval.model_wrappers.records.run_record import complete_results, read_runs
 
     own = str(file.path.absolute())
-    records = [record for record in read_runs(asked[1]) if record["results_file"] == own]
+    records = [record for record in read_runs(expanduser(asked[1])) if record["results_file"] == own]
     if not records:
         raise EvaluationError(f"{run.model} left no run record in stats_dir={asked[1]} for {own}")
     return ResultsFile(file.path, complete_results(file.path, records[-1]))

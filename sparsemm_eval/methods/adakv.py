@@ -46,5 +46,5 @@ METHOD = Method(
     allocate=by_competition,
     knobs=(SURPLUS, ADAKV_FLOOR),
     published=sparsemm_table(256, (0.65, 0.48, 0.62, 0.49, 0.66)),
-    style=Style("#b26a00", "diamond"),
+    style=Style("#b26a00", "D"),
 )

@@ -182,10 +182,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks in every figure: colour ``#rrggbb`` and plotly's name of a marker."""
+    """How a method looks in every figure: colour ``#rrggbb`` and matplotlib's marker."""
 
     color: str = "#5f6b7a"
-    marker: str = "circle"
+    marker: str = "o"
 
 
 @dataclass(frozen=True)

@@ -8,5 +8,5 @@ METHOD = Method(
     title="FullKV",
     meaning="nothing is evicted",
     published=sparsemm_table(None, (0.68, 0.52, 0.65, 0.55, 0.73)),
-    style=Style("#1c2128", "circle"),
+    style=Style("#1c2128", "o"),
 )

@@ -23,7 +23,10 @@ MASK_SEED = Knob("mask_seed", 0, Seed, "draw of the random heads", draws=True)
 
 
 def top_heads(scores: HeadScores, share: float) -> list[Head]:
-    """The ``share`` of query heads with the highest scores, best first."""
+    """The ``share`` of query heads with the highest scores, best first.
+
+    Their number is rounded, to 154 for 15 % of 1,024; the official code truncates it, to 153.
+    """
     return scores.best_heads(count_of(share, scores.table.numel()))
 
 
@@ -68,7 +71,7 @@ VISUAL = Method(
     mask=visual,
     knobs=(MASK_RATIO, MASK_MODE),
     needs=("head_scores",),
-    style=Style("#3a4ea0", "hexagon"),
+    style=Style("#3a4ea0", "h"),
 )
 OTHERS = Method(
     name="mask_random",
@@ -78,6 +81,6 @@ OTHERS = Method(
     mask=others,
     knobs=(MASK_RATIO, MASK_MODE, MASK_SEED),
     needs=("head_scores",),
-    style=Style("#6b6b6b", "cross"),
+    style=Style("#6b6b6b", "P"),
 )
 METHODS = (VISUAL, OTHERS)

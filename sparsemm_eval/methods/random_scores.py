@@ -31,5 +31,5 @@ METHOD = Method(
     score=WINDOW_ATTENTION,
     allocate=by_random_score,
     knobs=(SURPLUS, RATIO, SEED),
-    style=Style("#a8487f", "x"),
+    style=Style("#a8487f", "X"),
 )

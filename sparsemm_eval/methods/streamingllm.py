@@ -41,5 +41,5 @@ METHOD = Method(
     protect=sinks,
     knobs=(SINKS,),
     check=fits,
-    style=Style("#7a5c00", "pentagon"),
+    style=Style("#7a5c00", "p"),
 )

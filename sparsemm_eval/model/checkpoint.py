@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, reason_of
 from sparsemm_eval.model import shipped
 from sparsemm_eval.model.families.base import Family
 from sparsemm_eval.model.fingerprint import fingerprint, local_folder
@@ -42,6 +42,12 @@ class FoundCheckpoint:
     folder: Path
     commit: str | None
     config: PreTrainedConfig
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Layers, and query heads in each."""
+        text = self.config.get_text_config()
+        return text.num_hidden_layers, text.num_attention_heads
 
     @property
     def location(self) -> dict[str, str]:
@@ -164,7 +170,7 @@ def load(
         ).eval()
         processor = AutoProcessor.from_pretrained(**source.location, **options)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        remedy = f"a complete vision-language checkpoint, which it is not: {error}"
+        remedy = f"a complete vision-language checkpoint, which it is not: {reason_of(error)}"
         raise ConfigError(source.argument, source.given, remedy) from error
     if placement.device_map is None:
         model.to(placement.device)

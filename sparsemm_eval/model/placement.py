@@ -70,7 +70,7 @@ def place(device: str, device_map: str | None, dtype: str | None) -> Placement:
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if device_map is not None:
         _check_device_map(device_map, device, accelerator.num_processes)
-    chosen = _single(device) if accelerator.num_processes == 1 else _of_rank(device, accelerator)
+    chosen = device_named(device) if accelerator.num_processes == 1 else _of_rank(device, accelerator)
     if dtype is None:
         dtype = "float32" if chosen.type == "cpu" and device_map is None else "auto"
     return Placement(
@@ -100,12 +100,20 @@ def _parse(device: str) -> torch.device:
         raise ConfigError("device", device, "auto, cpu, cuda or cuda:N") from error
 
 
-def _single(device: str) -> torch.device:
+def device_named(device: str) -> torch.device:
+    """A device of this machine; ``auto`` is CUDA where there is one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = _parse(device)
     try:
-        torch.empty(0, device=chosen)
+        if torch.empty(0, device=chosen).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         count = torch.cuda.device_count()
         remedy = f"a device of this machine: cpu or one of {count} CUDA devices"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sparsemm_eval.files import check_target, users_path
 from sparsemm_eval.model.shipped import NAMES
 from sparsemm_eval.pages.benchmarks.stand_ins import DEFAULT_COUNT, DEFAULT_SEED
 
@@ -15,18 +16,21 @@ app = typer.Typer(help="Rendered pages and the embedded readers.", no_args_is_he
 
 @app.command()
 def tasks(
-    directory: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the parquet files.")],
+    directory: Annotated[Path, typer.Argument(help="Where to write the parquet files.", parser=users_path)],
 ) -> None:
     """Write the held-out data of the tasks pages_qa and pages_ocr, as the package ships it."""
     from sparsemm_eval.pages.benchmarks.write import write_page_tasks
 
+    check_target("directory", directory, folder=True)
     for path in write_page_tasks(directory):
         print(f"{path}  {path.stat().st_size} bytes")
 
 
 @app.command()
 def benchmarks(
-    directory: Annotated[Path, typer.Argument(file_okay=False, help="To write to and to run lmms-eval in.")],
+    directory: Annotated[
+        Path, typer.Argument(help="To write to and to run lmms-eval in.", parser=users_path)
+    ],
     count: Annotated[int, typer.Option(min=1, help="Documents per benchmark.")] = DEFAULT_COUNT,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds, other pages.")] = DEFAULT_SEED,
 ) -> None:
@@ -35,6 +39,7 @@ def benchmarks(
     from sparsemm_eval.model.families.registry import ANY_FAMILY
     from sparsemm_eval.pages.benchmarks.write import write_stand_ins
 
+    check_target("directory", directory, folder=True)
     for folder in write_stand_ins(directory, count, seed):
         print(folder)
     print(
@@ -51,7 +56,7 @@ def benchmarks(
 @app.command()
 def train(
     reader: Annotated[str, typer.Option("--reader", "--family", help=", ".join(NAMES) + ".")],
-    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the checkpoint and its record.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and its record.", parser=users_path)],
     seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of all pages.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last stage in --out.")] = False,
 ) -> None:
@@ -61,4 +66,5 @@ def train(
     """
     from sparsemm_eval.pages.training.train import train as train_reader
 
+    check_target("out", out, folder=True)
     train_reader(reader, out, seed, log=lambda line: print(line, flush=True), resume=resume)

@@ -31,10 +31,14 @@ class Cell:
         All of them, without the folders that belong to a place on disk.
     limit : int or None
     batch_size, nproc : int
+    include_path : str or None
+        Folder of the user's own tasks.
+    identity : mapping
+        All that determines the result, by name: settings, code, versions, weights, head scores, data.
     hash : str
-        Hex SHA-256 over what determines the result.
-    reference : str or None
-        Id of the FullKV cell to compare with.
+        Hex SHA-256 of it.
+    comparison : mapping
+        What changes a FullKV run; equal for the cells that can be compared with each other.
     sources : mapping
         Where each model_arg stands in the study file.
     """
@@ -53,8 +57,10 @@ class Cell:
     limit: int | None
     batch_size: int
     nproc: int
+    include_path: str | None
+    identity: Mapping[str, Any]
     hash: str
-    reference: str | None = None
+    comparison: Mapping[str, Any]
     sources: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -62,19 +68,9 @@ class Cell:
         """lmms-eval's name of the model."""
         return f"{self.family}_{self.method}"
 
-    def arguments(self, folder: Path, reference: Path | None = None) -> list[str]:
-        """lmms-eval's arguments.
-
-        Parameters
-        ----------
-        folder : pathlib.Path
-            Of the cell; journal, measurements and results go below it.
-        reference : pathlib.Path, optional
-            Journal of the FullKV run.
-        """
+    def arguments(self, folder: Path) -> list[str]:
+        """lmms-eval's arguments; ``folder`` is the cell's: journal, measurements and results go below it."""
         places = {"journal": folder / "journal", "stats_dir": folder / "stats"}
-        if reference is not None:
-            places["reference"] = reference
         model_args = ",".join(
             f"{name}={_text(value)}" for name, value in {**self.model_args, **places}.items()
         )
@@ -85,12 +81,13 @@ class Cell:
             "batch_size": self.batch_size,
             "output_path": folder / "lmms",
             **({} if self.limit is None else {"limit": self.limit}),
+            **({} if self.include_path is None else {"include_path": self.include_path}),
         }
         return [part for name, value in options.items() for part in (f"--{name}", str(value))] + [
             "--log_samples"
         ]
 
-    def record(self, folder: Path, reference: Path | None = None) -> dict[str, Any]:
+    def record(self, folder: Path) -> dict[str, Any]:
         """The cell as JSON types, for ``cell.json``."""
         return {
             "id": self.id,
@@ -108,9 +105,11 @@ class Cell:
             "limit": self.limit,
             "batch_size": self.batch_size,
             "nproc": self.nproc,
-            "arguments": self.arguments(folder, reference),
+            "arguments": self.arguments(folder),
+            "include_path": self.include_path,
+            "identity": dict(self.identity),
             "hash": self.hash,
-            "reference": self.reference,
+            "comparison": dict(self.comparison),
         }
 
     @classmethod

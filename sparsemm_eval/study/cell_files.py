@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.lmms.arguments import task_name
 from sparsemm_eval.lmms.results import ResultsFile
+from sparsemm_eval.study.method_knobs import REFERENCE
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+STALE = "done with other code, data, weights or versions: run the study again"
 _RUN_SUFFIX = "_sparsemm_run.json"
 _SAMPLES = "_sparsemm_samples.rank*.jsonl"
 _RESULTS_SUFFIX = "_results.json"
@@ -26,22 +31,52 @@ class CellFiles:
     cell : dict
         ``cell.json``.
     status : dict
-        ``status.json``; ``{"state": "pending"}`` before the cell has begun. A cell whose results cannot
-        be read is ``failed``, whatever it says itself.
-    results : ResultsFile or None
-        Of a finished cell.
+        ``status.json``; ``{"state": "pending"}`` before the cell has begun. A cell without its results is
+        ``failed``, whatever it says itself.
     """
 
     folder: Path
     cell: dict[str, Any]
     status: dict[str, Any]
-    results: ResultsFile | None = None
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def done(self) -> bool:
         """Whether there are results."""
-        return self.results is not None
+        return self.status["state"] == "done"
+
+    @cached_property
+    def results(self) -> ResultsFile | None:
+        """Of a finished cell.
+
+        Raises
+        ------
+        EvaluationError
+            If they cannot be read.
+        """
+        if not self.done:
+            return None
+        path = _below(self.folder, self.status["results"])
+        return ResultsFile(path, _json(path))
+
+    def failed(self, error: Exception) -> CellFiles:
+        """The cell as one whose results cannot be read."""
+        return replace(self, status={**self.status, "state": "failed", "error": str(error)})
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether others are compared with it: nothing is evicted and no head is masked."""
+        return self.cell["method"] == REFERENCE
+
+    @property
+    def comparison(self) -> str:
+        """Equal for a cell and the FullKV cell that it is compared with."""
+        cell = self.cell
+        return json.dumps([cell["comparison"], cell["tasks"], cell["limit"]], sort_keys=True)
+
+    @property
+    def attempt(self) -> list[Any]:
+        """Names the attempt that the results are of."""
+        return [self.cell["id"], self.cell["hash"], self.status.get("started"), self.status.get("results")]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -54,6 +89,7 @@ class CellFiles:
         names = self.cell["tasks"]
         if self.results is None:
             return list(names)
+        names = [task_name(name) for name in names]
         return list(dict.fromkeys(task for name in names for task in self.results.tasks_of(name) or [name]))
 
     def logged(self, task: str) -> list[dict[str, Any]]:
@@ -66,11 +102,10 @@ class CellFiles:
 
     def measured(self, task: str) -> dict[int, dict[str, Any]]:
         """The wrapper's per-sample figures of a task by ``doc_id``, first answer of each."""
-        if "measured" not in self._cache:
-            self._cache["measured"] = self._read_measured()
-        return self._cache["measured"].get(task, {})
+        return self._measured.get(task, {})
 
-    def _read_measured(self) -> dict[str, dict[int, dict[str, Any]]]:
+    @cached_property
+    def _measured(self) -> dict[str, dict[int, dict[str, Any]]]:
         if "path" not in self.record:
             return {}
         # Only the name: the folder may have moved since. Earlier attempts have files of other names.
@@ -83,8 +118,8 @@ class CellFiles:
         return tasks
 
 
-def read_study(folder: Path, only: Collection[str] | None = None) -> list[CellFiles]:
-    """The cells of a study in its order, or those of them with the ids that are given.
+def read_study(folder: Path) -> list[CellFiles]:
+    """The cells of a study in its order.
 
     Raises
     ------
@@ -97,7 +132,7 @@ def read_study(folder: Path, only: Collection[str] | None = None) -> list[CellFi
             f"{folder} is no study folder: it has no study.json (`sparsemm study run` makes it)"
         )
     names = _json(description)["cells"]
-    return [read_cell(folder / "cells" / name) for name in names if only is None or name in only]
+    return [read_cell(_below(folder / "cells", name)) for name in names]
 
 
 def read_cell(folder: Path) -> CellFiles:
@@ -111,18 +146,25 @@ def read_cell(folder: Path) -> CellFiles:
     cell = _json(folder / "cell.json")
     path = folder / "status.json"
     status = _json(path) if path.is_file() else {"state": "pending"}
-    if status["state"] != "done":
-        return CellFiles(folder, cell, status)
-    try:
-        file = folder / (status.get("results") or "no results")
-        return CellFiles(folder, cell, status, ResultsFile(file, _json(file)))
-    except EvaluationError as error:
-        return CellFiles(folder, cell, {**status, "state": "failed", "error": str(error)})
+    if status["state"] == "done" and status.get("hash", cell["hash"]) != cell["hash"]:
+        status = {**status, "state": "stale", "error": STALE}
+    files = CellFiles(folder, cell, status)
+    if files.done and not _below(folder, status.get("results") or "no results").is_file():
+        return files.failed(EvaluationError(f"{folder / str(status.get('results'))} is missing"))
+    return files
+
+
+def _below(folder: Path, name: str) -> Path:
+    """A file of a folder; a study of somebody else may name any."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise EvaluationError(f"{name} is not below {folder}")
+    return path
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=_harmless)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
 
@@ -131,6 +173,17 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            json.loads(line, object_hook=_harmless)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except ValueError as error:
         raise EvaluationError(f"{path} is not a complete file of samples: {error}") from error
+
+
+def _harmless(record: dict[str, Any]) -> dict[str, Any]:
+    """Texts without control characters: a terminal that prints them would obey them."""
+    return {
+        name: _CONTROL.sub("�", value) if isinstance(value, str) else value for name, value in record.items()
+    }

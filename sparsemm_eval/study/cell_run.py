@@ -1,4 +1,4 @@
-"""One cell from claim to status: attempts, log, heartbeat, results, W&B."""
+"""One cell from its lock to its status: attempts, log, results, W&B."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,27 +17,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.errors import EvaluationError, SparseMMError
+import psutil
+
+from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import results as lmms_results
-from sparsemm_eval.lmms.arguments import Run
-from sparsemm_eval.study import claims, processes, references
+from sparsemm_eval.lmms.arguments import Run, task_name
+from sparsemm_eval.lmms.tied import tied
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.claims import Claim
 from sparsemm_eval.study.folder import CellFolder, StudyFolder, is_full, utc_now
 from sparsemm_eval.study.wandb_runs import Tracking
 
 #: ``(cell, lmms-eval's arguments, processes) -> command line``.
 Command = Callable[[Cell, Sequence[str], int], list[str]]
+#: Seconds between asking a cell's processes to end and ending them.
+GRACE = 15.0
+#: Seconds between two notes of the time spent so far, which a killed runner leaves behind.
+NOTE_EVERY = 30.0
 _TAIL = 64 * 1024  # bytes of a log that are searched for what went wrong
 _LOUD = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception|Interrupt)\b\s*:\s*\S")
 
 
 class Interrupted(Exception):
     """The runner is asked to end; the cell goes on from its journal another time."""
-
-
-class ClaimLost(SparseMMError):
-    """Another runner has taken the cell over, since this one showed no life for too long."""
 
 
 def sparsemm_eval_command(cell: Cell, arguments: Sequence[str], nproc: int) -> list[str]:
@@ -63,8 +65,6 @@ class How:
         Seconds between two looks at a running process.
     pause : float
         Seconds before another attempt.
-    heartbeat : float
-        Seconds between two signs of life.
     """
 
     retries: int = 1
@@ -74,11 +74,19 @@ class How:
     environment: Mapping[str, str] = field(default_factory=dict)
     poll: float = 0.5
     pause: float = 2.0
-    heartbeat: float = claims.HEARTBEAT
 
 
-def run(study: StudyFolder, cell: Cell, claim: Claim, how: How, stop: threading.Event) -> dict[str, Any]:
-    """Run a claimed cell until it is done or has no attempts left.
+def run(study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event) -> dict[str, Any]:
+    """Run a cell until it is done or has no attempts left.
+
+    Parameters
+    ----------
+    study : StudyFolder
+    cell : Cell
+    lock : int
+        File descriptor of the cell's lock; its process inherits it.
+    how : How
+    stop : threading.Event
 
     Returns
     -------
@@ -89,9 +97,8 @@ def run(study: StudyFolder, cell: Cell, claim: Claim, how: How, stop: threading.
     ------
     Interrupted
         When `stop` is set; the cell's processes are gone then.
-    ClaimLost
     """
-    run_of = _CellRun(study, cell, claim, how, stop)
+    run_of = _CellRun(study, cell, lock, how, stop)
     try:
         status = run_of.until_settled()
     except OSError as error:
@@ -100,14 +107,16 @@ def run(study: StudyFolder, cell: Cell, claim: Claim, how: How, stop: threading.
 
 
 class _CellRun:
-    def __init__(self, study: StudyFolder, cell: Cell, claim: Claim, how: How, stop: threading.Event):
-        self.study, self.cell, self.claim, self.how, self.stop = study, cell, claim, how, stop
+    def __init__(self, study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event):
+        self.study, self.cell, self.lock, self.how, self.stop = study, cell, lock, how, stop
         self.folder: CellFolder = study.cell(cell.id)
         self.began = time.monotonic()
         before = self.folder.status()
+        same = before.get("hash") == cell.hash
+        self.before = before.get("seconds") or 0.0 if same else 0.0
         self.status: dict[str, Any] = {
             "state": "running",
-            "attempts": before.get("attempts", 0),
+            "attempts": before.get("attempts", 0) if same else 0,
             "started": utc_now(),
             "ended": None,
             "seconds": None,
@@ -117,8 +126,8 @@ class _CellRun:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "hash": cell.hash,
+            "identity": dict(cell.identity),
             "documents": None,
-            "agreement": None,
         }
 
     def until_settled(self) -> dict[str, Any]:
@@ -126,18 +135,17 @@ class _CellRun:
             done = self._attempt()
             if done or self.status["attempts"] > self.how.retries:
                 return self._settle("done" if done else "failed")
-            self.folder.write_status({**self.status, "seconds": self._seconds()})
+            self._write()
             if self.stop.wait(self.how.pause):
                 raise Interrupted
 
     def failed_to_write(self, error: OSError) -> dict[str, Any]:
         """A failure to write; told to the caller, and to the status if that is possible."""
         self.status["error"] = disk_text(error, self.folder.root)
-        try:
+        # What is on disk may stay as it was, whole: the cell will be resumed from its journal.
+        with contextlib.suppress(OSError):
             return self._settle("failed")
-        except OSError:
-            # The status on disk stays what it was, whole: the cell will be resumed from its journal.
-            return self.status
+        return self.status
 
     def tracked(self, status: dict[str, Any]) -> dict[str, Any]:
         """The status of a cell that has ended, with what came of logging it to W&B."""
@@ -151,28 +159,30 @@ class _CellRun:
         return status
 
     def _settle(self, state: str) -> dict[str, Any]:
-        self.status.update(state=state, ended=utc_now(), seconds=self._seconds())
-        self.folder.write_status(self.status)
+        self.status.update(state=state, ended=utc_now())
+        self._write()
         return self.status
 
-    def _seconds(self) -> float:
-        return round(time.monotonic() - self.began, 3)
+    def _write(self) -> None:
+        self.status["seconds"] = round(self.before + time.monotonic() - self.began, 3)
+        self.folder.write_status(self.status)
 
     def _attempt(self) -> bool:
-        reference, why_not = references.journal_of(self.study, self.cell)
-        self.status.update(returncode=None, error=None, agreement=why_not or ("yes" if reference else None))
-        self.folder.write_status(self.status)
+        self.status.update(returncode=None, error=None)
+        self._write()
         self.folder.clear_results()
-        arguments = self.cell.arguments(self.folder.root, reference)
-        before = lmms_results.snapshot(self.folder.lmms)
-        returncode = self._process(arguments, why_not)
+        arguments = self.cell.arguments(self.folder.root)
+        returncode = self._process(arguments)
         # An attempt counts when it has ended by itself: a killed runner costs a cell nothing.
         self.status.update(returncode=returncode, attempts=self.status["attempts"] + 1)
         if returncode:
             self.status["error"] = _failure(returncode, self.folder)
             return False
         try:
-            found = lmms_results.find(_run_of(self.cell, arguments, self.folder), before)
+            model_args = arguments[arguments.index("--model_args") + 1]
+            names = tuple(map(task_name, self.cell.tasks))
+            asked = Run(self.cell.model_name, model_args, names, self.folder.lmms)
+            found = lmms_results.find(asked, {})
         except EvaluationError as error:
             self.status["error"] = str(error)
             return False
@@ -180,35 +190,56 @@ class _CellRun:
         self.status["documents"] = _documents(found)
         return True
 
-    def _process(self, arguments: Sequence[str], note: str | None) -> int:
+    def _process(self, arguments: Sequence[str]) -> int:
         line = self.how.command(self.cell, arguments, self.how.nproc)
-        surroundings = {**os.environ, **self.how.environment}
+        attempt = f"== attempt {self.status['attempts'] + 1}, {utc_now()}, {socket.gethostname()}"
         with self.folder.log.open("ab") as log:
-            log.write(_heading(line, self.status["attempts"] + 1, note).encode())
+            log.write(f"{attempt}\n$ {shlex.join(line)}\n".encode())
             log.flush()
-            child = processes.start(line, surroundings, self.claim.token, log)
+            child = subprocess.Popen(
+                tied(line),
+                env={**os.environ, **self.how.environment, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(self.lock,),
+            )
             try:
-                self.claim.note(child=child.pid)
                 self._watch(child)
             finally:
                 # Also when this process is to end, or has an error of its own.
-                processes.end(child, self.claim.token)
+                _end(child)
             return child.returncode
 
-    def _watch(self, child: Any) -> None:
-        beaten = time.monotonic()
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        noted = time.monotonic()
         while child.poll() is None:
             if self.stop.wait(self.how.poll):
                 raise Interrupted
-            if time.monotonic() - beaten >= self.how.heartbeat:
-                beaten = time.monotonic()
-                if not self.claim.beat():
-                    raise ClaimLost(f"{self.cell.id} was taken over by another runner")
+            if time.monotonic() - noted >= NOTE_EVERY:
+                noted = time.monotonic()
+                self._write()
 
 
-def _run_of(cell: Cell, arguments: Sequence[str], folder: CellFolder) -> Run:
-    model_args = arguments[list(arguments).index("--model_args") + 1]
-    return Run(cell.model_name, model_args, cell.tasks, folder.lmms)
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a command and all that it has started."""
+    if child.poll() is not None:
+        return
+    family = []
+    with contextlib.suppress(psutil.Error):
+        family = psutil.Process(child.pid).children(recursive=True)
+    # It passes this on to lmms-eval, and torchrun to its ranks.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    child.wait()
 
 
 def _documents(found: lmms_results.ResultsFile) -> int | None:
@@ -216,11 +247,6 @@ def _documents(found: lmms_results.ResultsFile) -> int | None:
     counts = found.contents.get("n-samples") or {}
     numbers = [entry.get("effective") for entry in counts.values() if isinstance(entry, Mapping)]
     return sum(numbers) if numbers and all(isinstance(number, int) for number in numbers) else None
-
-
-def _heading(line: Sequence[str], attempt: int, note: str | None) -> str:
-    notes = f"== without agreement: {note}\n" if note else ""
-    return f"== attempt {attempt}, {utc_now()}, {socket.gethostname()}\n{notes}$ {shlex.join(line)}\n"
 
 
 def _failure(returncode: int, folder: CellFolder) -> str:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, nearest, one_of
+from sparsemm_eval.files import source_digest
 from sparsemm_eval.methods.registry import method_named
 from sparsemm_eval.model.families.registry import families
 from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.method_knobs import elsewhere, needs_head_scores
 from sparsemm_eval.study.plan import Facts
-from sparsemm_eval.study.problems import Problem, StudyError
 from sparsemm_eval.study.settings import Model, Study
+from sparsemm_eval.study.yaml_lines import Problem, StudyError
 
+#: Packages whose version may decide an answer.
+_DECISIVE = ("torch", "transformers", "lmms-eval")
 #: In place of head scores or weights that are not there; such a study is refused anyway.
 _MISSING = "missing"
 
@@ -49,6 +53,8 @@ def facts() -> Facts:
         lambda name: families()[name].default_checkpoint,
         functools.cache(_scores_key_or_missing),
         functools.cache(_checkpoint_key),
+        known_tasks.data_key,
+        {"code": source_digest(), **{name: version(name) for name in _DECISIVE}},
     )
 
 
@@ -173,7 +179,7 @@ def _of_tasks(study: Study) -> Iterator[Problem]:
         for index, entry in enumerate(_task_entries(study))
         for inner, name in enumerate(entry)
     }
-    unknown, known = known_tasks.missing(places)
+    unknown, known = known_tasks.missing(places, study.include_path)
     for name in unknown:
         yield study.document.problem(
             places[name], name, f"a task of lmms-eval or of this package{nearest(name, known)}"

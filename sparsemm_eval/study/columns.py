@@ -13,19 +13,19 @@ VERSIONS = ("sparsemm_eval", "torch", "transformers", "lmms_eval")
 
 _TEXT = (
     *("study", "cell", "model", "model_name", "family", "pretrained", "method", "task", "metric"),
-    *("pooling", "gqa", "surplus", "scores", "commit", "config_hash", "head_scores_hash"),
+    *("pooling", "gqa", "surplus", "scores", "code", "commit", "config_hash", "head_scores_hash"),
     *("device_type", "dtype", "state", "error", "note"),
     *(f"version_{name}" for name in VERSIONS),
 )
 _INTEGERS = (
-    *("samples", "samples_timed", "skipped", "budget", "seed", "window", "kernel_size"),
+    *("samples", "limit", "samples_timed", "skipped", "budget", "seed", "window", "kernel_size"),
     *("batch_size", "processes", "attempts"),
 )
 
 #: Column order; further crossed knobs follow ``surplus``.
 _BEFORE_KNOBS = (
     *("study", "cell", "model", "model_name", "family", "pretrained", "method", "task", "metric"),
-    *("score", "stderr", "ci_low", "ci_high", "samples", "skipped", "budget", "seed"),
+    *("score", "stderr", "ci_low", "ci_high", "samples", "limit", "skipped", "budget", "seed"),
 )
 _AFTER_KNOBS = (
     *("effective_budget", "effective_budget_min", "effective_budget_max", "full_budget"),
@@ -34,12 +34,22 @@ _AFTER_KNOBS = (
     *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
     *("seconds", "agreement", "agreement_similarity", "scores"),
     *(f"version_{name}" for name in VERSIONS),
-    *("commit", "config_hash", "head_scores_hash", "batch_size", "processes", "device_type", "dtype"),
+    *("code", "commit", "config_hash", "head_scores_hash", "batch_size", "processes", "device_type", "dtype"),
     *("state", "attempts", "error", "note"),
 )
 SAMPLE_COLUMNS = (
     *("study", "cell", "model", "method", "task", "budget", "kernel_size", "seed", "doc_id", "sample"),
-    *("question", "answer", "target", "score", "effective_budget", "kv_bytes", "prompt_tokens", "tokens"),
+    *(
+        "images",
+        "question",
+        "answer",
+        "target",
+        "score",
+        "effective_budget",
+        "kv_bytes",
+        "prompt_tokens",
+        "tokens",
+    ),
     *("fullkv_answer", "identical"),
 )
 
@@ -59,26 +69,18 @@ def result_frame(rows: list[dict[str, Any]], knobs: Iterable[str]) -> pd.DataFra
     return _frame(rows, [*_BEFORE_KNOBS, *KNOBS, *further, *_AFTER_KNOBS], _INTEGERS, _TEXT)
 
 
-def sample_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def sample_frame(rows: list[dict[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     """Rows of samples as a table with `SAMPLE_COLUMNS`."""
     text = (
-        "study",
-        "cell",
-        "model",
-        "method",
-        "task",
-        "sample",
-        "question",
-        "answer",
-        "target",
-        "fullkv_answer",
+        *("study", "cell", "model", "method", "task", "sample", "images"),
+        *("question", "answer", "target", "fullkv_answer"),
     )
     integers = ("budget", "kernel_size", "seed", "doc_id", "kv_bytes", "prompt_tokens", "tokens")
     return _frame(rows, SAMPLE_COLUMNS, integers, text, booleans=("identical",))
 
 
 def _frame(
-    rows: list[dict[str, Any]],
+    rows: list[dict[str, Any]] | pd.DataFrame,
     columns: Iterable[str],
     integers: Iterable[str],
     text: Iterable[str],

@@ -1,25 +1,35 @@
-"""`sparsemm study …`: run a study, see where it stands, hand its cells to clusters."""
+"""`sparsemm study …`: run a study, see where it stands, show its results, hand its cells to clusters."""
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
+import shlex
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.study import cluster_commands, opening
-from sparsemm_eval.study.figures import figures_command
-from sparsemm_eval.study.show import show_command
-from sparsemm_eval.study.signals import ended_by_signals
+from sparsemm_eval.errors import ConfigError, EvaluationError
+from sparsemm_eval.files import users_path, write_text_atomically
+from sparsemm_eval.studies import FOLDER
 
-_File = Annotated[Path, typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.")]
-_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder (its output).")]
+_File = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.", parser=users_path),
+]
+_Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The study's folder (its output).", parser=users_path)
+]
+_Folders = Annotated[
+    list[Path],
+    typer.Argument(metavar="DIR…", help="Study folders; several are put together.", parser=users_path),
+]
+_Out = Annotated[Path, typer.Option(help="File to write.", parser=users_path)]
 _Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for scripts; messages go to standard error.")
 ]
@@ -32,23 +42,19 @@ app = typer.Typer(
     epilog="Begin with: sparsemm study run study.yaml --dry-run",
     no_args_is_help=True,
 )
-app.command("show")(show_command)
-app.command("figures")(figures_command)
-app.command("sweep", epilog=cluster_commands.SWEEP_EXAMPLE)(cluster_commands.sweep_command)
-app.command("slurm", epilog=cluster_commands.SLURM_EXAMPLE)(cluster_commands.slurm_command)
 
 
 @app.command(
     "run",
     epilog="Examples: sparsemm study run study.yaml --dry-run; sparsemm study run study.yaml --gpus 0,1,2,3; "
-    "sparsemm study run study.yaml --only '*-b32-*'. Exit codes: 0 every cell is done, 1 a cell failed, "
-    "2 the study cannot be run, 130 or 143 interrupted.",
+    "sparsemm study run study.yaml --only '*-b32-*'. Exit codes: 0 every cell is done, 1 a cell failed or "
+    "the tables could not be written, 2 the study cannot be run, 130 or 143 interrupted.",
 )
 def run(
     file: _File,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check everything, show cells, commands and estimates; run none."),
+        typer.Option("--dry-run", help="Check everything, show cells, commands and time; run none."),
     ] = False,
     gpus: Annotated[
         str | None,
@@ -69,40 +75,37 @@ def run(
 ) -> None:
     """Run a study, or go on with it.
 
-    Cells that are done are skipped; killed and failed ones go on from their journals. Several runs of the
-    same study on the same folder, on one or many machines, share its cells; a cell whose runner was lost
-    with its machine is taken over after two minutes. Every cell's output is in its log.txt.
+    Cells that are done are skipped; killed and failed ones go on from their journals; stale ones, and those
+    that are new in the file, are run. Several runs of the same study on the same folder, on one or many
+    machines, share its cells. Every cell's output is in its log.txt.
     """
-    from sparsemm_eval.study import dry_run as plan_display
+    from sparsemm_eval.study import display, results, runner
     from sparsemm_eval.study.folder import StudyFolder
-    from sparsemm_eval.study.runner import Runner
-    from sparsemm_eval.study.workers import Workers
 
-    study, cells = opening.load(file)
+    study, cells = _load(file)
     folder = StudyFolder(study.output)
     chosen = _chosen(cells, only)
     processes = nproc or study.nproc
     if gpus is not None and workers is not None:
-        raise ConfigError(
-            "--workers", workers, "no value beside --gpus, which says how many run side by side"
-        )
-    places = Workers.on_cpu(workers or 1)
+        remedy = "no value beside --gpus, which says how many run side by side"
+        raise ConfigError("--workers", workers, remedy)
+    places = runner.on_cpu(workers or 1)
     if gpus is not None:
-        places = Workers.on_gpus([gpu.strip() for gpu in gpus.split(",")], processes)
-    folder.refuse_other(study, cells)
+        places = runner.on_gpus([gpu.strip() for gpu in gpus.split(",")], processes)
+    folder.refuse_other(study)
     if dry_run:
-        plan_display.show(folder, chosen, len(places.environments), processes, as_json)
+        with contextlib.redirect_stdout(None) if as_json else contextlib.nullcontext():
+            plan = display.print_plan(folder, chosen, len(places), processes)
+        if as_json:
+            print(json.dumps(plan, indent=2))
         return
     how = _how(study.retries, processes, study.wandb.mode)
     how.tracking.check()
     folder.prepare(study, cells)
-    count = len(places.environments)
-    from sparsemm_eval.study import progress, results
-
-    with progress.watcher(folder, chosen, count, to_stderr=as_json) as watcher:
-        runner = Runner(folder, chosen, how, places, watcher, retry_failed, collect=results.write)
-        with ended_by_signals(runner.stop) as received:
-            outcome = runner.run()
+    with display.watcher(folder, chosen, len(places), to_stderr=as_json) as watcher:
+        working = runner.Runner(folder, chosen, how, places, watcher, retry_failed, collect=results.write)
+        with _ended_by_signals(working.stop) as received:
+            outcome = working.run()
     if not received:
         how.tracking.log_study(folder.root)
     _report(folder, outcome, as_json)
@@ -115,10 +118,9 @@ def run(
 @app.command("list")
 def list_shipped() -> None:
     """Show the studies that come with the package; they run by name."""
-    from sparsemm_eval.studies import FOLDER
-
-    for path in sorted(FOLDER.glob("*.yaml")):
-        print(f"{path.stem:12} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+    for path in sorted(FOLDER.rglob("*.yaml")):
+        name = path.relative_to(FOLDER).with_suffix("").as_posix()
+        print(f"{name:18} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
     print(f"\nFor instance: sparsemm study run tiny --dry-run; the files are in {FOLDER}")
 
 
@@ -130,37 +132,36 @@ def status(folder: _Folder, as_json: _Json = False) -> None:
     """Show where every cell of a study stands; the study may be running, here or elsewhere."""
     from rich.console import Console
 
-    from sparsemm_eval.study import estimate, overview, progress
+    from sparsemm_eval.study import display
     from sparsemm_eval.study.folder import StudyFolder
 
     place = StudyFolder(folder)
-    cells = place.cells()
-    found = overview.views(place, cells, estimate.expected_documents(place, cells))
-    left = estimate.of(place, cells)
+    found, others = display.views(place, place.cells()), place.others()
+    left = display.seconds_left(found)
     if as_json:
-        counts = {state: sum(one.state == state for one in found) for state in overview.STATES}
         record = {
             "study": place.settings()["name"],
             "folder": str(place.root),
-            "counts": counts,
-            "left": left.record(),
-            "cells": [one.record() for one in found],
+            "counts": display.numbers(found),
+            "seconds_left": left,
+            "cells": [display.record(one) for one in found],
+            "not_in_the_file": others,
         }
         print(json.dumps(record, indent=2))
         return
-    Console().print(progress.table(found))
-    print(f"{progress.counts(found)}; left, one after another: {estimate.text_of_seconds(left.seconds)}")
+    Console().print(display.table(found))
+    print(f"{display.counts(found)}; left, one after another: {display.text_of_seconds(left)}")
+    if others:
+        print(f"{len(others)} more cells lie in {place.root / 'cells'} that the study's file no more names")
     for one in found:
-        if one.state == "failed":
+        if one.state in ("failed", "stale"):
             print(f"{one.id}: {one.error}")
-        elif one.agreement not in (None, "yes"):
-            print(f"{one.id}: without agreement, {one.agreement}")
 
 
 @app.command(
     "cell",
     epilog="Examples: sparsemm study cell runs/tiny 0; sparsemm study cell runs/tiny --cell ID. Exit codes: "
-    "0 it is done, 1 it failed, 2 there is no such cell or somebody else runs it, 143 interrupted.",
+    "0 it is done, 1 it failed or somebody else runs it, 2 there is no such cell, 143 interrupted.",
 )
 def cell(
     folder: _Folder,
@@ -170,44 +171,184 @@ def cell(
     identifier: Annotated[
         str | None, typer.Option("--cell", metavar="INDEX|ID", help="The same, as sweeps give it.")
     ] = None,
+    count: Annotated[int, typer.Option(min=1, help="This and the following ones, so many in all.")] = 1,
     nproc: _Nproc = None,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds in which somebody may still begin with its FullKV cell.")
-    ] = 0,
     as_json: _Json = False,
 ) -> None:
-    """Run exactly one cell of a study; what SLURM arrays and W&B sweeps call.
+    """Run exactly one cell of a study, or a few; what SLURM arrays and W&B sweeps call.
 
-    Does nothing if it is done; goes on from the journal if it was begun. Waits for its FullKV cell if that
-    is running, and runs without agreement if nobody has run that.
+    Does nothing if it is done; goes on from the journal if it was begun; tries again if it failed.
     """
-    from sparsemm_eval.study import progress, results
-    from sparsemm_eval.study.cell_run import Interrupted
+    from sparsemm_eval.study import display, results
     from sparsemm_eval.study.folder import StudyFolder
-    from sparsemm_eval.study.one_cell import run_one
-    from sparsemm_eval.study.table_files import write_tables
+    from sparsemm_eval.study.runner import Runner
 
     place = StudyFolder(folder)
     settings = place.settings()["settings"]
-    chosen = _one(place.cells(), which if which is not None else identifier)
+    chosen = _some(place.cells(), which if which is not None else identifier, count)
     how = _how(settings["retries"], nproc or settings["nproc"], settings["wandb"]["mode"])
     how.tracking.check()
-    with progress.watcher(place, [chosen], 1, to_stderr=as_json) as watcher:
-        watcher.started(chosen)
-        stop = threading.Event()
-        with ended_by_signals(stop) as received:
-            try:
-                ended = run_one(place, chosen, how, stop, patience=patience)
-            except Interrupted as error:
-                raise typer.Exit(128 + (received or [signal.SIGTERM])[0]) from error
-        watcher.ended(chosen, ended)
-    problem = write_tables(place, results.write)
+    with display.watcher(place, chosen, 1, to_stderr=as_json) as watcher:
+        working = Runner(place, chosen, how, ({},), watcher, True, collect=results.write, wait=False)
+        with _ended_by_signals(working.stop) as received:
+            outcome = working.run()
     if as_json:
-        print(json.dumps({"cell": chosen.id, **ended}, indent=2))
-    if problem:
+        print(json.dumps([{"cell": one.id, **place.cell(one.id).status()} for one in chosen], indent=2))
+    for problem in outcome.problems:
         typer.echo(problem, err=True)
-    if problem or ended["state"] != "done":
+    if received:
+        raise typer.Exit(128 + received[0])
+    for one in chosen:
+        if outcome.states[one.id] == "pending":
+            raise EvaluationError(
+                f"{one.id} is being run by {place.cell(one.id).holder() or 'somebody else'}"
+            )
+    if not outcome.complete:
         raise typer.Exit(1)
+
+
+@app.command("show")
+def show(
+    folders: _Folders,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex or json.")] = "text",
+    table: Annotated[
+        str, typer.Option("--table", "-t", help="headline, paired, main, ablation, rho, masking or all.")
+    ] = "all",
+    against: Annotated[
+        str | None, typer.Option(help="Method that the paired table compares with the others.")
+    ] = None,
+) -> None:
+    """Print a study's tables, published numbers beside ours where model and task are the paper's.
+
+    Examples: `sparsemm study show runs/tiny`, `sparsemm study show runs/tiny --format latex -t headline`.
+    """
+    # pandas takes a second to import, and every command would pay for it.
+    from sparsemm_eval.study.results import collect
+    from sparsemm_eval.study.table_formats import write_tables
+    from sparsemm_eval.study.tables import Study, of_kind
+
+    tables = of_kind(Study.of(*collect(folders), against), table)
+    if not tables:
+        names = ", ".join(map(str, folders))
+        raise EvaluationError(f"{names}: nothing for a {table} table yet (methods, knobs or finished cells)")
+    typer.echo(write_tables(tables, format))
+
+
+@app.command("figures")
+def figures(
+    folders: _Folders,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. Default: DIR/figures.", parser=users_path)
+    ] = None,
+    ending: Annotated[str, typer.Option("--format", "-f", help="png, svg or pdf.")] = "png",
+) -> None:
+    """Draw a study: score against effective budget, masking, knobs, times and heads, for each model.
+
+    Example: `sparsemm study figures runs/tiny --format svg`.
+    """
+    from sparsemm_eval.heads.figures.plots import check_picture
+    from sparsemm_eval.study.cell_files import read_study
+    from sparsemm_eval.study.pictures import pictures
+    from sparsemm_eval.study.results import collect
+    from sparsemm_eval.study.tables import Study
+
+    place = out or folders[0] / "figures"
+    check_picture("format", place / f"figure.{ending}")
+    files = [one for folder in folders for one in read_study(folder)]
+    for picture in pictures(Study.of(*collect(folders)), files):
+        typer.echo(str(picture.save(place, ending)))
+
+
+@app.command(
+    "sweep",
+    epilog="Example: sparsemm study sweep study.yaml --out sweep.yaml; wandb sweep sweep.yaml; then on every "
+    "machine: wandb agent ENTITY/PROJECT/SWEEP.",
+)
+def sweep(
+    file: _File,
+    out: _Out = Path("sweep.yaml"),
+) -> None:
+    """Write a study as a W&B sweep: any number of agents, on any machines, pull its cells.
+
+    The machines must share the study's folder. Set wandb: {mode: online} in the study, so that every cell
+    reports to the run that its agent opened.
+    """
+    from sparsemm_eval.study import clusters
+
+    study, folder, cells = _prepared(file)
+    if study.wandb.mode != "online":
+        note = f"note: {file} has wandb: {{mode: {study.wandb.mode}}}: agents work, but their runs stay empty"
+        typer.echo(note, err=True)
+    write_text_atomically(out, clusters.sweep(study, folder, cells))
+    print(f"{out}: {len(cells)} cells; next: wandb sweep {shlex.quote(str(out))}")
+
+
+@app.command(
+    "slurm",
+    epilog="Example: sparsemm study slurm study.yaml --partition gpu --time 4:00:00 --gpus-per-task 1; then: "
+    "sbatch study.sbatch.",
+)
+def slurm(
+    file: _File,
+    out: _Out = Path("study.sbatch"),
+    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features of nodes, for instance a100.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit of an array task, for instance 4:00:00.")
+    ] = None,
+    gpus_per_task: Annotated[
+        str | None, typer.Option(help="GPUs of one cell, for instance 1 or a100:2.")
+    ] = None,
+    gres: Annotated[str | None, typer.Option(help="Generic resources, for instance gpu:1.")] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="CPU cores of one cell.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of one cell, for instance 64G.")] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Array tasks at a time.")] = None,
+    cells_per_task: Annotated[
+        int, typer.Option(min=1, help="Cells that one array task runs one after another.")
+    ] = 1,
+    max_array: Annotated[int | None, typer.Option(min=1, help="The cluster's MaxArraySize.")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="A further option, for instance --sbatch=--reservation=x."),
+    ] = None,
+) -> None:
+    """Write a study as a SLURM array, FullKV first.
+
+    Submit it again to go on with what was killed or has failed; done cells end at once.
+    """
+    from sparsemm_eval.study import clusters
+
+    study, folder, cells = _prepared(file)
+    options = {
+        **{"partition": partition, "account": account, "qos": qos, "constraint": constraint, "time": time},
+        **{"gpus-per-task": gpus_per_task, "gres": gres, "cpus-per-task": cpus_per_task, "mem": memory},
+    }
+    text = clusters.slurm_array(
+        study, folder, cells, options, sbatch or (), cells_per_task, parallel, max_array
+    )
+    (folder.root / "slurm").mkdir(exist_ok=True)
+    write_text_atomically(out, text)
+    print(f"{out}: {len(cells)} cells; next: sbatch {shlex.quote(str(out))}")
+
+
+def _load(file: Path) -> tuple[Any, list[Any]]:
+    """The study of a file, or of a name that comes with the package, and its cells."""
+    # The wrappers' checks import torch.
+    from sparsemm_eval.study import checks
+
+    shipped = FOLDER / f"{file}.yaml"
+    return checks.load(shipped if shipped.is_file() and not file.exists() else file)
+
+
+def _prepared(file: Path) -> tuple[Any, Any, list[Any]]:
+    from sparsemm_eval.study.folder import StudyFolder
+
+    study, cells = _load(file)
+    folder = StudyFolder(study.output)
+    folder.prepare(study, cells)
+    return study, folder, cells
 
 
 def _how(retries: int, nproc: int, mode: str) -> Any:
@@ -228,14 +369,39 @@ def _chosen(cells: Sequence[Any], patterns: Sequence[str] | None) -> list[Any]:
     return chosen
 
 
-def _one(cells: Sequence[Any], which: str | None) -> Any:
+def _some(cells: Sequence[Any], which: str | None, count: int) -> list[Any]:
     for index, cell in enumerate(cells):
         if which in (str(index), cell.id):
-            return cell
+            return list(cells[index : index + count])
     raise ConfigError("cell", which, f"a number from 0 to {len(cells) - 1}, or a cell's id")
 
 
+@contextlib.contextmanager
+def _ended_by_signals(stop: threading.Event) -> Iterator[list[int]]:
+    """While inside, the first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one ends this process."""
+    received: list[int] = []
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        stop.set()
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
 def _report(folder: Any, outcome: Any, as_json: bool) -> None:
+    for problem in outcome.problems:
+        typer.echo(problem, err=True)
     if as_json:
         record = {
             "folder": str(folder.root),

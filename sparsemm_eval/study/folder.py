@@ -1,24 +1,24 @@
-"""A study's folder: where everything lies, and who may write a study into it."""
+"""A study's folder: where everything lies, what stands in it, and who works on which cell."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from sparsemm_eval.errors import ConfigError, EvaluationError
-from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.files import FileLock, write_json_atomically, write_text_atomically
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.settings import Study
 
-#: Settings that may change between runs of one study: they say how it is run, not what.
-FREE = ("nproc", "retries", "wandb")
 _LOCK_PATIENCE = 120.0  # seconds; it is held for as long as the cells' records are written
 
 
@@ -31,7 +31,7 @@ class StudyFolder:
     """
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).resolve()
+        self.root = Path(root).expanduser().resolve()
         self.record = self.root / "study.json"
 
     def cell(self, identifier: str) -> CellFolder:
@@ -48,13 +48,12 @@ class StudyFolder:
         """
         record = read_json(self.record)
         if record is None:
-            raise ConfigError(
-                "study folder", str(self.root), "a folder that `sparsemm study run study.yaml` has written"
-            )
+            remedy = "a folder that `sparsemm study run study.yaml` has written"
+            raise ConfigError("study folder", str(self.root), remedy)
         return record
 
     def cells(self) -> list[Cell]:
-        """The study's cells, in the order in which they run."""
+        """The cells of the study as its file was last read, in the order in which they run."""
         cells = []
         for identifier in self.settings()["cells"]:
             record = read_json(self.cell(identifier).record)
@@ -63,78 +62,59 @@ class StudyFolder:
             cells.append(Cell.from_record(record))
         return cells
 
+    def others(self) -> list[str]:
+        """Ids of cells that lie here, and that the study's file no more names."""
+        known = set(self.settings()["cells"])
+        return sorted(
+            path.parent.name for path in self.root.glob("cells/*/cell.json") if path.parent.name not in known
+        )
+
     def prepare(self, study: Study, cells: Sequence[Cell]) -> None:
-        """Write a study's records, or make sure that the same study is there.
+        """Write a study's records; a study grows by writing it again.
 
         Raises
         ------
         ConfigError
-            If the folder holds another study; the message says what differs.
+            If the folder holds a study of another name.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        # Held for these records only: any number of runners of one study work side by side, by claims.
-        lock = filelock.FileLock(str(self.root / "study.lock"), timeout=_LOCK_PATIENCE)
-        with lock:
-            known = self.refuse_other(study, cells)
+        # Held for these records only: any number of runners of one study work side by side.
+        with FileLock(str(self.root / "study.lock"), timeout=_LOCK_PATIENCE):
+            known = self.refuse_other(study)
             for cell in cells:
                 folder = self.cell(cell.id)
-                reference = self.cell(cell.reference).journal if cell.reference else None
-                if read_json(folder.record) is None:
-                    write_json(folder.record, cell.record(folder.root, reference))
-            self._keep_source(Path(study.document.file))
+                record = json.loads(json.dumps(cell.record(folder.root)))
+                if read_json(folder.record) != record:
+                    write_json_atomically(folder.record, record)
+            source = Path(study.document.file)
+            copy = self.root / "study.yaml"
+            text = source.read_text(encoding="utf-8") if source.is_file() else None
+            if text is not None and not (copy.is_file() and copy.read_text(encoding="utf-8") == text):
+                write_text_atomically(copy, text)
             created = known["created"] if known else utc_now()
-            identifiers = [cell.id for cell in cells]
-            record = {
-                "name": study.name,
-                "created": created,
-                "settings": study.record(),
-                "cells": identifiers,
-            }
-            if record != known:
-                write_json(self.record, record)
+            settings = {"name": study.name, "created": created, "settings": study.record()}
+            record = {**settings, "cells": [cell.id for cell in cells]}
+            # Nothing is written that is there already: going on must be possible on a full disk.
+            if known != json.loads(json.dumps(record)):
+                write_json_atomically(self.record, record)
 
-    def _keep_source(self, source: Path) -> None:
-        copy = self.root / "study.yaml"
-        if not source.is_file():
-            return
-        text = source.read_text(encoding="utf-8")
-        if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
-            write_text_atomically(copy, text)
-
-    def refuse_other(self, study: Study, cells: Sequence[Cell]) -> dict[str, Any] | None:
-        """Make sure that the folder holds no other study; returns what it holds of this one.
+    def refuse_other(self, study: Study) -> dict[str, Any] | None:
+        """What the folder holds of this study.
 
         Raises
         ------
         ConfigError
-            If it does; the message says what differs.
+            If it holds a study of another name.
         """
         known = read_json(self.record)
-        if known is None:
-            return None
-        # Through JSON, as what is there.
-        before, here = known["settings"], json.loads(json.dumps(study.record()))
-        differing = [
-            f"{name}: {json.dumps(before.get(name))} there, {json.dumps(here.get(name))} here"
-            for name in dict.fromkeys([*before, *here])
-            if name not in FREE and before.get(name) != here.get(name)
-        ]
-        changed = [cell.id for cell in cells if cell.id not in known["cells"]]
-        if changed and not differing:
-            differing = [f"the content of its head scores: {changed[0]} is new"]
-        if differing:
-            raise ConfigError(
-                "output",
-                str(self.root),
-                "a folder without another study; this one holds a study that differs in "
-                + "; ".join(differing)
-                + ". Give this study another output, or remove the folder",
-            )
+        if known is not None and known["name"] != study.name:
+            remedy = f"a folder without another study; this one holds {known['name']!r}"
+            raise ConfigError("output", str(self.root), remedy)
         return known
 
 
 class CellFolder:
-    """Paths of one cell, and its status.
+    """Paths of one cell, its status, and the lock of whoever works on it.
 
     Parameters
     ----------
@@ -146,6 +126,7 @@ class CellFolder:
         self.record = root / "cell.json"
         self.status_file = root / "status.json"
         self.log = root / "log.txt"
+        self.lock = root / "lock"
         self.journal = root / "journal"
         self.stats = root / "stats"
         self.lmms = root / "lmms"
@@ -156,18 +137,53 @@ class CellFolder:
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace the status in one step."""
-        write_json(self.status_file, status)
+        write_json_atomically(self.status_file, status)
 
-    def is_done(self, digest: str) -> bool:
-        """Whether the cell has its results, and they are those of these settings."""
+    def state(self, digest: str) -> str:
+        """Where the cell stands, given the hash of what it should be: one of `display.STATES`."""
         status = self.status()
-        results = status.get("results")
-        return (
-            status.get("state") == "done"
-            and status.get("hash") == digest
-            and results is not None
-            and (self.root / results).is_file()
-        )
+        if status.get("state") == "done" and self.has_results(status):
+            return "done" if status.get("hash") == digest else "stale"
+        if self.holder() is not None:
+            return "running"
+        return {"failed": "failed", None: "pending"}.get(status.get("state"), "interrupted")
+
+    def has_results(self, status: Mapping[str, Any]) -> bool:
+        """Whether the results that a status names are there."""
+        return status.get("results") is not None and (self.root / status["results"]).is_file()
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[int | None]:
+        """Hold the cell's lock while inside; yields its file descriptor, or None if somebody has it.
+
+        Processes that are given the descriptor hold the lock as well: it is free when all of them have ended,
+        however they did.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def holder(self) -> str | None:
+        """Who works on the cell, in words; None if nobody does."""
+        try:
+            with self.lock.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return None
+                except BlockingIOError:
+                    return file.read().decode() or "another process"
+        except FileNotFoundError:
+            return None
 
     def answers(self) -> int:
         """Answers in the journal."""
@@ -185,27 +201,20 @@ class CellFolder:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file; None where there is none."""
-    try:
-        return json.loads(_text(path))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise EvaluationError(f"{path} is damaged ({error}): remove it and run the study again") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        # Over NFS: another machine has replaced the file while it was being opened.
-        return path.read_text(encoding="utf-8")
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file as a whole: readers see the old one or the new one."""
-    write_text_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    for _ in range(2):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # Over NFS: another machine has replaced the file while it was being opened.
+            if error.errno != errno.ESTALE:
+                raise
+        except ValueError as error:
+            raise EvaluationError(
+                f"{path} is damaged ({error}): remove it and run the study again"
+            ) from error
+    raise EvaluationError(f"{path} is replaced again and again by another machine")
 
 
 def utc_now() -> str:

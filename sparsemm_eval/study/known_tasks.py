@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import importlib.util
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.files import digest_of
 from sparsemm_eval.tasks import FOLDER
 
 _NAMED = re.compile(r"^(?:task|group|tag)\s*:\s*[\"']?([A-Za-z0-9._-]+)[\"']?\s*(?:#.*)?$", re.MULTILINE)
 _ASK_LMMS_EVAL = """
-import json, sys
+import json, os, sys
 from lmms_eval.tasks import TaskManager
-names = TaskManager("ERROR", include_path=sys.argv[1]).all_tasks
+for plugin in filter(None, os.environ.get("LMMS_EVAL_PLUGINS", "").split(",")):
+    __import__(plugin)
+names = TaskManager("ERROR", include_path=sys.argv[1:]).all_tasks
 print("\\n" + json.dumps(list(names)))
 """
 _PATIENCE = 300  # seconds; it imports all of lmms-eval
 
 
-def missing(names: Iterable[str]) -> tuple[list[str], list[str]]:
+def missing(names: Iterable[str], include_path: str | None = None) -> tuple[list[str], list[str]]:
     """Names that no task, group, tag, pattern or YAML file stands behind, and all that are known.
 
     Looks through the YAML files, which takes a moment; lmms-eval itself, which takes several seconds, is
@@ -36,15 +41,50 @@ def missing(names: Iterable[str]) -> tuple[list[str], list[str]]:
         If lmms-eval cannot be asked.
     """
     wanted = list(names)
-    known = set(_in_files(FOLDER))
+    known = {name for folder in _folders(include_path)[:-1] for name in _in_files(folder)}
     unknown = _without(wanted, known)
     if unknown:
         known |= set(_in_files(_upstream()))
         unknown = _without(unknown, known)
     if unknown:
-        known |= set(_of_lmms_eval())
+        known |= set(_of_lmms_eval(include_path))
         unknown = _without(unknown, known)
     return unknown, sorted(known)
+
+
+def data_key(task: str, include_path: str | None = None) -> str:
+    """Names what a task is made of: the YAML and Python files beside it and its local data, by content.
+
+    The task's name alone where no YAML file of this package or of ``include_path`` has it: upstream's tasks
+    are named by lmms-eval's version, and data of a hub cannot be looked into.
+    """
+    own = Path(task)
+    if own.is_file():
+        return _content(own.parent)
+    for folder in _folders(include_path)[:-1]:
+        for path in folder.rglob("*.yaml"):
+            if task in _named_in(path):
+                return _content(path.parent)
+    return task
+
+
+@cache
+def _content(folder: Path) -> str:
+    """Digest of a task's folder; files of more than 64 MiB count by size and time of change."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if "__pycache__" in path.parts:
+            continue
+        facts = path.stat()
+        large = facts.st_size > 2**26
+        found[str(path.relative_to(folder))] = (
+            [facts.st_size, facts.st_mtime_ns] if large else hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+    return digest_of(found)
+
+
+def _folders(include_path: str | None) -> list[Path]:
+    return [FOLDER, *([] if include_path is None else [Path(include_path)]), _upstream()]
 
 
 def _without(names: list[str], known: set[str]) -> list[str]:
@@ -59,7 +99,11 @@ def _is_known(name: str, known: set[str]) -> bool:
 
 def _in_files(folder: Path) -> Iterable[str]:
     for path in folder.rglob("*.yaml"):
-        yield from _NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
+        yield from _named_in(path)
+
+
+def _named_in(path: Path) -> list[str]:
+    return _NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _upstream() -> Path:
@@ -69,11 +113,12 @@ def _upstream() -> Path:
     return Path(found.origin).parent / "tasks"
 
 
-def _of_lmms_eval() -> list[str]:
+def _of_lmms_eval(include_path: str | None = None) -> list[str]:
+    folders = map(str, _folders(include_path)[:-1])
     # In a process of its own: a runner that lives for days shall not hold all of lmms-eval in memory.
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _ASK_LMMS_EVAL, str(FOLDER)],
+            [sys.executable, "-c", _ASK_LMMS_EVAL, *folders],
             capture_output=True,
             text=True,
             timeout=_PATIENCE,

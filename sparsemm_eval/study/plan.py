@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.files import digest_of
 from sparsemm_eval.methods.registry import method_named, methods
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.method_knobs import REFERENCE, needs_head_scores, seed_of, takes_part
-from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study
-from sparsemm_eval.study.yaml_lines import Place
+from sparsemm_eval.study.yaml_lines import Place, Problem
 
 _SLUG = 100  # characters of an id before its hash; with it, far below what file systems take
 _PATHS = ("pretrained", "head_scores", "system_prompt")
@@ -34,11 +32,18 @@ class Facts:
         ``(head_scores argument or None, pretrained) -> str``: names the content that would be used.
     checkpoint_key : callable
         ``pretrained -> str``: names the weights; the name itself where only the Hub has them.
+    data_key : callable
+        ``(task, include_path) -> str``: names a task's files and its local data; its name where only the Hub
+        has them.
+    surroundings : mapping
+        Code and versions that every cell runs with.
     """
 
     default_checkpoint: Callable[[str], str]
     head_scores_key: Callable[[str | None, str], str]
     checkpoint_key: Callable[[str], str]
+    data_key: Callable[[str, str | None], str]
+    surroundings: Mapping[str, str]
 
 
 def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
@@ -50,22 +55,51 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
     cells: list[Cell] = []
     problems = list(_unused(study))
     seen: dict[str, Cell] = {}
-    for model, tasks, method in itertools.product(study.models, study.tasks, study.methods):
-        for draw in _draws(study, model, method):
-            cell = _cell(study, model, tasks, method, draw, facts)
-            twin = seen.setdefault(cell.hash, cell)
-            if twin is cell:
-                cells.append(cell)
-            else:
-                problems.append(
-                    study.document.problem(
-                        ("models", model.position),
-                        cell.id,
-                        f"no two equal cells; it is the same as {twin.id}",
+    for part, place in _parts(study):
+        for model, tasks, method in itertools.product(part.models, part.tasks, part.methods):
+            for draw in _draws(part, model, method):
+                cell = _cell(part, model, tasks, method, draw, facts)
+                if any(_agrees(cell, entry) for entry in study.exclude):
+                    continue
+                twin = seen.setdefault(cell.hash, cell)
+                if twin is cell:
+                    cells.append(cell)
+                else:
+                    remedy = f"no two equal cells; it is the same as {twin.id}"
+                    problems.append(
+                        study.document.problem(place or ("models", model.position), cell.id, remedy)
                     )
-                )
     cells.sort(key=lambda cell: cell.method != REFERENCE)
-    return [_with_reference(cell, cells) for cell in cells], problems
+    return cells, problems
+
+
+def _parts(study: Study) -> Iterator[tuple[Study, Place]]:
+    """The grid itself, and the grids of the further cells: they fix some of its axes."""
+    yield study, ()
+    for index, entry in enumerate(study.cells):
+        fixed = dict(entry)
+        models = [model for model in study.models if model.label == fixed.get("model", model.label)]
+        tasks = [names for names in study.tasks if fixed.get("task", names[0]) in names]
+        method, budget, seed = fixed.pop("method"), fixed.pop("budget", None), fixed.pop("seed", None)
+        knobs = {name: (value,) for name, value in fixed.items() if name not in ("model", "task")}
+        part = replace(
+            study,
+            models=tuple(models),
+            tasks=tuple(tasks),
+            methods=(method,),
+            budgets=study.budgets if budget is None else (budget,),
+            seeds=study.seeds if seed is None else (seed,),
+            knobs={**study.knobs, **knobs},
+        )
+        yield part, ("cells", index)
+
+
+def _agrees(cell: Cell, entry: Mapping[str, Any]) -> bool:
+    """Whether a cell is one of those that an entry of ``exclude`` means."""
+    known = {**cell.model_args, "model": cell.model, "method": cell.method, "seed": cell.seed}
+    return all(
+        value in cell.tasks if name == "task" else known.get(name) == value for name, value in entry.items()
+    )
 
 
 def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[Any, Place]]]:
@@ -88,8 +122,23 @@ def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[
         seed = seed_of(method, name)
         if seed is not None:
             axes[seed] = [(v, _place("seeds", None, i, study)) for i, v in enumerate(study.seeds)]
-        for values in itertools.product(*axes.values()):
-            yield dict(zip(axes, values, strict=True))
+        for combination in itertools.product(*_together(axes, study.zip, seed)):
+            found = {key: value for part in combination for key, value in part.items()}
+            yield {key: found[key] for key in axes}
+
+
+def _together(
+    axes: Mapping[str, list[Any]], groups: tuple[tuple[str, ...], ...], seed: str | None
+) -> list[list[dict[str, Any]]]:
+    """Axes as steps of one or more settings: those of a group are stepped through together."""
+    left, steps = dict(axes), []
+    for group in groups:
+        names = [seed if name == "seed" else name for name in group]
+        names = [name for name in names if name in left and len(left[name]) > 1]
+        if len(names) > 1:
+            columns = [left.pop(name) for name in names]
+            steps.append([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+    return [*steps, *([{name: value} for value in values] for name, values in left.items())]
 
 
 def _place(key: str, name: str | None, index: int, study: Study) -> Place:
@@ -114,18 +163,24 @@ def _cell(
         if needs_head_scores(method, arguments.get("score"))
         else None
     )
-    depends = {
+    settings = {
         "model_name": f"{model.family}_{method}",
-        "model_args": {name: value for name, value in arguments.items() if name != "head_scores"},
-        "checkpoint": facts.checkpoint_key(pretrained),
-        "head_scores": scores,
+        **arguments,
         "tasks": list(tasks),
         "limit": study.limit,
         "batch_size": study.batch_size,
     }
-    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    identity = {
+        **settings,
+        "weights": facts.checkpoint_key(pretrained),
+        "head_scores": scores,
+        **{f"data of {task}": facts.data_key(task, study.include_path) for task in tasks},
+        **facts.surroundings,
+    }
+    common = {name: value for name, value in arguments.items() if takes_part(name, REFERENCE, model.family)}
+    comparison = {**common, "pretrained": pretrained, "weights": identity["weights"]}
     return Cell(
-        id=_identifier(model.label, method, budget, tasks, digest),
+        id=_identifier(model.label, method, budget, tasks, digest_of(settings)),
         study=study.name,
         model=model.label,
         family=model.family,
@@ -139,7 +194,10 @@ def _cell(
         limit=study.limit,
         batch_size=study.batch_size,
         nproc=study.nproc,
-        hash=digest,
+        include_path=study.include_path,
+        identity=identity,
+        hash=digest_of(identity),
+        comparison={name: value for name, value in comparison.items() if name != "budget"},
         sources={
             "pretrained": ("models", model.position, "pretrained"),
             **{name: place for name, (_, place) in draw.items()},
@@ -153,43 +211,28 @@ def _identifier(model: str, method: str, budget: int | None, tasks: tuple[str, .
     return f"{slug[:_SLUG]}-{digest[:8]}"
 
 
-def _with_reference(cell: Cell, cells: list[Cell]) -> Cell:
-    """The cell with its FullKV run: same model and tasks, and what else changes a FullKV run the same."""
-    if cell.method == REFERENCE:
-        return cell
-    common = {
-        name: value
-        for name, value in cell.model_args.items()
-        if name != "budget" and takes_part(name, REFERENCE, cell.family)
-    }
-    for other in cells:
-        same = (other.method, other.model, other.tasks) == (REFERENCE, cell.model, cell.tasks)
-        if same and dict(other.model_args) == common:
-            return replace(cell, reference=other.id)
-    return cell
-
-
 def _unused(study: Study) -> Iterator[Problem]:
     """Settings that no method of the study takes: the user expects an effect that there is not."""
-    document, uses = study.document, [method_named(method) for method in study.methods]
+    named = [*study.methods, *(entry["method"] for entry in study.cells)]
+    document, uses = study.document, [method_named(method) for method in named]
     if not uses or not study.models:
         return
     scores = [None, *study.knobs.get("score", ()), *(model.arguments.get("score") for model in study.models)]
     if study.budgets and not any(use.evicts for use in uses):
         yield document.problem(("budgets",), list(study.budgets), "no budgets: no method here has one")
     if not study.budgets and "budgets" not in (document.values or {}):
-        for index, use in enumerate(uses):
+        for index, use in enumerate(uses[: len(study.methods)]):
             if use.evicts:
                 yield document.problem(("methods", index), use.name, "budgets: in the study, which it needs")
                 break
-    draws = (seed_of(method, score) for method in study.methods for score in scores)
+    draws = (seed_of(method, score) for method in named for score in scores)
     if study.seeds != (0,) and not any(draws):
         drawing = " and ".join(name for name in methods() if seed_of(name))
         remedy = f"no seeds: no method here draws ({drawing} do)"
         yield document.problem(("seeds",), list(study.seeds), remedy)
     families = {model.family for model in study.models}
     for name in study.knobs:
-        users = itertools.product(study.methods, families, scores)
+        users = itertools.product(named, families, scores)
         if not any(takes_part(name, *user) for user in users):
             yield document.problem(
                 ("knobs", name), list(study.knobs[name]), "a knob that a method of this study uses"

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rapidfuzz.distance import Levenshtein
 
-from sparsemm_eval.files import replacing
-from sparsemm_eval.study.bootstrap import mean_interval
+from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.files import digest_of, replacing, source_digest, write_json_atomically
 from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import KNOBS, VERSIONS, result_frame, sample_frame
+from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.metrics import per_sample, primary
+from sparsemm_eval.study.statistics import mean_interval
 
 
-def collect(folder: Path, only: Collection[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a study folder.
+def collect(
+    folders: Path | Sequence[Path], only: Collection[str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read study folders.
 
-    Every cell has its rows, also those that failed, run or wait: with their state and without a score.
+    Every cell has its rows, also those that failed, run, wait or are stale: with their state and without a
+    score. A cell that two folders hold alike has one.
 
     Parameters
     ----------
-    folder : pathlib.Path
-        Of ``sparsemm study run``; it may be in use.
+    folders : pathlib.Path, or a sequence of them
+        Of ``sparsemm study run``; they may be in use.
     only : collection of str, optional
         Ids of the cells to read; all by default.
 
@@ -37,30 +48,22 @@ def collect(folder: Path, only: Collection[str] | None = None) -> tuple[pd.DataF
     Raises
     ------
     EvaluationError
-        If the folder is no study or a cell's description cannot be read.
+        If a folder is no study or a cell's description cannot be read.
     """
-    cells = references = read_study(Path(folder), only)
-    if only is not None:
-        references = read_study(Path(folder), {files.cell.get("reference") for files in cells})
-    by_id = {files.cell["id"]: files for files in references}
-    rows, samples = [], []
-    for files in cells:
-        reference = by_id.get(files.cell.get("reference"))
-        for task in files.tasks:
-            task_samples, values = _samples(files, task, reference)
-            rows.append(_row(files, task, task_samples, values))
-            samples += task_samples
-    knobs = (name for files in cells for name in files.cell["knobs"])
-    return result_frame(rows, knobs), sample_frame(samples)
+    rows: list[dict[str, Any]] = []
+    parts: list[pa.Table] = []
+    files, references = _files(folders, only)
+    for one in files:
+        own, samples = _summary(one, references.get(one.comparison))
+        rows += own
+        parts.append(samples())
+    knobs = (name for one in files for name in one.cell["knobs"])
+    found = pa.concat_tables([_schema().empty_table(), *parts])
+    return result_frame(rows, knobs), sample_frame(found.to_pandas())
 
 
-def write(folder: Path) -> tuple[Path, Path, Path]:
-    """Write ``results.parquet``, ``results.csv`` and ``samples.parquet``, each in one step.
-
-    Returns
-    -------
-    tuple of pathlib.Path
-        In this order.
+def write(folder: Path, samples: bool = True) -> None:
+    """Write ``results.parquet`` and ``results.csv``, and ``samples.parquet`` if asked for, each in one step.
 
     Raises
     ------
@@ -70,29 +73,96 @@ def write(folder: Path) -> tuple[Path, Path, Path]:
         If a file cannot be written; what was there before is then left as it was.
     """
     folder = Path(folder)
-    cells, samples = collect(folder)
-    paths = folder / "results.parquet", folder / "results.csv", folder / "samples.parquet"
-    with replacing(paths[2]) as path:
-        samples.to_parquet(path, index=False)
-    with replacing(paths[1]) as path:
-        cells.to_csv(path, index=False)
-    with replacing(paths[0]) as path:
+    rows: list[dict[str, Any]] = []
+    files, references = _files(folder, None)
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if samples:
+            path = stack.enter_context(replacing(folder / "samples.parquet"))
+            writer = stack.enter_context(pq.ParquetWriter(path, _schema()))
+        for one in files:
+            own, of_cell = _summary(one, references.get(one.comparison))
+            rows += own
+            if writer is not None:
+                # A cell at a time: a study may hold more answers than memory.
+                writer.write_table(of_cell())
+    cells = result_frame(rows, (name for one in files for name in one.cell["knobs"]))
+    with replacing(folder / "results.csv") as path:
+        csv(cells).to_csv(path, index=False)
+    with replacing(folder / "results.parquet") as path:
         cells.to_parquet(path, index=False)
-    return paths
+
+
+def csv(cells: pd.DataFrame) -> pd.DataFrame:
+    """The table with texts that a spreadsheet would take for formulas set apart by an apostrophe."""
+    texts = cells.select_dtypes("string")
+    return cells.assign(**texts.replace(r"^(?=[=+\-@])", "'", regex=True))
+
+
+def _files(
+    folders: Path | Sequence[Path], only: Collection[str] | None
+) -> tuple[list[CellFiles], dict[str, CellFiles]]:
+    """The cells, each once, and the finished FullKV cells by what they can be compared with."""
+    places = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    found: dict[tuple[str, str], CellFiles] = {}
+    references: dict[str, CellFiles] = {}
+    for files in (files for place in places for files in read_study(Path(place))):
+        if files.is_reference and files.done:
+            references[files.comparison] = files
+        key = (files.cell["id"], files.cell["hash"])
+        if (only is None or files.cell["id"] in only) and (key not in found or not found[key].done):
+            found[key] = files
+    return list(found.values()), references
+
+
+def _summary(
+    files: CellFiles, reference: CellFiles | None
+) -> tuple[list[dict[str, Any]], Callable[[], pa.Table]]:
+    """A cell's rows, and what reads its samples.
+
+    What a finished cell says is worked out once and kept in its folder, where that can be written.
+    """
+    if not files.done:
+        return [_row(files, task, [], "no results") for task in files.tasks], _schema().empty_table
+    own = None if reference is None or reference is files else reference
+    key = digest_of([source_digest(), files.attempt, None if own is None else own.attempt])
+    place, kept = files.folder / "summary.json", files.folder / "samples.parquet"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(place.read_text(encoding="utf-8"))
+        if known["key"] == key and kept.is_file():
+            return known["rows"], lambda: pq.read_table(kept)
+    rows, samples = [], []
+    try:
+        for task in files.tasks:
+            found, values = _samples(files, task, own)
+            rows.append(plain(_row(files, task, found, values)))
+            samples += found
+    except EvaluationError as error:
+        return _summary(files.failed(error), None)
+    table = pa.Table.from_pandas(sample_frame(samples), _schema(), preserve_index=False)
+    with contextlib.suppress(OSError):
+        with replacing(kept) as path:
+            pq.write_table(table, path)
+        write_json_atomically(place, {"key": key, "rows": rows})
+    return rows, lambda: table
+
+
+@cache
+def _schema() -> pa.Schema:
+    """Of the samples, whatever is missing in a cell."""
+    return pa.Schema.from_pandas(sample_frame([]), preserve_index=False)
 
 
 def _samples(
     files: CellFiles, task: str, reference: CellFiles | None
 ) -> tuple[list[dict[str, Any]], list[float] | str]:
     """A task's sample rows, and their scores where they make up the task's score."""
-    if not files.done:
-        return [], "no results"
     logged = files.logged(task)
     reported = files.results.scores(task)
     metric = primary(task, reported)
     values = per_sample(metric, logged, reported[metric.name]) if metric else "no score"
     measured = files.measured(task)
-    truth = {} if reference is None or reference is files else reference.measured(task)
+    truth = {} if reference is None else reference.measured(task)
     known = {row["doc_id"]: row for row in logged}
     scores = dict(zip(known, values, strict=True)) if isinstance(values, list) else {}
     rows = [
@@ -124,6 +194,7 @@ def _sample_row(
         "task": task,
         "doc_id": doc,
         "sample": measured.get("sample"),
+        "images": measured.get("images"),
         "question": _text(logged.get("input")),
         "answer": _text(answer),
         "target": _text(logged.get("target")),
@@ -140,7 +211,7 @@ def _row(
     cell, status, record = files.cell, files.status, files.record
     row = {
         **{name: cell[name] for name in ("study", "model", "model_name", "family", "pretrained", "method")},
-        **{name: cell.get(name) for name in ("budget", "seed", "batch_size")},
+        **{name: cell.get(name) for name in ("budget", "seed", "limit", "batch_size")},
         "cell": cell["id"],
         "task": task,
         "config_hash": cell["hash"],
@@ -150,19 +221,22 @@ def _row(
     if not files.done:
         return row
     row |= {
-        **_score(files, task, values),
+        **_score(files, task, samples, values),
         "samples": len(samples),
         "skipped": sum(name.rpartition("/")[0] == task for name in record.get("skipped", {})),
         **_figures(files, task),
-        **_agreement(record, samples),
+        **_agreement(samples),
         **{f"version_{name}": record.get("versions", {}).get(name) for name in VERSIONS},
         **{name: record.get(name) for name in ("commit", "processes", "device_type", "dtype")},
+        "code": (record.get("source") or "")[:12] or None,
         "head_scores_hash": record.get("head_scores"),
     }
     return row
 
 
-def _score(files: CellFiles, task: str, values: list[float] | str) -> dict[str, Any]:
+def _score(
+    files: CellFiles, task: str, samples: list[dict[str, Any]], values: list[float] | str
+) -> dict[str, Any]:
     scores = files.results.scores(task)
     metric = primary(task, scores)
     if metric is None:
@@ -172,9 +246,18 @@ def _score(files: CellFiles, task: str, values: list[float] | str) -> dict[str, 
     if isinstance(values, str):
         notes = [caution, f"no confidence interval: {values}"]
         return {**found, "note": "; ".join(note for note in notes if note)}
-    interval = mean_interval(values).scaled(metric.scale(len(values)))
+    scored = [row for row in samples if row["score"] is not None]
+    table = np.array([[row["score"]] for row in scored])
+    interval = mean_interval(table, clusters_of(scored)).scaled(metric.scale(len(values)))
     bounds = {"stderr": interval.stderr, "ci_low": interval.low, "ci_high": interval.high}
     return {**found, **bounds, "note": caution}
+
+
+def clusters_of(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What samples share that are not independent: their images, or nothing where these are not known."""
+    return [
+        row["images"] if isinstance(row["images"], str) else f"document {row['doc_id']}" for row in samples
+    ]
 
 
 def _figures(files: CellFiles, task: str) -> dict[str, Any]:
@@ -225,13 +308,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _agreement(record: Mapping[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Share of equal answers, of this task; token-level similarity, of the whole run."""
-    identical = [row["identical"] for row in samples if row["identical"] is not None]
-    measured = record.get("measured", {})
+def _agreement(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Share of answers equal to FullKV's, and how alike the texts are, in [0, 1]."""
+    compared = [row for row in samples if row["identical"] is not None]
+    alike = (Levenshtein.normalized_similarity(row["answer"], row["fullkv_answer"]) for row in compared)
     return {
-        "agreement": fmean(identical) if identical else measured.get("agreement_identical"),
-        "agreement_similarity": measured.get("agreement_edit_similarity"),
+        "agreement": _mean(row["identical"] for row in compared),
+        "agreement_similarity": _mean(alike),
     }
 
 

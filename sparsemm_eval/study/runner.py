@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from sparsemm_eval.study import cell_run, claims, references
+import filelock
+
+from sparsemm_eval.errors import ConfigError, SparseMMError
+from sparsemm_eval.files import FileLock
+from sparsemm_eval.study import cell_run
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.cell_run import ClaimLost, How, Interrupted
-from sparsemm_eval.study.claims import Claim
-from sparsemm_eval.study.folder import StudyFolder
-from sparsemm_eval.study.table_files import write_tables
+from sparsemm_eval.study.cell_run import How, Interrupted
+from sparsemm_eval.study.folder import StudyFolder, is_full
 from sparsemm_eval.study.wandb_runs import to_stderr
-from sparsemm_eval.study.workers import Workers
 
 #: Seconds between two collections of the results while cells still run.
 COLLECT_EVERY = 30.0
+#: Seconds for another runner that writes the tables at the same time.
+PATIENCE = 300.0
 _FINAL = ("done", "failed")
+#: ``(folder, samples)``: writes a study's tables, those of samples if asked for.
+Collect = Callable[[Any, bool], None]
 
 
 class Watcher(Protocol):
@@ -43,7 +49,7 @@ class Outcome:
     Attributes
     ----------
     states : dict
-        Cell id -> ``done``, ``failed``, ``running`` (somebody else's, where this runner was interrupted) …
+        Cell id -> ``done``, ``failed``, ``pending`` …
     errors : dict
         Cell id -> why it failed.
     problems : tuple of str
@@ -62,6 +68,30 @@ class Outcome:
         return not self.problems and all(state == "done" for state in self.states.values())
 
 
+def on_gpus(gpus: Sequence[str], nproc: int) -> list[dict[str, str]]:
+    """What each worker adds to its cells' environment: one worker for every `nproc` GPUs.
+
+    Raises
+    ------
+    ConfigError
+        If the GPUs cannot be split into such groups.
+    """
+    given = ",".join(gpus)
+    if len(set(gpus)) != len(gpus) or not all(gpus):
+        raise ConfigError("--gpus", given, "different GPUs, separated by commas, for instance 0,1")
+    if len(gpus) % nproc:
+        raise ConfigError("--gpus", given, f"a multiple of --nproc ({nproc}) GPUs")
+    groups = [gpus[first : first + nproc] for first in range(0, len(gpus), nproc)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+
+
+def on_cpu(count: int) -> list[dict[str, str]]:
+    """The same for several workers that share the processor's cores, unless OMP_NUM_THREADS is set."""
+    if count == 1 or "OMP_NUM_THREADS" in os.environ:
+        return [{}] * count
+    return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}] * count
+
+
 class Runner:
     """Works on the cells of a study until none is left that it can do something about.
 
@@ -70,17 +100,17 @@ class Runner:
     study : StudyFolder
         Prepared.
     cells : sequence of Cell
-        Those to run, in this order as far as references allow.
+        Those to run, in this order.
     how : How
-    workers : Workers, optional
-        One, with all of the machine, by default.
+    workers : sequence of mapping
+        Additions to the environment, one per worker.
     watcher : Watcher, optional
     retry_failed : bool
         Give cells that have no attempts left new ones.
-    expiry : float
-        Seconds after which a silent claim of another machine is dead.
     collect : callable or None
-        ``folder -> None``: writes the tables.
+        Writes the tables.
+    wait : bool
+        Whether to stay until the cells that others run are done.
     """
 
     def __init__(
@@ -88,39 +118,37 @@ class Runner:
         study: StudyFolder,
         cells: Sequence[Cell],
         how: How,
-        workers: Workers | None = None,
+        workers: Sequence[Mapping[str, str]] = ({},),
         watcher: Watcher | None = None,
         retry_failed: bool = False,
-        expiry: float = claims.EXPIRY,
-        collect: Callable[[Any], Any] | None = None,
+        collect: Collect | None = None,
+        wait: bool = True,
     ):
-        self.study, self.cells, self.how, self.workers = study, list(cells), how, workers or Workers()
-        self.watcher, self.expiry, self.collect = watcher, expiry, collect
+        self.wait = wait
+        self.study, self.cells, self.how, self.workers = study, list(cells), how, list(workers)
+        self.watcher, self.collect = watcher, collect
         self.stop = threading.Event()
         self._again = {cell.id for cell in cells} if retry_failed else set()
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}
         self._errors: dict[str, str] = {}
-        self._problems: list[str] = []
-        self._stale = True
+        self._stale = False
 
     def run(self) -> Outcome:
         """Run; returns when every cell is done or has failed, or after `stop` was set."""
-        with ThreadPoolExecutor(len(self.workers.environments), thread_name_prefix="study") as pool:
-            futures = [pool.submit(self._work, surroundings) for surroundings in self.workers.environments]
+        with ThreadPoolExecutor(len(self.workers), thread_name_prefix="study") as pool:
             try:
-                self._attend(futures)
+                self._attend([pool.submit(self._work, surroundings) for surroundings in self.workers])
             except BaseException:
                 self.stop.set()
                 raise
-        self._collect(final=True)
+        problem = write_tables(self.study, self.collect, samples=True)
         states = {cell.id: self._states.get(cell.id, "pending") for cell in self.cells}
-        return Outcome(states, dict(self._errors), tuple(self._problems), self.stop.is_set())
+        return Outcome(states, dict(self._errors), (problem,) if problem else (), self.stop.is_set())
 
-    def _attend(self, futures: Iterable[Any]) -> None:
+    def _attend(self, waiting: list[Future[None]]) -> None:
         """What the main thread does while the workers work."""
         collected = time.monotonic()
-        waiting = list(futures)
         while waiting:
             time.sleep(min(self.how.poll, 0.2))
             for future in [future for future in waiting if future.done()]:
@@ -129,73 +157,50 @@ class Runner:
                 future.result()
             if self.watcher is not None:
                 self.watcher.refresh()
-            if time.monotonic() - collected >= COLLECT_EVERY:
-                self._collect()
+            if self._stale and time.monotonic() - collected >= COLLECT_EVERY:
+                self._stale = False
+                problem = write_tables(self.study, self.collect, samples=False)
+                if problem:
+                    to_stderr(problem)
                 collected = time.monotonic()
-
-    def _collect(self, final: bool = False) -> None:
-        if self.collect is None or not (self._stale or final):
-            return
-        self._stale = False
-        problem = write_tables(self.study, self.collect)
-        if problem and final:
-            self._problems.append(problem)
-        if problem:
-            to_stderr(problem)
 
     def _work(self, surroundings: Mapping[str, str]) -> None:
         how = replace(self.how, environment={**self.how.environment, **surroundings})
         while not self.stop.is_set():
-            found = self._next()
-            if found is None:
+            left = [cell for cell in self.cells if not self._is_settled(cell)]
+            if not left:
                 return
-            if isinstance(found, Claim):
-                self._run(self._cell_of(found), found, how)
-            else:
+            # Each of them until one was free; then from the beginning, where FullKV is.
+            if not any(self._try(cell, how) for cell in left):
+                if not self.wait:
+                    return
                 self.stop.wait(max(self.how.poll, 0.05))
 
-    def _next(self) -> Claim | bool | None:
-        """A claim on the next cell; True to look again later; None when nothing is left."""
-        left = False
-        for cell in self.cells:
-            if self._is_settled(cell):
-                continue
-            left = True
-            if self._must_wait(cell):
-                continue
-            try:
-                claim = self._claim(cell)
-            except OSError as error:
-                self._note(cell, {"state": "failed", "error": cell_run.disk_text(error, self.study.root)})
-                continue
-            if claim is not None:
-                return claim
-        return left or None
-
-    def _claim(self, cell: Cell) -> Claim | None:
-        claim = claims.acquire(self.study.cell(cell.id).root, self.expiry)
-        if claim is None:
-            return None
-        # Somebody may have finished it between the look and the claim.
-        if self._is_settled(cell):
-            claim.release()
-            return None
-        self._give_new_attempts(cell)
-        return claim
+    def _try(self, cell: Cell, how: How) -> bool:
+        """Run a cell if nobody else does."""
+        try:
+            with self.study.cell(cell.id).owned() as lock:
+                # Somebody may have finished it between the look and the lock.
+                if lock is None or self._is_settled(cell):
+                    return False
+                self._give_new_attempts(cell)
+                self._run(cell, lock, how)
+        except OSError as error:
+            self._note(cell, {"state": "failed", "error": cell_run.disk_text(error, self.study.root)})
+        return True
 
     def _is_settled(self, cell: Cell) -> bool:
         with self._lock:
-            if self._states.get(cell.id) in _FINAL:
+            if self.stop.is_set() or self._states.get(cell.id) in _FINAL:
                 return True
+            again = cell.id in self._again
         folder = self.study.cell(cell.id)
         status = folder.status()
-        if folder.is_done(cell.hash):
-            self._note(cell, status)
-            return True
+        if status.get("hash") != cell.hash:
+            return False
+        done = status.get("state") == "done" and folder.has_results(status)
         exhausted = status.get("state") == "failed" and status["attempts"] > self.how.retries
-        with self._lock:
-            again = cell.id in self._again
-        if exhausted and not again:
+        if done or (exhausted and not again):
             self._note(cell, status)
             return True
         return False
@@ -204,43 +209,43 @@ class Runner:
         with self._lock:
             again = cell.id in self._again
             self._again.discard(cell.id)
-        status = self.study.cell(cell.id).status()
+        folder = self.study.cell(cell.id)
+        status = folder.status()
         if again and status.get("attempts"):
-            self.study.cell(cell.id).write_status({**status, "attempts": 0})
+            folder.write_status({**status, "attempts": 0})
 
-    def _must_wait(self, cell: Cell) -> bool:
-        """Whether the FullKV answers to compare with are still to come."""
-        if cell.reference is None:
-            return False
-        for other in self.cells:
-            if other.id == cell.reference:
-                return not self._is_settled(other)
-        return references.is_running(self.study, cell)
-
-    def _run(self, cell: Cell, claim: Claim, how: How) -> None:
-        with self._lock:
-            self._states[cell.id] = "running"
+    def _run(self, cell: Cell, lock: int, how: How) -> None:
         if self.watcher is not None:
             self.watcher.started(cell)
         try:
-            status = cell_run.run(self.study, cell, claim, how, self.stop)
-        except (Interrupted, ClaimLost) as error:
-            status = {"state": "pending", "error": str(error) or None}
-        finally:
-            claim.give_back()
+            status = cell_run.run(self.study, cell, lock, how, self.stop)
+        except Interrupted:
+            status = {"state": "pending", "error": None}
         self._note(cell, status)
 
     def _note(self, cell: Cell, status: Mapping[str, Any]) -> None:
         with self._lock:
             known = self._states.get(cell.id)
             self._states[cell.id] = status["state"]
+            self._errors.pop(cell.id, None)
             if status.get("error"):
                 self._errors[cell.id] = status["error"]
-            if status["state"] == "done":
-                self._errors.pop(cell.id, None)
             self._stale = True
         if self.watcher is not None and known != status["state"]:
             self.watcher.ended(cell, status)
 
-    def _cell_of(self, claim: Claim) -> Cell:
-        return next(cell for cell in self.cells if self.study.cell(cell.id).root == claim.folder)
+
+def write_tables(study: StudyFolder, collect: Collect | None, samples: bool) -> str | None:
+    """Write the result tables, one runner at a time; returns what went wrong."""
+    if collect is None:
+        return None
+    try:
+        with FileLock(str(study.root / "results.lock"), timeout=PATIENCE):
+            collect(study.root, samples)
+    except filelock.Timeout:
+        return f"the tables in {study.root} were not written: another held results.lock for {PATIENCE:g} s"
+    except (OSError, SparseMMError) as error:
+        full = isinstance(error, OSError) and is_full(error)
+        hint = "; the disk is full: make room and run the same command again" if full else ""
+        return f"the tables in {study.root} were not written: {error}{hint}"
+    return None

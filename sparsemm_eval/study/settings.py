@@ -62,6 +62,14 @@ class Study:
     seeds : tuple of int
     knobs : mapping
         model_arg -> values that are crossed.
+    zip : tuple of tuple of str
+        Names of knobs, or ``budget`` or ``seed``, whose values go together instead of being crossed.
+    exclude : tuple of mapping
+        Cells that agree with all entries of one of these are left out.
+    cells : tuple of mapping
+        Further cells: a method, and what is fixed for it of model, budget, seed, task and knobs.
+    include_path : str or None
+        Folder of the user's own tasks.
     limit : int or None
         Documents per task; None: all.
     batch_size, nproc, retries : int
@@ -78,6 +86,10 @@ class Study:
     tasks: tuple[tuple[str, ...], ...]
     seeds: tuple[int, ...]
     knobs: Mapping[str, tuple[Any, ...]]
+    zip: tuple[tuple[str, ...], ...]
+    exclude: tuple[Mapping[str, Any], ...]
+    cells: tuple[Mapping[str, Any], ...]
+    include_path: str | None
     limit: int | None
     batch_size: int
     nproc: int
@@ -99,6 +111,10 @@ class Study:
             "tasks": [list(names) for names in self.tasks],
             "seeds": list(self.seeds),
             "knobs": {name: list(values) for name, values in self.knobs.items()},
+            "zip": [list(names) for names in self.zip],
+            "exclude": [dict(entry) for entry in self.exclude],
+            "cells": [dict(entry) for entry in self.cells],
+            "include_path": self.include_path,
             "limit": self.limit,
             "batch_size": self.batch_size,
             "nproc": self.nproc,

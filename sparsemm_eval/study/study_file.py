@@ -11,10 +11,9 @@ from sparsemm_eval.errors import one_of
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.registry import ANY_FAMILY
 from sparsemm_eval.study.method_knobs import elsewhere, family_names
-from sparsemm_eval.study.problems import Problem
 from sparsemm_eval.study.settings import Model, Study, Wandb
 from sparsemm_eval.study.wandb_runs import MODES
-from sparsemm_eval.study.yaml_lines import Document, Place
+from sparsemm_eval.study.yaml_lines import Document, Place, Problem
 
 MODEL_KEYS = ("name", "family", "pretrained")
 _NAME = re.compile(r"[a-z0-9_-]+")
@@ -49,13 +48,19 @@ class _Reader:
             output=self._output(name),
             models=self._models(),
             methods=self._unique(
-                "methods", lambda place, value: self._choice(place, value, tuple(methods()))
+                "methods",
+                lambda place, value: self._choice(place, value, tuple(methods())),
+                optional=bool(self.values.get("cells")),
             ),
             budgets=self._unique("budgets", lambda place, value: self._whole(place, value, 1), optional=True),
             tasks=self._tasks(),
             seeds=self._unique("seeds", lambda place, value: self._whole(place, value, 0), optional=True)
             or (0,),
             knobs=self._knobs(),
+            zip=self._zip(),
+            exclude=self._mappings("exclude"),
+            cells=self._mappings("cells"),
+            include_path=self._folder(),
             limit=self._number("limit", None, 1),
             batch_size=self._number("batch_size", 1, 1),
             nproc=self._number("nproc", 1, 1),
@@ -137,7 +142,7 @@ class _Reader:
                     self._refuse(place, name, "every task once")
                 else:
                     seen.add(name)
-                    names.append(name)
+                    names.append(_task_name(name))
             if isinstance(entry, list) and not entry:
                 self._refuse(("tasks", index), entry, "at least one task")
             if names:
@@ -170,6 +175,51 @@ class _Reader:
             if entries:
                 knobs[name] = tuple(dict.fromkeys(entries))
         return knobs
+
+    def _zip(self) -> tuple[tuple[str, ...], ...]:
+        groups = []
+        for index, entry in self._list("zip", "lists of names", optional=True):
+            names = entry if isinstance(entry, list) else [entry]
+            lengths = {len(self._axis(str(name))) for name in names}
+            if len(names) < 2 or len(lengths) > 1 or 0 in lengths:
+                remedy = "two or more of budget, seed and the study's knobs, with lists of one length"
+                self._refuse(("zip", index), entry, remedy)
+            else:
+                groups.append(tuple(names))
+        return tuple(groups)
+
+    def _axis(self, name: str) -> list[Any]:
+        values = self.values.get({"budget": "budgets", "seed": "seeds"}.get(name, ""))
+        if values is None:
+            values = (self.values.get("knobs") or {}).get(name, [])
+        return values if isinstance(values, list) else [values]
+
+    def _mappings(self, key: str) -> tuple[dict[str, Any], ...]:
+        """Entries that name settings of cells."""
+        found = []
+        for index, entry in self._list(key, "a list of mappings", optional=True):
+            place = (key, index)
+            if not isinstance(entry, dict) or not entry:
+                self._refuse(place, entry, "a mapping of settings, for instance {method: NAME, budget: 32}")
+                continue
+            if key == "cells" and "method" not in entry:
+                self._refuse(place, entry, "a mapping with a method")
+                continue
+            if "method" in entry and not self._choice((*place, "method"), entry["method"], tuple(methods())):
+                continue
+            found.append({str(name): canonical(value) for name, value in entry.items()})
+        return tuple(found)
+
+    def _folder(self) -> str | None:
+        value = self.values.get("include_path")
+        if value is None:
+            return None
+        folder = Path(str(value)).expanduser()
+        if not folder.is_dir() or "," in str(folder):
+            self._refuse(
+                ("include_path",), value, "one folder with YAML files of tasks, no comma in its path"
+            )
+        return str(folder.resolve())
 
     def _argument(self, place: Place, name: str, value: Any) -> bool:
         """Whether a value can be a model_arg of a study; ranges are the wrappers' to check."""
@@ -245,6 +295,12 @@ class _Reader:
     def _is_plain(value: Any, *types: type) -> bool:
         # lmms-eval cuts model_args and tasks at commas.
         return isinstance(value, types) and not (isinstance(value, str) and "," in value)
+
+
+def _task_name(name: str) -> str:
+    """A task's YAML file as seen from anywhere: cells may be started in another working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.suffix in (".yaml", ".yml") and path.is_file() else name
 
 
 def canonical(value: Any) -> Any:

@@ -56,7 +56,7 @@ def markdown(table: Table) -> str:
         _pipe_row(table.columns),
         _pipe_row(["---"] * len(table.columns)),
     ]
-    lines += [_pipe_row([_pipe(cell) for cell in row]) for row in table.rows]
+    lines += [_pipe_row(row) for row in _marked(table, _pipe, "**{}**")]
     return "\n".join([*lines, "", *(f"* {_pipe(note).removeprefix('* ')}" for note in table.notes), ""])
 
 
@@ -65,7 +65,7 @@ def latex(table: Table) -> str:
     alignment = "l" + "r" * (len(table.columns) - 1)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(table.title)}}}"]
     lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", _tex_row(table.columns), r"\midrule"]
-    lines += [_tex_row(row) for row in table.rows]
+    lines += [" & ".join(row) + r" \\" for row in _marked(table, _tex, r"\textbf{{{}}}")]
     lines += [r"\bottomrule", r"\end{tabular}"]
     # The notes stand below the rules in small type.
     lines += [rf"\par\smallskip{{\footnotesize {_tex(' '.join(table.notes))}}}", r"\end{table}"]
@@ -77,8 +77,8 @@ def text(table: Table) -> str:
     grid = TerminalTable(title=escape(table.title), box=box.SIMPLE_HEAD, title_justify="left")
     for index, column in enumerate(table.columns):
         grid.add_column(escape(column), justify="left" if index == 0 else "right", no_wrap=True)
-    for row in table.rows:
-        grid.add_row(*(escape(cell) for cell in row))
+    for row in _marked(table, escape, "▸ {}"):
+        grid.add_row(*row)
     # Not the terminal's width: a column cut off is a number lost.
     console = Console(file=StringIO(), width=1000)
     console.print(grid)
@@ -87,6 +87,17 @@ def text(table: Table) -> str:
 
 
 _WRITERS: dict[str, Callable[[Table], str]] = {"text": text, "markdown": markdown, "latex": latex}
+
+
+def _marked(table: Table, escaped: Callable[[str], str], mark: str) -> list[list[str]]:
+    """Rows as a format writes them, with its mark on what is best."""
+    return [
+        [
+            mark.format(escaped(cell)) if (row, column) in table.bold else escaped(cell)
+            for column, cell in enumerate(cells)
+        ]
+        for row, cells in enumerate(table.rows)
+    ]
 
 
 def _pipe(cell: str) -> str:

@@ -1,24 +1,38 @@
-"""The paper's tables from a study: main table, ablations and rho, with published numbers beside ours."""
+"""A study's tables: who wins at equal effective budgets, the paper's tables, and what masking costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.methods import published
+from sparsemm_eval.errors import ConfigError, one_of
+from sparsemm_eval.methods import published, sparsemm
 from sparsemm_eval.methods.base import Published
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.columns import crossed_knobs
-from sparsemm_eval.study.seeds import configurations
+from sparsemm_eval.study.comparisons import (
+    MEAN,
+    SURROUNDINGS,
+    against_full,
+    at_equal_budgets,
+    configurations,
+    paired,
+)
+from sparsemm_eval.study.json_values import plain
+from sparsemm_eval.study.method_knobs import REFERENCE, title_of
+from sparsemm_eval.study.statistics import holm
 
 MISSING = "–"
-_INTERVAL_NOTE = (
-    "± half the 95 % confidence interval (bootstrap over documents; seeds averaged per document). eff. = KV "
-    "entries kept per KV head, mean over documents: compare methods at equal eff., not nominal budget."
+_INTERVALS = (
+    "[95 % interval]: documents that share images are one cluster, and seeds are drawn at random as "
+    "documents are. n = documents."
+)
+_EFFECTIVE = (
+    "eff. = KV entries kept per KV head, mean over documents; the nominal budget is what a method was "
+    "allowed. Compare methods at equal eff.: the headline table does."
 )
 _RHO_MEANING = {0.0: "window + score", 1.0: "window + uniform"}
 
@@ -37,6 +51,8 @@ class Table:
         The same with numbers, for JSON.
     notes : list of str
         Below the table.
+    bold : set of (int, int)
+        Row and column of cells that are best.
     """
 
     title: str
@@ -44,63 +60,193 @@ class Table:
     rows: list[list[str]]
     records: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    bold: frozenset[tuple[int, int]] = frozenset()
 
 
-def main_tables(cells: pd.DataFrame, samples: pd.DataFrame) -> list[Table]:
-    """Method × budget against tasks, one table per model; configurations without a score say why.
+@dataclass(frozen=True)
+class Study:
+    """Results with what all tables are made of.
 
-    Parameters
+    Attributes
     ----------
-    cells, samples : pandas.DataFrame
-        Of `results.collect`.
+    configurations, equal : pandas.DataFrame
+        Of `comparisons.configurations` and `comparisons.at_equal_budgets`.
+    knobs : list of str
+        Crossed ones.
+    against : str
+        The label that the paired table compares with the others.
     """
-    found = configurations(cells, samples)
-    knobs = crossed_knobs(cells)
-    return [_main(str(model), part, knobs) for model, part in found.groupby("model", sort=False)]
+
+    configurations: pd.DataFrame
+    equal: pd.DataFrame
+    knobs: list[str]
+    against: str
+
+    @classmethod
+    def of(cls, cells: pd.DataFrame, samples: pd.DataFrame, against: str | None = None) -> Study:
+        """From the frames of `results.collect`; ``against`` is a label or the name of a method.
+
+        Raises
+        ------
+        ConfigError
+            If ``against`` is neither.
+        """
+        frame = configurations(cells, samples)
+        equal = at_equal_budgets(frame)
+        labels = list(dict.fromkeys(frame.loc[frame["budget"].notna(), "label"]))
+        by_method = {row.method: row.label for row in frame[::-1].itertuples() if row.label in labels}
+        chosen = by_method.get(against or sparsemm.METHOD.name, against or (labels or [""])[0])
+        if against is not None and chosen not in labels:
+            raise ConfigError("against", against, one_of(against, [*by_method, *labels]))
+        return cls(frame, equal, crossed_knobs(cells), chosen)
 
 
-def _main(model: str, part: pd.DataFrame, knobs: list[str]) -> Table:
+def headline_tables(study: Study) -> list[Table]:
+    """Scores at common effective budgets, one table per model and task, and over tasks; the best in bold."""
+    tables = []
+    groups = dict(iter(study.equal.groupby(["model", "task"], sort=False)))
+    models = list(dict.fromkeys(model for model, _ in groups))
+    # Over tasks first: it is what a reader asks first.
+    for model, task in sorted(groups, key=lambda key: (models.index(key[0]), key[1] != MEAN)):
+        part = groups[model, task]
+        budgets = sorted(part["target"].unique())
+        rows, bold = [], set()
+        for name, of_label in part.groupby("label", sort=False):
+            by_target = {row.target: row for row in of_label.itertuples()}
+            rows.append([str(name), *(_interval(by_target.get(target)) for target in budgets)])
+            bold |= {
+                (len(rows) - 1, 1 + i) for i, t in enumerate(budgets) if t in by_target and by_target[t].best
+            }
+        notes = [*_winners(study, str(model), str(task)), _INTERVALS, *_full(study, str(model), str(task))]
+        notes.append(
+            "Columns are effective budgets. Between the budgets that were run, each document's score is "
+            "interpolated over the logarithm of the effective budget; – is beyond "
+            "what was run."
+        )
+        notes += _surroundings(study.configurations, str(model), str(task))
+        columns = ["at equal effective budget", *(f"{target:g}" for target in budgets)]
+        records = part.drop(columns="scores").to_dict("records")
+        tables.append(
+            Table(f"{model}, {task}", columns, rows, list(map(plain, records)), notes, frozenset(bold))
+        )
+    return tables
+
+
+def _winners(study: Study, model: str, task: str) -> list[str]:
+    """One sentence for every budget: the best against the best of another method, with their difference."""
+    part = study.equal[(study.equal["model"] == model) & (study.equal["task"] == task)]
+    best = [group.sort_values("score", ascending=False) for _, group in part.groupby("target")]
+    found = []
+    for group in (group for group in best if len(group) > 1):
+        others = group[group["method"] != group["method"].iloc[0]]
+        if others.empty:
+            continue
+        first, second = group["label"].iloc[0], others["label"].iloc[0]
+        same = study.equal[
+            (study.equal["model"] == model) & (study.equal["target"] == group["target"].iloc[0])
+        ]
+        rows = paired(same[same["label"].isin([first, second])], first)
+        row = rows[rows["task"] == task] if len(rows) else rows
+        if len(row):
+            found.append(row.iloc[0])
+    corrected = holm([row["p"] for row in found])
+    return [
+        f"At {row['target']:g}: {row['label']} {'leads' if p < 0.05 else 'is not told apart from'} "
+        f"{row['other']}, {_difference(row)}, p = {p:.2g} "
+        f"(corrected for {len(found)} comparisons), n = {row['documents']}, "
+        f"least detectable difference {row['detectable']:.2g}."
+        for row, p in zip(found, corrected, strict=True)
+    ]
+
+
+def paired_tables(study: Study) -> list[Table]:
+    """Paired differences of one configuration to all others at equal effective budgets, a table per model."""
+    found = paired(study.equal, study.against)
+    if found.empty:
+        return []
+    found = found.assign(p_holm=holm(found["p"]))
+    tables = []
+    for model, part in found.groupby("model", sort=False):
+        rows = [
+            [
+                *(str(row["task"]), f"{row['target']:g}", str(row["other"]), _difference(row)),
+                *(f"{row['p']:.2g}", f"{row['p_holm']:.2g}", str(row["documents"])),
+                f"{row['detectable']:.2g}",
+            ]
+            for _, row in part.iterrows()
+        ]
+        notes = [
+            f"Score of {study.against} less that of the other on the same documents, with its 95 % interval; "
+            "p by McNemar's exact test for right and wrong answers, else by flipping signs, or by a t test "
+            f"where seeds vary; Holm's correction is over all {len(found)} comparisons. Detectable: the "
+            "least difference found in four of five cases."
+        ]
+        columns = ["task", "eff.", "other", "difference", "p", "p (Holm)", "n", "detectable"]
+        records = list(map(plain, part.to_dict("records")))
+        tables.append(Table(f"{model}: {study.against} against the others", columns, rows, records, notes))
+    return tables
+
+
+def main_tables(study: Study) -> list[Table]:
+    """Method × nominal budget against tasks, one table per model; configurations without a score say why."""
+    return [
+        _main(study, str(model), part) for model, part in study.configurations.groupby("model", sort=False)
+    ]
+
+
+def _main(study: Study, model: str, part: pd.DataFrame) -> Table:
     tasks = list(part["task"].unique())
-    papers = {task: _papers(part[part["task"] == task]) for task in tasks}
-    columns = ["method", "budget", *knobs]
+    papers = {
+        task: any(_published(row) for _, row in part[part["task"] == task].iterrows()) for task in tasks
+    }
+    columns = ["method", "budget", *study.knobs]
     for task in tasks:
         columns += [task, "eff."] + (["published"] if papers[task] else [])
-    rows, sources = [], {}
-    for _, group in part.groupby(["method", "budget", *knobs], dropna=False, sort=False):
-        first = group.iloc[0]
-        by_task = {row["task"]: row for _, row in group.iterrows()}
-        line = [first["method"], _budget(first["budget"]), *(_value(first[name]) for name in knobs)]
+    sources: dict[str, int] = {}
+
+    def line(by_task: Mapping[str, pd.Series]) -> list[str]:
+        found = []
         for task in tasks:
-            line += [_score(by_task.get(task)), _effective(by_task.get(task))]
+            found += [_score(by_task.get(task)), _effective(by_task.get(task))]
             if papers[task]:
                 numbers = [] if task not in by_task else _published(by_task[task])
                 marks = [sources.setdefault(row.source, len(sources) + 1) for row in numbers]
                 pairs = zip(numbers, marks, strict=True)
-                line.append(", ".join(f"{row.score:.3g} [{mark}]" for row, mark in pairs) or MISSING)
-        rows.append(line)
-    notes = [_INTERVAL_NOTE, *_notes(part), *(f"[{mark}] {source}" for source, mark in sources.items())]
+                found.append(", ".join(f"{row.score:.3g} [{mark}]" for row, mark in pairs) or MISSING)
+        return found
+
+    rows = [
+        [
+            group.iloc[0]["method"],
+            _budget(group.iloc[0]["budget"]),
+            *(_value(group.iloc[0][name]) for name in study.knobs),
+            *line({row["task"]: row for _, row in group.iterrows()}),
+        ]
+        for _, group in part.groupby(["method", "budget", *study.knobs], dropna=False, sort=False)
+    ]
+    notes = [
+        _INTERVALS,
+        _EFFECTIVE,
+        *_notes(part),
+        *(f"[{mark}] {source}" for source, mark in sources.items()),
+    ]
     if any(method in methods() and methods()[method].mask for method in part["method"].unique()):
         notes += published.MASK_NOTES
-    return Table(f"Scores: {model}", columns, rows, [_record(row) for _, row in part.iterrows()], notes)
+    return Table(f"Scores: {model}", columns, rows, _records(part), notes)
 
 
-def knob_tables(cells: pd.DataFrame, samples: pd.DataFrame, names: Iterable[str]) -> list[Table]:
+def knob_tables(study: Study, names: Iterable[str]) -> list[Table]:
     """A crossed knob's values side by side, one table per model, knob and task.
 
-    Parameters
-    ----------
-    cells, samples : pandas.DataFrame
-        Of `results.collect`.
-    names : iterable of str
-        Knobs; those with one value only, in the study or with a model, give no table.
+    Knobs with one value only, in the study or with a model, give no table.
     """
-    found = configurations(cells, samples)
-    crossed = crossed_knobs(cells)
     return [
-        _pivot(str(model), str(task), part, name, [other for other in crossed if other != name])
+        _pivot(str(model), str(task), part, name, [other for other in study.knobs if other != name])
         for name in names
-        if name in crossed
-        for (model, task), part in found.dropna(subset=[name]).groupby(["model", "task"], sort=False)
+        if name in study.knobs
+        for (model, task), part in study.configurations.dropna(subset=[name]).groupby(
+            ["model", "task"], sort=False
+        )
         if part[name].nunique() > 1
     ]
 
@@ -109,7 +255,11 @@ def _pivot(model: str, task: str, part: pd.DataFrame, name: str, others: list[st
     values = sorted(part[name].unique())
     heads = [f"{name}={_value(value)}" for value in values]
     if name == "ratio":
-        heads = [_rho_head(value) for value in values]
+        meanings = (_RHO_MEANING.get(float(value)) for value in values)
+        heads = [
+            f"ρ={_value(value)}" + (f" ({meaning})" if meaning else "")
+            for value, meaning in zip(values, meanings, strict=True)
+        ]
     rows = []
     for _, group in part.groupby(["method", "budget", *others], dropna=False, sort=False):
         first = group.iloc[0]
@@ -119,44 +269,72 @@ def _pivot(model: str, task: str, part: pd.DataFrame, name: str, others: list[st
             line += [_score(by_value.get(value)), _effective(by_value.get(value))]
         rows.append(line)
     columns = ["method", "budget", *others, *(part for head in heads for part in (head, "eff."))]
-    notes = [_INTERVAL_NOTE, *_notes(part)]
+    notes = [_INTERVALS, _EFFECTIVE, *_notes(part)]
     if name == "ratio":
         notes += [*published.RHO_NOTES, *published.ABLATION_NOTES]
     title = f"{'Score against ρ' if name == 'ratio' else f'Ablation of {name}'}: {model}, {task}"
-    return Table(title, columns, rows, [_record(row) for _, row in part.iterrows()], notes)
+    return Table(title, columns, rows, _records(part), notes)
 
 
-def _rho_head(value: float) -> str:
-    meaning = _RHO_MEANING.get(float(value))
-    return f"ρ={_value(value)}" + (f" ({meaning})" if meaning else "")
+def masking_tables(study: Study) -> list[Table]:
+    """What masking a share of the heads costs against FullKV, one table per model and task."""
+    frame = study.configurations
+    masks = [name for name in frame["method"].unique() if name in methods() and methods()[name].mask]
+    if not masks:
+        return []
+    frame = frame.assign(loss=against_full(frame))
+    tables = []
+    for (model, task), part in frame[frame["method"].isin(masks)].groupby(["model", "task"], sort=False):
+        rows = [
+            [
+                title_of(row["method"]),
+                *(_value(row[name]) for name in study.knobs),
+                str(row["seeds_done"]),
+                _score(row),
+                MISSING if row["loss"] is None else _difference(row["loss"].__dict__),
+            ]
+            for _, row in part.iterrows()
+        ]
+        columns = ["masked heads", *study.knobs, "draws", "score", "less than FullKV by"]
+        signed = "Negative: below FullKV, on the same documents."
+        notes = [
+            _INTERVALS,
+            signed,
+            *_full(study, str(model), str(task)),
+            *_notes(part),
+            *published.MASK_NOTES,
+        ]
+        tables.append(Table(f"Masking: {model}, {task}", columns, rows, _records(part), notes))
+    return tables
 
 
-def of_kind(cells: pd.DataFrame, samples: pd.DataFrame, kind: str) -> list[Table]:
-    """Tables by the name that the command line gives them: main, ablation, rho or all.
+def of_kind(study: Study, kind: str) -> list[Table]:
+    """Tables by the name that the command line gives them; ``all`` leaves out what the study does not have.
 
-    ``ablation`` is every crossed knob but rho; ``all`` leaves out what the study does not have.
+    ``ablation`` is every crossed knob but ρ.
     """
-    if kind not in KINDS:
-        raise ConfigError("table", kind, "one of " + ", ".join(KINDS))
-    others = [name for name in crossed_knobs(cells) if name != "ratio"]
+    others = [name for name in study.knobs if name != "ratio"]
     parts: dict[str, Callable[[], list[Table]]] = {
-        "main": lambda: main_tables(cells, samples),
-        "ablation": lambda: knob_tables(cells, samples, others),
-        "rho": lambda: knob_tables(cells, samples, ["ratio"]),
+        "headline": lambda: headline_tables(study),
+        "paired": lambda: paired_tables(study),
+        "main": lambda: main_tables(study),
+        "ablation": lambda: knob_tables(study, others),
+        "rho": lambda: knob_tables(study, ["ratio"]),
+        "masking": lambda: masking_tables(study),
     }
+    if kind not in KINDS:
+        raise ConfigError("table", kind, one_of(kind, KINDS))
     wanted = parts if kind == "all" else (kind,)
     return [table for name in wanted for table in parts[name]()]
 
 
-KINDS = ("main", "ablation", "rho", "all")
-
-
-def _papers(part: pd.DataFrame) -> bool:
-    return any(_published(row) for _, row in part.iterrows())
+KINDS = ("headline", "paired", "main", "ablation", "rho", "masking", "all")
 
 
 def _published(row: pd.Series) -> list[Published]:
-    """Published scores of exactly this checkpoint, method, task and nominal budget; usually one or none."""
+    """Published scores of exactly this checkpoint, method, task and nominal budget, beside all documents."""
+    if row["limited"]:
+        return []
     budget = None if pd.isna(row["budget"]) else int(row["budget"])
     known = methods()[row["method"]].published if row["method"] in methods() else ()
     wanted = (row["pretrained"], row["task"], budget)
@@ -167,12 +345,58 @@ def _notes(part: pd.DataFrame) -> list[str]:
     notes = []
     for (task, note), _ in part[part["note"] != ""].groupby(["task", "note"], sort=False):
         notes.append(f"{task}: {note}.")
+    limited = part[part["limited"]]
+    if len(limited):
+        notes.append(
+            f"Some of the documents alone (n at most {int(limited['samples'].max())}): no benchmark score."
+        )
     if (part["seeds"] > 1).any():
         notes.append("Methods with several seeds: mean over the seeds that are done.")
     partial = part[(part["seeds_done"] > 0) & (part["state"] != "done")]
     if len(partial):
         notes.append(f"* not all seeds are done ({len(partial)} configurations).")
-    return notes
+    surplus = (part["effective_budget"] / part["budget"].astype(float) - 1).groupby(part["method"]).max()
+    for method, share in surplus[surplus > 0.01].items():
+        notes.append(f"{title_of(str(method))} kept up to {share:.1%} more than its nominal budget.")
+    return [*notes, *_mixed(part)]
+
+
+def _surroundings(frame: pd.DataFrame, model: str, task: str) -> list[str]:
+    return _mixed(frame[(frame["model"] == model) & ((frame["task"] == task) | (task == MEAN))])
+
+
+def _mixed(part: pd.DataFrame) -> list[str]:
+    """A warning where rows were not made under equal conditions."""
+    done = part[part["seeds_done"] > 0]
+    names = {"code": "code", "dtype": "dtype", "device_type": "device"}
+    found = []
+    for name in SURROUNDINGS:
+        values = sorted({value for text in done[name] for value in text.split()})
+        if len(values) > 1:
+            found.append(f"† rows differ in {names[name]}: {', '.join(values)}.")
+    return found
+
+
+def _full(study: Study, model: str, task: str) -> list[str]:
+    frame = study.configurations
+    rows = frame[(frame["model"] == model) & (frame["task"] == task) & (frame["method"] == REFERENCE)]
+    return [
+        f"{title_of(REFERENCE)}, {row.effective_budget:.0f} entries: {_interval(row)}."
+        for row in rows.itertuples()
+        if row.seeds_done
+    ]
+
+
+def _interval(row: Any) -> str:
+    if row is None:
+        return MISSING
+    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+    return f"{row.score:.3f}{interval}"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['mean']:+.3f}{interval}"
 
 
 def _score(row: pd.Series | None) -> str:
@@ -180,10 +404,7 @@ def _score(row: pd.Series | None) -> str:
         return MISSING
     if not row["seeds_done"]:
         return str(row["state"])
-    text = f"{row['score']:.3f}"
-    if not pd.isna(row["ci_low"]):
-        text += f" ± {(row['ci_high'] - row['ci_low']) / 2:.3f}"
-    return text + ("" if row["state"] == "done" else " *")
+    return _interval(row) + ("" if row["state"] == "done" else " *")
 
 
 def _effective(row: pd.Series | None) -> str:
@@ -200,15 +421,10 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _record(row: pd.Series) -> dict[str, Any]:
-    record = {name: _plain(value) for name, value in row.items()}
-    record["published"] = [{"score": entry.score, "source": entry.source} for entry in _published(row)]
-    return record
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return value
-    if pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+def _records(part: pd.DataFrame) -> list[dict[str, Any]]:
+    found = []
+    for _, row in part.iterrows():
+        record = plain(row.drop(["scores", *({"loss"} & set(row.index))]).to_dict())
+        published_ = [{"score": entry.score, "source": entry.source} for entry in _published(row)]
+        found.append({**record, "published": published_})
+    return found

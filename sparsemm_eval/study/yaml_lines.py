@@ -1,18 +1,63 @@
-"""YAML with line numbers: a document's values, and the line that each of them stands in."""
+"""YAML with line numbers, and what is wrong with a study file: every problem with its line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sparsemm_eval.study.problems import Problem, StudyError
+from sparsemm_eval.errors import UsageError
 
 #: Keys and positions from the root of a document to a value.
 Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that cannot work.
+
+    Attributes
+    ----------
+    line : int
+        In the study file, from 1.
+    key : str
+        Where it stands, for instance ``methods[2]``.
+    value : str
+        As text.
+    remedy : str
+        What would be right.
+    """
+
+    line: int
+    key: str
+    value: str
+    remedy: str
+
+    def text(self, file: str) -> str:
+        """One line, as compilers write them."""
+        return f"{file}:{self.line}: {self.key}: {self.value} is not valid: expected {self.remedy}"
+
+
+class StudyError(UsageError, ValueError):
+    """A study file that cannot be run.
+
+    Parameters
+    ----------
+    file : path-like
+    problems : iterable of Problem
+        All of them.
+    """
+
+    def __init__(self, file: str | Path, problems: Iterable[Problem]):
+        unique = {(problem.line, problem.key, problem.remedy): problem for problem in problems}
+        self.file = str(file)
+        self.problems = sorted(unique.values(), key=lambda problem: (problem.line, problem.key))
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in {file}; nothing was started"
+        super().__init__("\n".join([head, *(f"  {problem.text(self.file)}" for problem in self.problems)]))
 
 
 @dataclass(frozen=True)
@@ -70,8 +115,17 @@ def read(path: Path) -> Document:
 def parse(text: str, file: str = "study.yaml") -> Document:
     """Read a text; see `read`."""
     try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                # A few of them can stand for more values than fit into memory, or for themselves.
+                line = event.start_mark.line + 1
+                raise StudyError(
+                    file, [Problem(line, "the file", f"*{event.anchor}", "values without aliases")]
+                )
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
+    except RecursionError as error:
+        raise StudyError(file, [Problem(1, "the file", "its text", "YAML of fewer levels")]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = 1 if mark is None else mark.line + 1

@@ -11,7 +11,6 @@ import typer
 from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.files import write_json_atomically
-from sparsemm_eval.study.cell_files import read_study
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.wandb_runs import has_credentials, without_secrets
 
@@ -89,6 +88,9 @@ def read_plan(folder: Path, entity: str | None = None, project: str | None = Non
     ConfigError
         If the folder is no study.
     """
+    # The methods' records import torch, which `--help` shall not.
+    from sparsemm_eval.study.cell_files import read_study
+
     record = StudyFolder(folder).settings()
     settings = record["settings"]
     tasks = (task for files in read_study(folder) for task in files.tasks)

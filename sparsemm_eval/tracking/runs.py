@@ -17,10 +17,11 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.files import digest_of
 from sparsemm_eval.study import results
 from sparsemm_eval.study.cell_files import read_cell
-from sparsemm_eval.study.columns import crossed_knobs
+from sparsemm_eval.study.comparisons import paired
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.json_values import plain
-from sparsemm_eval.study.seeds import configurations
+from sparsemm_eval.study.pictures import pictures
+from sparsemm_eval.study.tables import Study
 from sparsemm_eval.tracking import flat
 from sparsemm_eval.tracking.media import budget_map, running_scores, sample_table
 
@@ -73,21 +74,24 @@ def log_study(root: Path) -> None:
     study = StudyFolder(root)
     settings = study.settings()
     cells, samples = results.collect(root)
-    rows = configurations(cells, samples)
-    rows = rows[rows["seeds_done"] > 0]
-    knobs = crossed_knobs(cells)
-    named = [flat.label(row["method"], None, row[knobs]) for _, row in rows.iterrows()]
-    rows = rows.assign(curve=named)
-    identity = digest_of([settings["name"], settings["cells"]])
+    found = Study.of(cells, samples)
+    rows = found.configurations[found.configurations["seeds_done"] > 0]
+    identity = digest_of([settings["name"], settings["created"]])
     shared = {"study": settings["name"], "cells": len(settings["cells"])}
     with _run(study, "study", run_id=identity[:16], name=settings["name"], config=shared) as run:
         done = cells.drop_duplicates("cell")["state"].eq("done")
         run.summary.update({"cells_done": int(done.sum()), "cells": len(done)})
-        columns = ["model", "task", "curve", "budget", *COMPARED]
-        table = [[plain(value) for value in row] for row in rows[columns].itertuples(index=False)]
-        run.log({"comparison": wandb.Table(columns=columns, data=table)})
+        tables = {"comparison": rows[["model", "task", "label", "budget", *COMPARED]]}
+        if len(found.equal):
+            tables["equal_effective_budgets"] = found.equal.drop(columns="scores")
+            tables["paired_differences"] = paired(found.equal, found.against)
+        for name, frame in tables.items():
+            values = [[plain(value) for value in row] for row in frame.itertuples(index=False)]
+            run.log({name: wandb.Table(columns=list(frame.columns), data=values)})
         for (model, task), group in rows.groupby(["model", "task"], sort=False):
             run.log({f"curves/{model}/{task}": curves(group, f"{task}, {model}")})
+        for picture in pictures(found):
+            run.log({f"figures/{picture.name}": _image(picture.figure)})
         paths = [root / name for name in ("results.parquet", "results.csv", "study.json")]
         _log_artifact(run, "study-results", settings["name"], {path.name: path for path in paths})
 
@@ -95,7 +99,7 @@ def log_study(root: Path) -> None:
 def curves(rows: pd.DataFrame, title: str) -> Any:
     """Score against effective budget: each curve's scores, and the ends of its intervals as two lines."""
     xs, ys, keys = [], [], []
-    for curve, group in rows.groupby("curve", sort=False):
+    for curve, group in rows.groupby("label", sort=False):
         points = group.dropna(subset=["effective_budget", "score"]).sort_values("effective_budget")
         for name, column in ((curve, "score"), (f"{curve} (low)", "ci_low"), (f"{curve} (high)", "ci_high")):
             known = points.dropna(subset=[column])

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -29,6 +30,10 @@ def test_command_prints_a_row_per_shape():
     assert [row["shape"]["budget"] for row in json.loads(done.stdout)] == [20, 30]
 
 
-def test_a_list_that_is_not_numbers_is_named():
-    with pytest.raises(ConfigError, match="budgets='20,x'"):
-        CliRunner().invoke(app, ["attention", "--budgets", "20,x"], catch_exceptions=False)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("budgets", "20,x"), ("budgets", "1e30"), ("device", "tpu"), ("dtype", "int8"), ("rounds", 10**30)],
+)
+def test_wrong_values_are_named(name, value):
+    with pytest.raises(ConfigError, match=re.escape(f"{name}={value!r}")):
+        CliRunner().invoke(app, ["attention", f"--{name}", str(value)], catch_exceptions=False)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparsemm_eval.bench import gpu_suite, kernel_checks
+from sparsemm_eval.errors import ConfigError
 
 BLOCKED = (
     "lmms_eval",
@@ -56,6 +57,17 @@ def test_a_failing_section_leaves_the_others(tmp_path, monkeypatch, capsys):
     assert suite.sections["late"] == {"error": "no time left"}
     assert "copy_gb_per_s" in suite.sections["environment"]
     assert "FAIL broken" in capsys.readouterr().out
+
+
+def test_wrong_arguments_are_refused_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_suite, "run", lambda *_: pytest.fail("run"))
+    with pytest.raises(ConfigError, match=r"out=.*a folder that can be written to"):
+        gpu_suite.main(["--tiny", "--out", __file__])
+    with pytest.raises(ConfigError, match="kernel='foo'"):
+        gpu_suite.main(["--tiny", "--kernel", "foo"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu_suite.main(["--tiny", "--only", "nothing"])
+    assert "invalid choice: 'nothing'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -69,8 +69,23 @@ def test_command():
     assert "same scores" in invoke(*common).stdout
     with pytest.raises(ConfigError, match="literal_images=3"):
         invoke("--images", "2", "--literal-images", "3")
-    with pytest.raises(ConfigError, match="mode='guess'"):
-        invoke("--modes", "guess")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--modes", "guess", "mode='guess'"),
+        ("--anchor", "books", "anchor='books'"),
+        ("--dtype", "int8", "dtype='int8'"),
+        ("--device", "tpu", "device='tpu'"),
+        ("--images", str(10**30), "images="),
+        ("--batch-sizes", "0", "batch_sizes='0'"),
+    ],
+)
+def test_wrong_values_are_refused_before_a_model_is_loaded(option, value, named, monkeypatch):
+    monkeypatch.setattr("sparsemm_eval.model.checkpoint.load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(ConfigError, match=named):
+        invoke(option, value)
 
 
 def test_ratio():

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from sparsemm_eval.bench import report
 from sparsemm_eval.bench.commands import app
 from sparsemm_eval.bench.model_runs import combinations, guarded
 from sparsemm_eval.bench.random_models import synthetic_scores
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, HeadScoreError
 
 TINY = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32", "--lengths", "64", "--budget", "40"]
 
@@ -87,9 +88,37 @@ def test_a_run_without_memory_is_a_row_of_table_and_plot(tmp_path):
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("command", ["decode", "throughput"])
 @pytest.mark.parametrize(
-    ("name", "value"), [("shape", "bert"), ("modes", "fast"), ("methods", "h2o"), ("dtype", "int8")]
+    ("name", "value"),
+    [
+        ("shape", "bert"),
+        ("modes", "fast"),
+        ("modes", ""),
+        ("methods", "h2o"),
+        ("dtype", "int8"),
+        ("device", "tpu"),
+        ("device", "meta"),
+        ("kernel", "foo"),
+        ("steps", 10**30),
+        ("budget", 2**31),
+        ("out", __file__),
+    ],
 )
-def test_unknown_names_are_refused(name, value):
-    with pytest.raises(ConfigError, match=f"{name}='{value}'"):
-        CliRunner().invoke(app, ["decode", *TINY, f"--{name}", value], catch_exceptions=False)
+def test_wrong_values_are_refused_before_anything_is_measured(command, name, value, monkeypatch):
+    monkeypatch.setattr("sparsemm_eval.bench.clock.copy_bandwidth", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match=re.escape(f"{name}={value!r}")):
+        CliRunner().invoke(app, [command, *TINY, f"--{name}", str(value)], catch_exceptions=False)
+
+
+def test_head_scores_of_another_shape_are_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("sparsemm_eval.bench.clock.copy_bandwidth", lambda *_: pytest.fail("measured"))
+    arguments = ["decode", *TINY, "--head-scores", "tiny-reader"]
+    with pytest.raises(HeadScoreError, match=r"the model has \[2, 4\]"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_modes_that_run_none_of_the_methods_are_refused():
+    arguments = ["decode", *TINY, "--methods", "snapkv", "--modes", "dynamic"]
+    with pytest.raises(ConfigError, match="modes='dynamic'"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

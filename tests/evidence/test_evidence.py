@@ -79,6 +79,10 @@ def test_resampled_tables_are_means_of_whole_images():
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ConfigError, match="NAME=FOLDER"):
         main(["--out", str(tmp_path / "e.md"), "--anchor", "mlt"])
+    with pytest.raises(ConfigError, match=r"--out=.*a file that can be written"):
+        main(["--out", str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"--work=.*a folder that can be written to"):
+        main(["--out", str(tmp_path / "e.md"), "--work", __file__])
 
 
 @needs_reader

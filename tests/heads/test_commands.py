@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from sparsemm_eval.cli import main
@@ -65,6 +66,17 @@ def refused(*arguments):
     result = invoke(*arguments)
     assert isinstance(result.exception, SparseMMError), (arguments, result.output)
     return str(result.exception)
+
+
+def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path):
+    scores = os.fsencode(table(tmp_path / "a.json", [[1.0, 0.0]]))
+    line = [sys.executable, "-m", "sparsemm_eval.cli", "heads", "compare", scores, scores, "--plot"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    plot = os.fsencode(tmp_path) + b"/\xff.png"
+    done = subprocess.run([*line, plot], capture_output=True, text=True, env=strict)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 2), done.stderr
+    assert done.stdout.endswith("\\udcff.png\n")
+    assert os.path.exists(plot)
 
 
 def test_an_error_is_one_line_and_exit_2(monkeypatch, capsys):
@@ -158,6 +170,63 @@ def test_show_compare_and_import(tmp_path):
 def test_wrong_tables_are_named(arguments, monkeypatch):
     monkeypatch.setattr("sparsemm_eval.heads.scores.lookup._download", lambda url: pytest.fail(url))
     assert arguments[1] in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "a.json", "--plot", "a.txt"), "plot='a.txt' is not valid: expected a file name that ends"),
+        (
+            ("show", "a.json", "--plot", "a.json/x.png"),
+            "a file that can be written (Not a directory)",
+        ),
+        (("compare", "a.json", "a.json", "--plot", "a.txt"), "plot='a.txt'"),
+        (("figure", "none.png", "--model", "m", "--out", "a.txt"), "out='a.txt'"),
+        (("import", "none.json", "--out", "."), "out='.' is not valid: expected a file that can be written"),
+        (("score", "--model", "tiny-reader", "--out", "."), "out='.'"),
+        (("score", "--model", "tiny-reader", "--out", "s.json", "--journal", "a.json"), "journal='a.json'"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sparsemm_eval.model.checkpoint.find", lambda *_, **__: pytest.fail("searched"))
+    table("a.json", [[1.0, 0.0]])
+    assert message in refused(*arguments)
+    assert not CliRunner().invoke(app, list(arguments)).output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_command_that_scored_nothing_is_not_in_the_way_of_the_next(folder, tmp_path):
+    line = ("score", "--model", folder, "--out", tmp_path / "s.json", "--images", 1, "--mode", "teacher")
+    assert "topk=9999" in refused(*line, "--topk", 9999)
+    assert invoke(*line).exit_code == 0
+
+
+def test_a_tilde_is_the_users_home(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    table(tmp_path / "a.json", [[3.0, 0.0], [1.0, 0.0]])
+    (tmp_path / "model").symlink_to(folder)
+    (tmp_path / "official.json").write_text('{"0-0": [1, 2]}')
+    score = ("--images", 1, "--mode", "teacher", "--device", "cpu")
+    for arguments in (
+        ("show", "~/a.json", "--plot", "~/map.png"),
+        ("compare", "~/a.json", "~/a.json", "--plot", "~/pair.png"),
+        ("import", "~/official.json", "--out", "~/own.json"),
+        ("score", "--model", "~/model", "--out", "~/s.json", "--journal", "~/journal", *score),
+    ):
+        outcome = invoke(*arguments)
+        assert outcome.exit_code == 0, (arguments, outcome.exception)
+    made = {"map.png", "pair.png", "own.json", "s.json", "journal"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_scores_of_another_shape_are_refused_before_the_model_is_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsemm_eval.model.checkpoint.load", lambda *_: pytest.fail("loaded"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "page.png")
+    scores = table(tmp_path / "a.json", [[1.0, 0.0]])
+    page, out = tmp_path / "page.png", tmp_path / "sheet.png"
+    message = refused("figure", page, "--model", folder, "--scores", scores, "--out", out)
+    assert "head scores are [1 layers, 2 query heads]" in message
 
 
 def test_a_figure_of_something_else_than_an_image(folder, tmp_path):

@@ -96,6 +96,12 @@ def test_a_failed_run_fails_the_demo(monkeypatch):
     assert str(outcome.exception) == "no results"
 
 
+def test_a_knob_that_cannot_be_is_refused_before_the_first_run(monkeypatch):
+    monkeypatch.setattr(demo, "evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    outcome = CliRunner().invoke(app, ["demo", "--kernel-size", "4"])
+    assert "kernel_size=4" in str(outcome.exception)
+
+
 def test_the_command_says_where_results_are_and_names_kernel_size(monkeypatch, tmp_path):
     stub(monkeypatch)
     outcome = CliRunner().invoke(app, ["demo", "--output", str(tmp_path)])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.errors import ConfigError, EvaluationError, UnsupportedError
 from sparsemm_eval.lmms import evaluate as front
-from tests.lmms_process import environment
+from tests.lmms_process import environment, is_shipped
 
 RESULTS = {
     "config": {"model": "m", "model_args": ""},
@@ -130,6 +131,34 @@ def test_nothing_is_left_behind_by_a_command_that_is_ended(tmp_path, number):
         assert psutil.wait_procs([left], timeout=60)[1] == []
 
 
+MASK = ["heads", "mask", "--model", "tiny-reader", "--tasks", "pages_qa", "--out", "out"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+@pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")
+@pytest.mark.parametrize("line", [["demo", "--output", "out"], MASK])
+def test_a_killed_command_leaves_no_lmms_eval_behind(line, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-m", "sparsemm_eval.cli", *line],
+        cwd=tmp_path,
+        env={**os.environ, **environment(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as command:
+        assert any(text.startswith("$ ") for text in command.stdout)
+        while not (left := psutil.Process(command.pid).children(recursive=True)) or any(
+            "sparsemm_eval.lmms.tied" in process.cmdline() for process in left
+        ):
+            time.sleep(0.1)
+        time.sleep(3)
+        assert any("lmms_eval" in " ".join(process.cmdline()).replace("-", "_") for process in left)
+        command.kill()
+        command.wait(60)
+        assert psutil.wait_procs(left, timeout=60)[1] == []
+
+
 def test_captions_need_java(stand_in, monkeypatch):
     stand_in("raise SystemExit('never started')")
     monkeypatch.setenv("PATH", "")
@@ -150,6 +179,13 @@ def test_missing_tasks(stand_in):
     stand_in("raise SystemExit('never started')")
     with pytest.raises(ConfigError, match="--tasks"):
         front.evaluate(["--model", "m"])
+
+
+def test_an_output_path_that_is_no_folder_is_refused_before_anything_starts(stand_in):
+    folder = stand_in("raise SystemExit('never started')")
+    (folder / "file").write_text("")
+    with pytest.raises(ConfigError, match="--output_path='file'"):
+        front.evaluate(["--model", "m", "--tasks", "pages_qa", "--output_path", "file"])
 
 
 def test_several_processes_start_under_torch_distributed(monkeypatch):

@@ -37,6 +37,10 @@ def test_a_small_share_masks_at_least_one_head():
     assert count_of(0.001, 48) == 1
 
 
+def test_the_number_of_heads_is_rounded():
+    assert [count_of(share, 1024) for share in (0.02, 0.05, 0.1, 0.15)] == [20, 51, 102, 154]
+
+
 def test_the_methods_mask_the_best_heads_and_none_of_them():
     scores = HeadScores(torch.rand(4, 6, generator=torch.Generator().manual_seed(3)))
     visual = CompressionConfig("mask", mask_ratio=0.25, head_scores=scores)

@@ -24,7 +24,7 @@ def test_without_cuda():
         place("cuda", None, None)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:many", ""])
+@pytest.mark.parametrize("device", ["gpu", "tpu", "meta", "cuda:many", "cuda:-1", ""])
 def test_devices_that_are_none(device):
     with pytest.raises(ConfigError, match="device"):
         place(device, None, None)

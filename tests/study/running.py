@@ -11,12 +11,13 @@ from sparsemm_eval.study import plan, study_file, yaml_lines
 from sparsemm_eval.study.cell_run import How
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.runner import Runner
-from sparsemm_eval.study.workers import Workers
 
 FACTS = plan.Facts(
     lambda family: f"default/{family}",
     lambda given, pretrained: f"scores:{given or pretrained}",
     lambda pretrained: f"weights:{pretrained}",
+    lambda task, include_path: f"data:{task}",
+    {"code": "c", "torch": "1"},
 )
 TEXT = """\
 name: fake
@@ -73,11 +74,7 @@ def table(root):
             journal = b"".join(
                 path.read_bytes() for path in sorted(status_file.parent.glob("journal/*/*.jsonl"))
             )
-            rows[status_file.parent.name] = (
-                contents["results"],
-                contents["reference"] is None,
-                journal.decode(),
-            )
+            rows[status_file.parent.name] = (contents["results"], journal.decode())
     return rows
 
 
@@ -85,7 +82,7 @@ def runner(path, workers=1, cells=None, how_=None, **changes):
     study, all_cells, folder = load(path)
     folder.prepare(study, all_cells)
     chosen = all_cells if cells is None else cells(all_cells)
-    return Runner(folder, chosen, how_ or how(study.retries), Workers(({},) * workers), **changes)
+    return Runner(folder, chosen, how_ or how(study.retries), [{}] * workers, **changes)
 
 
 if __name__ == "__main__":

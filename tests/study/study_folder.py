@@ -57,10 +57,8 @@ def write_study(folder: Path, specs, documents=30, skipped=()):
 
     ``skipped``: documents that no cell but FullKV has answered.
     """
-    references = {(spec.model, spec.tasks): spec.id for spec in specs if spec.method == "fullkv"}
     for spec in specs:
-        reference = references.get((spec.model, spec.tasks))
-        write_cell(folder, spec, reference if reference != spec.id else None, documents, skipped)
+        write_cell(folder, spec, documents, skipped)
     ids = [spec.id for spec in specs]
     settings = {"models": [{"name": "tiny-reader"}], "budgets": sorted({s.budget or 0 for s in specs})}
     description = {
@@ -73,7 +71,7 @@ def write_study(folder: Path, specs, documents=30, skipped=()):
     return ids
 
 
-def write_cell(root, spec, reference, documents, skipped):
+def write_cell(root, spec, documents, skipped):
     """One cell's files."""
     folder = root / "cells" / spec.id
     known = {"budget": spec.budget, "seed": spec.seed, "method": spec.method, "model": spec.model}
@@ -91,8 +89,10 @@ def write_cell(root, spec, reference, documents, skipped):
         "batch_size": 4,
         "nproc": 1,
         "arguments": ["--model", f"llava_{spec.method}"],
+        "include_path": None,
+        "identity": {"settings": spec.id},
         "hash": hashlib.sha256(spec.id.encode()).hexdigest(),
-        "reference": reference,
+        "comparison": {"pretrained": spec.pretrained, "model": spec.model},
     }
     _json(folder / "cell.json", cell)
     if spec.state == "pending":
@@ -100,7 +100,12 @@ def write_cell(root, spec, reference, documents, skipped):
     results = "lmms/m/20260102_030405_results.json"
     status = {"state": spec.state, "attempts": 1, "started": "2026-01-02T03:04:05+00:00", "seconds": 12.5}
     done = spec.state == "done"
-    status |= {"returncode": 0 if done else 1, "error": spec.error, "results": results if done else None}
+    status |= {
+        "hash": cell["hash"],
+        "returncode": 0 if done else 1,
+        "error": spec.error,
+        "results": results if done else None,
+    }
     _json(folder / "status.json", status)
     if not done:
         return
@@ -138,7 +143,15 @@ def answer(spec, task, doc):
     logged = {"doc_id": doc, "input": f"value of {doc}?", "target": target, "filtered_resps": text}
     entry = LAYERS * HEADS * BYTES_PER_ENTRY
     measured = {
-        **{"task": task, "doc_id": doc, "repeat": 0, "sample": digest, "answer": text, "tokens": 5},
+        **{
+            "task": task,
+            "doc_id": doc,
+            "repeat": 0,
+            "sample": digest,
+            "images": f"image of {task} {doc}",
+            "answer": text,
+            "tokens": 5,
+        },
         **{"prompt_tokens": prompt, "effective_budget": kept, "kv_bytes": int(kept * entry)},
         **{"kv_bytes_full": prompt * entry, "batch": 2, "kv_bytes_peak_per_call": prompt * entry},
         **{"kv_bytes_end": int(kept * entry) + entry, "prefill_seconds": 0.1 + 0.001 * doc},
@@ -151,7 +164,7 @@ def answer(spec, task, doc):
 def effective_budget(spec, doc):
     """Entries per KV head: SparseMM loses what its strongest heads have beyond the prompt."""
     prompt = 200.0 + 10 * doc
-    if spec.method == "fullkv":
+    if spec.budget is None:
         return prompt
     return spec.budget * (0.7 if spec.method == "sparsemm" else 1.0)
 
@@ -167,8 +180,6 @@ def record(spec, cell, samples, stem, skipped):
         "samples_skipped": skipped,
         "effective_budget": sum(budgets) / len(budgets),
     }
-    if cell["reference"]:
-        measured |= {"agreement_identical": 0.5, "agreement_edit_similarity": 0.75}
     kept = [
         [measured["effective_budget"] * (1 + (layer - 2.5) / 10 + (head - 3.5) / 20) for head in range(HEADS)]
         for layer in range(LAYERS)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sparsemm_eval.cli import app
 from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.model.shipped import NAMES
-from sparsemm_eval.study import claims, commands
+from sparsemm_eval.study import commands
 from sparsemm_eval.study.folder import StudyFolder
 from tests.study.running import how
 
@@ -37,8 +37,7 @@ def study_file(tmp_path, monkeypatch):
     path = tmp_path / "study.yaml"
     path.write_text(TEXT.format(output=tmp_path / "out"))
     monkeypatch.setattr(commands, "_how", lambda retries, nproc, *rest: how(retries, nproc=nproc))
-    collected = []
-    monkeypatch.setattr("sparsemm_eval.study.results.write", collected.append)
+    monkeypatch.setattr("sparsemm_eval.study.results.write", lambda folder, samples: None)
     return path
 
 
@@ -52,26 +51,23 @@ def test_a_dry_run_shows_everything_and_writes_nothing(study_file, tmp_path):
     lines = [line for line in outcome.output.splitlines() if line.startswith("$ sparsemm eval --nproc 1 ")]
     assert len(lines) == 3
     assert "--model llava_fullkv" in lines[0]
-    assert all("reference=" in line for line in lines[1:])
-    assert "time: unknown (no cell of this study is done" in outcome.output
-    assert "disk: 140.6 KiB (rule of thumb" in outcome.output
+    assert "time: unknown (no done cell is like those that are left)" in outcome.output
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_for_scripts_and_its_estimate_from_done_cells(study_file, tmp_path):
     record = json.loads(call("run", study_file, "--dry-run", "--json").stdout)
     assert [cell["state"] for cell in record["cells"]] == ["pending"] * 3
-    assert record["estimate"]["seconds"] is None
+    assert record["seconds"] is None
     assert shlex.split(record["cells"][0]["command"])[:4] == ["sparsemm", "eval", "--nproc", "1"]
     assert call("run", study_file, "--only", "*fullkv*").exit_code == 0
     place = StudyFolder(tmp_path / "out")
     done = place.cell(place.settings()["cells"][0])
     done.write_status({**done.status(), "seconds": 100.0})
     record = json.loads(call("run", study_file, "--dry-run", "--json").stdout)
-    assert record["estimate"]["seconds"] == 200.0
-    assert record["estimate"]["bytes"] == 2 * done.size()
+    assert record["seconds"] == 200.0
     record = json.loads(call("run", study_file, "--dry-run", "--json", "--workers", "2").stdout)
-    assert record["estimate"]["seconds"] == 100.0
+    assert record["seconds"] == 100.0
 
 
 @pytest.mark.parametrize("name", ["tiny", "benchmarks"])
@@ -96,7 +92,9 @@ def test_run_and_status(study_file, tmp_path, monkeypatch):
     assert shown.exit_code == 0
     assert "1 done, 2 failed" in shown.output
     record = json.loads(call("status", tmp_path / "out", "--json").stdout)
-    assert record["counts"] == {"done": 1, "running": 0, "interrupted": 0, "failed": 2, "pending": 0}
+    assert record["counts"] == {
+        **{"done": 1, "running": 0, "interrupted": 0, "stale": 0, "failed": 2, "pending": 0}
+    }
     assert record["cells"][0]["scores"]["pages_qa"] > 0
     assert record["cells"][1]["error"].endswith("told to fail")
     monkeypatch.delenv("FAKE_CELL")
@@ -113,11 +111,10 @@ def test_states_of_cells_at_work_and_left_alone(study_file, tmp_path):
     one, two, _ = (place.cell(identifier) for identifier in place.settings()["cells"])
     for cell in (one, two):
         cell.write_status({**cell.status(), "state": "running"})
-    claim = claims.acquire(one.root)
-    record = json.loads(call("status", tmp_path / "out", "--json").stdout)
+    with one.owned():
+        record = json.loads(call("status", tmp_path / "out", "--json").stdout)
     assert [cell["state"] for cell in record["cells"]] == ["running", "interrupted", "done"]
     assert [cell["answers"] for cell in record["cells"]] == [3, 3, 0]
-    claim.release()
 
 
 def test_mistakes_end_with_code_two_before_anything_starts(study_file, tmp_path):
@@ -147,13 +144,26 @@ def test_options_that_cannot_work(study_file, arguments, named):
     assert named in str(outcome.exception)
 
 
-def test_another_study_is_refused_in_a_dry_run_too(study_file, tmp_path):
+def test_another_study_is_refused_in_a_dry_run_too(study_file):
     assert call("run", study_file).exit_code == 0
-    study_file.write_text(study_file.read_text().replace("limit: 3", "limit: 4"))
+    study_file.write_text(study_file.read_text().replace("name: tiny", "name: other", 1))
     for more in ([], ["--dry-run"]):
         outcome = call("run", study_file, *more)
         assert isinstance(outcome.exception, ConfigError)
-        assert "limit: 3 there, 4 here" in str(outcome.exception)
+        assert "this one holds 'tiny'" in str(outcome.exception)
+
+
+def test_a_study_that_has_grown(study_file, tmp_path):
+    assert call("run", study_file).exit_code == 0
+    study_file.write_text(study_file.read_text().replace("[16, 32]", "[16, 64]"))
+    outcome = call("run", study_file)
+    assert outcome.exit_code == 0
+    assert [line.split()[1] for line in outcome.output.splitlines() if line.startswith("start")] == [
+        name for name in StudyFolder(tmp_path / "out").settings()["cells"] if "-b64-" in name
+    ]
+    shown = call("status", tmp_path / "out").output
+    assert "3 done" in shown
+    assert "1 more cells lie in" in shown
 
 
 def test_one_cell_by_index_and_by_id(study_file, tmp_path, monkeypatch):
@@ -163,16 +173,20 @@ def test_one_cell_by_index_and_by_id(study_file, tmp_path, monkeypatch):
     assert call("cell", out, "0").exit_code == 0
     outcome = call("cell", out, f"--cell={identifiers[1]}", "--json")
     assert outcome.exit_code == 0
-    record = json.loads(outcome.stdout)
-    assert (record["cell"], record["state"], record["agreement"]) == (identifiers[1], "done", "yes")
+    [record] = json.loads(outcome.stdout)
+    assert (record["cell"], record["state"]) == (identifiers[1], "done")
     monkeypatch.setenv("FAKE_CELL", json.dumps({"fail": {"snapkv": 99}}))
     assert call("cell", out, "2").exit_code == 1
     for wrong in (["3"], ["-1"], ["nothing"], []):
         outcome = call("cell", out, *wrong)
         assert outcome.exit_code == 2 or isinstance(outcome.exception, ConfigError)
-    busy = claims.acquire(StudyFolder(out).cell(identifiers[2]).root)
-    assert isinstance(call("cell", out, "2").exception, EvaluationError)
-    busy.release()
+    with StudyFolder(out).cell(identifiers[2]).owned():
+        outcome = call("cell", out, "2")
+        assert isinstance(outcome.exception, EvaluationError)
+        assert f"is being run by process {os.getpid()}" in str(outcome.exception)
+    monkeypatch.delenv("FAKE_CELL")
+    assert call("cell", out, "1", "--count", "5").exit_code == 0
+    assert StudyFolder(out).cell(identifiers[2]).status()["state"] == "done"
     assert isinstance(call("cell", tmp_path / "nowhere", "0").exception, ConfigError)
     assert isinstance(call("status", tmp_path / "nowhere").exception, ConfigError)
 
@@ -198,8 +212,6 @@ def test_a_sweep_gives_agents_every_cell(study_file, tmp_path):
         for part in ({"${env}": ["/usr/bin/env"], "${args}": arguments["args"]}.get(word, [word]))
     ]
     assert line[:5] == ["/usr/bin/env", sys.executable, "-m", "sparsemm_eval", "study"]
-    # An agent that begins before the one with the FullKV cell would wait for that.
-    assert call("cell", tmp_path / "out", "0").exit_code == 0
     assert call(*line[5:]).exit_code == 0
     assert place.cell(values[1]).status()["state"] == "done"
     study_file.write_text(study_file.read_text().replace("mode: disabled", "mode: online"))
@@ -214,34 +226,42 @@ def test_a_slurm_array_has_one_task_for_every_cell(study_file, tmp_path, monkeyp
     out = tmp_path / "study.sbatch"
     outcome = call(
         *("slurm", study_file, "--out", out, "--partition", "gpu", "--time", "1:00:00"),
-        *("--gpus-per-task", "1", "--memory", "32G", "--parallel", "2"),
+        *("--gpus-per-task", "1", "--memory", "32G", "--parallel", "2", "--gres", "gpu:1", "--qos", "long"),
+        *("--constraint", "a100", "--sbatch=--reservation=us", "--sbatch", "--nice"),
     )
     assert outcome.exit_code == 0, outcome.output
     text = out.read_text()
     wanted = ["--array=0-2%2", "--partition=gpu", "--time=1:00:00", "--gpus-per-task=1", "--mem=32G"]
+    wanted += ["--gres=gpu:1", "--qos=long", "--constraint=a100", "--reservation=us", "--nice", "--requeue"]
     assert all(f"#SBATCH {option}\n" in text for option in wanted)
     assert "--account" not in text
     assert (tmp_path / "out" / "slurm").is_dir()
-    ran = subprocess.run(
-        ["bash", str(out)],
-        env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.split() == [
-        "-m",
-        "sparsemm_eval",
-        "study",
-        "cell",
-        str(tmp_path / "out"),
-        "--patience=180",
-        "1",
-    ]
+    assert array_task(out, "1") == ["-m", "sparsemm_eval", "study", "cell", str(tmp_path / "out"), "1"]
+
+
+def array_task(file, number):
+    """What a task of an array would run."""
+    surroundings = {**os.environ, "SLURM_ARRAY_TASK_ID": number}
+    ran = subprocess.run(["bash", str(file)], env=surroundings, capture_output=True, text=True, check=True)
+    return ran.stdout.split()
+
+
+def test_several_cells_share_an_array_task(study_file, tmp_path, monkeypatch):
+    stand_in = tmp_path / "python"
+    stand_in.write_text('#!/bin/sh\necho "$@"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    out = tmp_path / "study.sbatch"
+    assert call("slurm", study_file, "--out", out, "--cells-per-task", "2", "--max-array", "2").exit_code == 0
+    assert "#SBATCH --array=0-1\n" in out.read_text()
+    assert array_task(out, "1")[-2:] == ["--count=2", "2"]
+    outcome = call("slurm", study_file, "--out", out, "--max-array", "2")
+    assert "at least 2: 3 cells in an array of at most 2 tasks" in str(outcome.exception)
+    assert "--sbatch" in str(call("slurm", study_file, "--sbatch", "reservation").exception)
 
 
 def test_help_has_examples():
-    for name in ("run", "status", "cell", "sweep", "slurm"):
+    for name in ("run", "status", "cell", "sweep", "slurm", "show", "figures"):
         outcome = CliRunner().invoke(app, ["study", name, "--help"], env={"COLUMNS": "200"})
         assert outcome.exit_code == 0
         assert f"sparsemm study {name}" in outcome.output
@@ -250,14 +270,14 @@ def test_help_has_examples():
 def test_the_live_table_shows_what_matters_now(study_file, tmp_path):
     from rich.console import Console
 
-    from sparsemm_eval.study import checks, progress
+    from sparsemm_eval.study import checks, display
 
     call("run", study_file)
     _, cells = checks.load(study_file)
     place = StudyFolder(tmp_path / "out")
     with (tmp_path / "screen").open("w") as file:
         console = Console(file=file, force_terminal=True, width=120, height=30)
-        with progress.Terminal(place, cells, 1, console) as shown:
+        with display.Terminal(place, cells, 1, console) as shown:
             shown.started(cells[0])
             shown.refresh()
             shown.ended(cells[0], place.cell(cells[0].id).status())
@@ -270,7 +290,10 @@ def test_the_live_table_shows_what_matters_now(study_file, tmp_path):
 def test_shipped_studies_are_listed_and_run_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listed = call("list").output
-    assert [line.split()[0] for line in listed.splitlines()[:2]] == ["benchmarks", "tiny"]
+    names = [line.split()[0] for line in listed.splitlines() if line.strip()][:-1]
+    paper = [f"paper/{name}" for name in ("ablation", "head_scores", "main", "masking", "rho")]
+    assert names == ["benchmarks", *paper, "tiny"]
+    assert call("run", "paper/ablation", "--dry-run").exit_code == 0
     outcome = call("run", "tiny", "--dry-run")
     assert outcome.exit_code == 0, outcome.output
     assert "123 cells: 123 pending; folder" in outcome.output

@@ -66,21 +66,15 @@ def test_settings_are_dropped_where_they_play_no_part():
     assert "seed" not in by_method["sparsemm"].model_args
 
 
-def test_fullkv_comes_first_and_is_the_reference_of_its_model_and_tasks():
+def test_fullkv_comes_first():
     text = TEXT.replace("[{name: a", "[{name: b, family: qwen2vl, dtype: float32, max_pixels: 9}, {name: a")
     cells = cells_of(text)
     first = [cell for cell in cells if cell.method == "fullkv"]
     assert cells[: len(first)] == first
     assert len(first) == 4
-    by_id = {cell.id: cell for cell in cells}
-    for cell in cells[len(first) :]:
-        reference = by_id[cell.reference]
-        assert (reference.model, reference.tasks) == (cell.model, cell.tasks)
-        assert reference.method == "fullkv"
-    assert all(cell.reference is None for cell in first)
 
 
-def test_a_reference_agrees_in_everything_that_changes_a_fullkv_run():
+def test_cells_are_compared_with_the_fullkv_run_that_agrees_in_all_that_changes_one():
     text = """\
 name: s
 models: [{name: a, family: llava, pretrained: p}]
@@ -90,13 +84,66 @@ tasks: t
 knobs: {window: 8, dtype: [float32, bfloat16]}
 """
     cells = cells_of(text)
-    by_id = {cell.id: cell for cell in cells}
-    compressed = [cell for cell in cells if cell.method == "snapkv"]
-    assert len(compressed) == 2
-    for cell in compressed:
-        assert by_id[cell.reference].model_args["dtype"] == cell.model_args["dtype"]
-    without = cells_of(text.replace("[snapkv, fullkv]", "[snapkv]"))
-    assert [cell.reference for cell in without] == [None, None]
+    by_method = {method: [cell for cell in cells if cell.method == method] for method in ("snapkv", "fullkv")}
+    for cell in by_method["snapkv"]:
+        [full] = [other for other in by_method["fullkv"] if other.comparison == cell.comparison]
+        assert full.model_args["dtype"] == cell.model_args["dtype"]
+
+
+def test_axes_that_go_together():
+    text = TEXT.replace("knobs: {", "zip: [[budget, ratio]]\nknobs: {")
+    sparse = {(c.budget, c.model_args["ratio"]) for c in cells_of(text) if c.method == "sparsemm"}
+    assert sparse == {(16, 0.1), (32, 0.2)}
+    # Where one of them plays no part, the other is crossed.
+    assert {cell.budget for cell in cells_of(text) if cell.method == "snapkv"} == {16, 32}
+
+
+def test_excluded_cells_are_left_out():
+    text = (
+        TEXT
+        + "exclude: [{method: sparsemm, budget: 16}, {method: random, seed: 2, task: u}, {method: adakv}]\n"
+    )
+    cells, every = cells_of(text), cells_of(TEXT)
+    gone = {cell.id for cell in every} - {cell.id for cell in cells}
+    assert gone == {
+        cell.id
+        for cell in every
+        if (cell.method == "sparsemm" and cell.budget == 16)
+        or (cell.method == "random" and cell.seed == 2 and "u" in cell.tasks)
+        or cell.method == "adakv"
+    }
+
+
+def test_further_cells_fix_some_axes_and_cross_the_others():
+    text = """\
+name: s
+models: [{name: a, pretrained: p}, {name: b, pretrained: q}]
+methods: [fullkv]
+budgets: [16, 32]
+tasks: [t, u]
+knobs: {window: 8}
+cells:
+  - {method: streamingllm, sinks: 0}
+  - {method: sparsemm, ratio: 1}
+  - {method: sparsemm, budget: 64, ratio: 0.1, model: b, task: u}
+"""
+    found = Counter(
+        (c.method, c.model, c.tasks, c.budget, c.model_args.get("ratio"), c.model_args.get("sinks"))
+        for c in cells_of(text)
+        if c.method != "fullkv"
+    )
+    grid = list(itertools.product("ab", [("t",), ("u",)], (16, 32)))
+    expected = [("streamingllm", *place, None, 0) for place in grid]
+    expected += [("sparsemm", *place, 1, None) for place in grid]
+    assert found == Counter([*expected, ("sparsemm", "b", ("u",), 64, 0.1, None)])
+
+
+def test_the_hash_holds_code_versions_and_data_and_the_id_does_not():
+    for change in ({"data_key": lambda *_: "other"}, {"surroundings": {"code": "other", "torch": "1"}}):
+        changed = cells_of(TEXT, dataclasses.replace(FACTS, **change))
+        before = cells_of(TEXT)
+        assert [cell.id for cell in changed] == [cell.id for cell in before]
+        assert not {cell.hash for cell in changed} & {cell.hash for cell in before}
 
 
 CHANGES = {
@@ -172,13 +219,12 @@ def test_paths_are_found_from_any_working_directory(tmp_path, monkeypatch):
 
 def test_arguments_are_lmms_evals():
     cell = next(cell for cell in cells_of(TEXT.replace("name: s", "name: s\nlimit: 3")) if cell.budget == 32)
-    arguments = cell.arguments(Path("/f"), Path("/r/journal"))
+    arguments = cell.arguments(Path("/f"))
     assert arguments == [
         "--model",
         "llava_snapkv",
         "--model_args",
-        "pretrained=p,budget=32,window=8,kernel_size=5,journal=/f/journal,stats_dir=/f/stats,"
-        "reference=/r/journal",
+        "pretrained=p,budget=32,window=8,kernel_size=5,journal=/f/journal,stats_dir=/f/stats",
         "--tasks",
         "t",
         "--batch_size",
@@ -189,7 +235,6 @@ def test_arguments_are_lmms_evals():
         "3",
         "--log_samples",
     ]
-    assert "reference" not in cell.arguments(Path("/f"))[3]
     assert "--limit" not in cells_of(TEXT)[0].arguments(Path("/f"))
 
 
@@ -228,6 +273,10 @@ def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, 
         tasks=(("t",), ("u",)),
         seeds=tuple(seeds),
         knobs={"window": tuple(windows), "ratio": tuple(ratios)},
+        zip=(),
+        exclude=(),
+        cells=(),
+        include_path=None,
         limit=None,
         batch_size=1,
         nproc=1,

@@ -4,15 +4,17 @@ import json
 import os
 from statistics import fmean
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.study import results
-from sparsemm_eval.study.bootstrap import mean_interval
+from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.columns import SAMPLE_COLUMNS, crossed_knobs
 from sparsemm_eval.study.results import collect, write
+from sparsemm_eval.study.statistics import mean_interval
 from tests import lmms_process
 from tests.study.study_folder import EVIL, RESTORED, Spec, answer, effective_budget, grid, write_study
 
@@ -44,7 +46,7 @@ def test_a_task_of_a_cell_with_two(study, task):
     metric = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}[task]
     scores = [answer(SPARSE, task, doc)[0][metric] for doc in range(DOCUMENTS)]
     samples = measured(SPARSE, task)
-    interval = mean_interval(scores)
+    interval = mean_interval(np.array(scores)[:, None])
     assert row["metric"] == metric
     assert row["score"] == pytest.approx(fmean(scores))
     assert (row["stderr"], row["ci_low"], row["ci_high"]) == (interval.stderr, interval.low, interval.high)
@@ -244,8 +246,8 @@ def test_types_do_not_depend_on_what_is_missing(study, tmp_path):
 
 
 def test_write_and_read_back(study):
-    paths = write(study)
-    assert [path.name for path in paths] == ["results.parquet", "results.csv", "samples.parquet"]
+    write(study)
+    paths = [study / name for name in ("results.parquet", "results.csv", "samples.parquet")]
     cells, samples = collect(study)
     pd.testing.assert_frame_equal(pd.read_parquet(paths[0]), cells, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_parquet(paths[2]), samples, check_dtype=False)
@@ -256,7 +258,8 @@ def test_write_and_read_back(study):
 
 
 def test_a_write_that_fails_leaves_the_old_files(study, monkeypatch):
-    paths = write(study)
+    write(study)
+    paths = [study / name for name in ("results.parquet", "results.csv", "samples.parquet")]
     before = [path.read_bytes() for path in paths]
 
     def full_disk(self, path, **options):
@@ -282,6 +285,68 @@ def test_a_crossed_knob_of_a_method_becomes_a_column(tmp_path):
     assert cells["adakv_floor"].tolist()[1:] == [0.1, 0.3]
     assert list(cells.columns).index("adakv_floor") == list(cells.columns).index("surplus") + 1
     assert crossed_knobs(cells) == ["adakv_floor"]
+
+
+def test_a_finished_cell_is_read_once(study, monkeypatch):
+    before = collect(study)
+    monkeypatch.setattr(CellFiles, "logged", lambda *_: pytest.fail("it was read again"))
+    for ours, known in zip(collect(study), before, strict=True):
+        pd.testing.assert_frame_equal(ours, known)
+
+
+def test_an_attempt_of_its_own_is_read_anew(study):
+    collect(study)
+    path = study / "cells" / SPARSE.id / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "2027-01-01T00:00:00+00:00"}))
+    for logged in (study / "cells" / SPARSE.id / "lmms").rglob("*_samples_pages_qa.jsonl"):
+        logged.unlink()
+    assert row_of(collect(study)[0], SPARSE, "pages_qa")["note"].startswith("no confidence interval")
+
+
+def test_agreement_comes_with_the_later_of_the_two(tmp_path):
+    folder = tmp_path / "s"
+    write_study(folder, [FULL, SPARSE], DOCUMENTS)
+    status = folder / "cells" / FULL.id / "status.json"
+    later = status.read_text()
+    status.write_text(json.dumps(json.loads(later) | {"state": "running"}))
+    assert pd.isna(row_of(collect(folder)[0], SPARSE, "pages_qa")["agreement"])
+    status.write_text(later)
+    assert row_of(collect(folder)[0], SPARSE, "pages_qa")["agreement"] > 0
+
+
+def test_a_cell_of_other_code_is_stale_and_has_no_score(study):
+    path = study / "cells" / SPARSE.id / "cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hash": "of today"}))
+    row = row_of(collect(study)[0], SPARSE, "pages_qa")
+    assert row["state"] == "stale"
+    assert "other code" in row["error"]
+    assert pd.isna(row["score"])
+
+
+def test_two_studies_are_put_together(tmp_path):
+    more = Spec("snapkv", 64, None, {"window": 8}, FULL.tasks)
+    write_study(tmp_path / "a", [FULL, SPARSE], DOCUMENTS)
+    write_study(tmp_path / "b", [FULL, more], DOCUMENTS)
+    cells, samples = collect([tmp_path / "a", tmp_path / "b"])
+    assert set(cells["cell"]) == {FULL.id, SPARSE.id, more.id}
+    assert len(cells) == 6
+    assert row_of(cells, more, "pages_qa")["study"] == "b"
+    assert samples.groupby("cell").size().to_dict() == dict.fromkeys(set(cells["cell"]), 2 * DOCUMENTS)
+
+
+def test_collecting_for_a_cell_reads_that_cell_and_its_reference(study, monkeypatch):
+    read = []
+    monkeypatch.setattr(CellFiles, "logged", lambda self, task: read.append(self.cell["id"]) or [])
+    cells, _ = collect(study, [SPARSE.id])
+    assert set(cells["cell"]) == set(read) == {SPARSE.id}
+
+
+def test_what_a_study_of_others_holds_is_put_down_nowhere_it_cannot_be(study, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(results, "write_json_atomically", forbidden)
+    assert row_of(collect(study)[0], SPARSE, "pages_qa")["state"] == "done"
 
 
 def test_no_study(tmp_path):

@@ -6,22 +6,24 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.study import cell_run, claims, processes
+from sparsemm_eval.files import FileLock
+from sparsemm_eval.study import cell_run, display
 from sparsemm_eval.study import folder as folder_module
+from sparsemm_eval.study import runner as runner_module
 from sparsemm_eval.study.folder import CellFolder, StudyFolder
-from sparsemm_eval.study.one_cell import run_one
-from sparsemm_eval.study.table_files import write_tables
+from sparsemm_eval.study.runner import on_cpu, on_gpus, write_tables
 from sparsemm_eval.study.wandb_runs import Tracking
-from sparsemm_eval.study.workers import Workers
 from tests.study import running
 from tests.study.running import how, load, runner, table, write_study
 
@@ -55,24 +57,21 @@ class Events:
         pass
 
 
-def test_all_cells_are_run_fullkv_first_and_the_others_compared_with_it(study_file, tmp_path):
+def test_all_cells_are_run_fullkv_first(study_file, tmp_path):
     events, collected = Events(), []
-    outcome = runner(study_file, watcher=events, collect=collected.append).run()
+    outcome = runner(study_file, watcher=events, collect=lambda *given: collected.append(given)).run()
     assert outcome.complete
     assert set(outcome.states.values()) == {"done"}
     assert len(outcome.states) == 2 * (1 + 2 + 2)
     assert [cell.method for cell in events.started_[:2]] == ["fullkv", "fullkv"]
     rows = table(tmp_path / "out")
     assert set(rows) == set(outcome.states)
-    for identifier, (_, without_reference, _) in rows.items():
-        assert without_reference == ("fullkv" in identifier)
     for status in status_of(tmp_path / "out", "kv"):
         assert status["attempts"] == 1
         assert status["documents"] in (5, 10)
         assert status["returncode"] == 0
-    assert {status["agreement"] for status in status_of(tmp_path / "out", "sparsemm")} == {"yes"}
-    assert collected[-1] == tmp_path / "out"
-    assert not list((tmp_path / "out").glob("cells/*/claim.json"))
+    assert collected[-1] == (tmp_path / "out", True)
+    assert all(StudyFolder(tmp_path / "out").cell(name).holder() is None for name in rows)
 
 
 def test_done_cells_are_not_run_again(study_file, tmp_path):
@@ -121,26 +120,6 @@ def test_what_comes_of_logging_is_kept_and_costs_no_cell_its_results(study_file,
     assert len(warnings) == 10
 
 
-def test_a_failed_reference_leaves_the_others_without_agreement(study_file, tmp_path, monkeypatch):
-    behave(monkeypatch, fail={"fullkv": 99})
-    outcome = runner(study_file).run()
-    assert sorted(set(outcome.states.values())) == ["done", "failed"]
-    for status in status_of(tmp_path / "out", "sparsemm"):
-        assert status["state"] == "done"
-        assert "fullkv" in status["agreement"]
-        assert "failed" in status["agreement"]
-    log = next((tmp_path / "out").glob("cells/*sparsemm*/log.txt")).read_text()
-    assert "without agreement: the reference" in log
-
-
-def test_cells_without_their_reference_among_the_chosen_ones(study_file, tmp_path):
-    outcome = runner(study_file, cells=lambda all_: [cell for cell in all_ if cell.method == "snapkv"]).run()
-    assert set(outcome.states.values()) == {"done"}
-    assert {"is not done" in status["agreement"] for status in status_of(tmp_path / "out", "snapkv")} == {
-        True
-    }
-
-
 def test_a_process_that_ends_well_without_results_has_failed(study_file, tmp_path):
     quiet = how(0, command=lambda cell, arguments, nproc: [sys.executable, "-c", "pass"])
     outcome = runner(study_file, how_=quiet).run()
@@ -149,21 +128,21 @@ def test_a_process_that_ends_well_without_results_has_failed(study_file, tmp_pat
 
 
 def test_placement_on_gpus_and_cores(study_file, tmp_path, monkeypatch):
-    assert [dict(one) for one in Workers.on_gpus(["0", "1", "2", "3"], 2).environments] == [
+    assert on_gpus(["0", "1", "2", "3"], 2) == [
         {"CUDA_VISIBLE_DEVICES": "0,1"},
         {"CUDA_VISIBLE_DEVICES": "2,3"},
     ]
     for gpus, nproc in ((["0", "0"], 1), ([""], 1), (["0", "1", "2"], 2)):
         with pytest.raises(ConfigError, match="--gpus"):
-            Workers.on_gpus(gpus, nproc)
+            on_gpus(gpus, nproc)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert [dict(one) for one in Workers.on_cpu(3).environments] == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert [dict(one) for one in Workers.on_cpu(1).environments] == [{}]
+    assert on_cpu(3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert on_cpu(1) == [{}]
     study, cells, place = load(study_file)
     place.prepare(study, cells)
     placed = runner(study_file)
-    placed.workers = Workers.on_gpus(["4", "7"], 1)
+    placed.workers = on_gpus(["4", "7"], 1)
     assert placed.run().complete
     seen = {
         json.loads(path.read_text())["CUDA_VISIBLE_DEVICES"]
@@ -185,19 +164,29 @@ def test_an_interrupted_runner_ends_its_cell_and_leaves_it_for_later(study_file,
     thread = threading.Thread(target=lambda: results.append(working.run()))
     results = []
     thread.start()
-    deadline = time.monotonic() + 60
-    while not any("child" in path.read_text() for path in (tmp_path / "out").glob("cells/*/claim.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    token = json.loads(next((tmp_path / "out").glob("cells/*/claim.json")).read_text())["token"]
+    until(lambda: list((tmp_path / "out").glob("cells/*/seen")) or fakes(tmp_path))
     working.stop.set()
     thread.join(60)
-    assert processes.marked(token) == []
+    assert fakes(tmp_path) == []
     assert results[0].interrupted
     assert not results[0].complete
     assert status_of(tmp_path / "out", "fullkv")[0]["attempts"] == 0
     behave(monkeypatch)
     assert runner(study_file).run().complete
+
+
+def until(condition, patience=60):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def fakes(folder):
+    """Running stand-in cells of a folder."""
+    found = psutil.process_iter(["cmdline"])
+    lines = [" ".join(process.info["cmdline"] or ()) for process in found]
+    return [line for line in lines if "fake_cell.py" in line and str(folder) in line]
 
 
 def start(study_file, workers=1, delay=0.01):
@@ -249,75 +238,109 @@ def test_racing_runners_of_which_some_are_killed(tmp_path):
     ]
 
 
-def test_a_claim_that_was_taken_over_ends_the_cell_here(study_file, monkeypatch):
-    behave(monkeypatch, hang=["fullkv"])
-    study, cells, place = load(study_file)
-    place.prepare(study, cells)
-    claim = claims.acquire(place.cell(cells[0].id).root)
-    monkeypatch.setattr(claims.Claim, "beat", lambda self: False)
-    with pytest.raises(cell_run.ClaimLost):
-        cell_run.run(place, cells[0], claim, how(heartbeat=0.0), threading.Event())
-    assert processes.marked(claim.token) == []
+def test_a_killed_runner_frees_its_cell_when_the_cells_process_is_gone(study_file, tmp_path):
+    process = start(study_file, delay=0.5)
+    place = StudyFolder(tmp_path / "out")
+    until(lambda: place.record.is_file() and any(cell.answers() for cell in cells_of(place)))
+    busy = next(cell for cell in cells_of(place) if cell.answers())
+    assert busy.holder() == f"process {process.pid} on {socket.gethostname()}"
+    assert busy.state("any") == "running"
+    process.kill()
+    process.wait()
+    until(lambda: busy.holder() is None)
+    assert fakes(tmp_path) == []
+    assert busy.state("any") == "interrupted"
+    assert busy.status()["seconds"] is not None
 
 
-def test_another_study_in_the_folder_is_refused_and_named(study_file, tmp_path):
+def cells_of(place):
+    return [place.cell(identifier) for identifier in place.settings()["cells"]]
+
+
+def test_a_process_that_outlives_its_runner_keeps_the_cell(tmp_path):
+    cell = CellFolder(tmp_path / "cell")
+    with cell.owned() as lock:
+        child = subprocess.Popen(["sleep", "600"], pass_fds=(lock,))
+    with cell.owned() as second:
+        assert second is None
+    child.kill()
+    child.wait()
+    with cell.owned() as third:
+        assert third is not None
+        with cell.owned() as again:
+            assert again is None
+
+
+def test_a_study_of_another_name_is_refused(study_file, tmp_path):
     runner(study_file).run()
-    other = write_study(tmp_path / "other.yaml", budgets="[16, 64]")
+    other = tmp_path / "other.yaml"
+    other.write_text(study_file.read_text().replace("name: fake", "name: another"))
     study, cells, place = load(other)
-    with pytest.raises(ConfigError, match=r"budgets: \[16, 32\] there, \[16, 64\] here"):
+    with pytest.raises(ConfigError, match="this one holds 'fake'"):
         place.prepare(study, cells)
-    assert json.loads((tmp_path / "out" / "study.json").read_text())["settings"]["budgets"] == [16, 32]
-    assert (tmp_path / "out" / "study.yaml").read_text() == study_file.read_text()
-    patient = write_study(tmp_path / "patient.yaml", retries=5)
-    study, cells, place = load(patient)
-    place.prepare(study, cells)
-    assert json.loads((tmp_path / "out" / "study.json").read_text())["settings"]["retries"] == 5
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["name"] == "fake"
 
 
-def test_head_scores_with_other_content_are_another_study(study_file, monkeypatch):
+def test_a_study_grows_and_only_what_is_new_is_run(study_file, tmp_path):
+    runner(study_file).run()
+    known = {path.parent.name: path.read_bytes() for path in (tmp_path / "out").glob("cells/*/log.txt")}
+    write_study(study_file, methods="[fullkv, snapkv, sparsemm, adakv]", budgets="[16, 64]")
+    outcome = runner(study_file).run()
+    assert outcome.complete
+    assert len(outcome.states) == 2 * (1 + 3 * 2)
+    for identifier, log in known.items():
+        assert (tmp_path / "out" / "cells" / identifier / "log.txt").read_bytes() == log
+    place = StudyFolder(tmp_path / "out")
+    assert {"-b32-" in name for name in place.others()} == {True}
+    assert len(place.others()) == 4
+
+
+def test_cells_of_other_content_are_stale_and_run_again(study_file, tmp_path, monkeypatch):
     runner(study_file).run()
     changed = dataclasses.replace(running.FACTS, head_scores_key=lambda given, pretrained: "changed")
     monkeypatch.setattr(running, "FACTS", changed)
     study, cells, place = load(study_file)
-    with pytest.raises(ConfigError, match="content of its head scores: reader-sparsemm"):
-        place.prepare(study, cells)
+    place.prepare(study, cells)
+    states = {cell.id: place.cell(cell.id).state(cell.hash) for cell in cells}
+    assert {"sparsemm" in name for name, state in states.items() if state == "stale"} == {True}
+    assert {"sparsemm" in name for name, state in states.items() if state == "done"} == {False}
+    stale = next(cell for cell in cells if cell.method == "sparsemm")
+    assert display.view(place.cell(stale.id), stale).error == (
+        "done before a change of head_scores; it will be run again"
+    )
+    events = Events()
+    assert runner(study_file, watcher=events).run().complete
+    assert {cell.method for cell in events.started_} == {"sparsemm"}
 
 
-def test_run_one_cell(study_file, tmp_path, monkeypatch):
+def test_seconds_add_up_over_resumptions(study_file, tmp_path):
     study, cells, place = load(study_file)
     place.prepare(study, cells)
-    compressed = next(cell for cell in cells if cell.method == "snapkv")
-    stop = threading.Event()
-    ended = run_one(place, compressed, how(), stop, 60)
-    assert ended["state"] == "done"
-    assert "is not done" in ended["agreement"]
-    assert ended == place.cell(compressed.id).status()
-    assert run_one(place, compressed, how(), stop, 60) == ended
-    # It waits for a reference that is being run.
-    waiting = next(cell for cell in cells if cell.method == "sparsemm" and cell.tasks == ("one",))
-    claim = claims.acquire(place.cell(waiting.reference).root)
-    results = []
-    thread = threading.Thread(target=lambda: results.append(run_one(place, waiting, how(), stop, 60)))
-    thread.start()
-    time.sleep(0.5)
-    assert results == []
-    reference = next(cell for cell in cells if cell.id == waiting.reference)
-    cell_run.run(place, reference, claim, how(), stop)
-    claim.release()
-    thread.join(60)
-    assert results[0]["agreement"] == "yes"
-    # Or that may still begin, for as long as it is patient.
-    other = next(cell for cell in cells if cell.method == "sparsemm" and cell.tasks != ("one",))
-    began = time.monotonic()
-    assert "is not done" in run_one(place, other, how(), stop, 60, patience=0.7)["agreement"]
-    assert time.monotonic() - began >= 0.7
-    busy = claims.acquire(place.cell(cells[-1].id).root)
-    with pytest.raises(Exception, match=f"is being run by process {os.getpid()}"):
-        run_one(place, cells[-1], how(), stop, 60)
-    busy.release()
-    behave(monkeypatch, fail={"sparsemm": 99})
-    assert run_one(place, cells[-1], how(), stop, 60)["attempts"] == 2
-    assert run_one(place, cells[-1], how(0), stop, 60)["attempts"] == 1
+    first = place.cell(cells[0].id)
+    first.write_status({"state": "running", "hash": cells[0].hash, "seconds": 100.0, "attempts": 0})
+    assert runner(study_file).run().complete
+    assert 100 < first.status()["seconds"] < 160
+    assert place.cell(cells[1].id).status()["seconds"] < 60
+
+
+def test_a_cell_that_somebody_else_runs_is_left_to_them(study_file):
+    study, cells, place = load(study_file)
+    place.prepare(study, cells)
+    with place.cell(cells[0].id).owned():
+        outcome = runner(study_file, wait=False).run()
+        assert outcome.states[cells[0].id] == "pending"
+        assert set(outcome.states.values()) == {"pending", "done"}
+    assert runner(study_file).run().complete
+
+
+def test_a_lost_update_of_the_tables_is_a_problem(study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_module, "PATIENCE", 0.1)
+    (tmp_path / "out").mkdir()
+    with FileLock(str(tmp_path / "out" / "results.lock")):
+        outcome = runner(study_file, collect=lambda *_: None).run()
+    assert set(outcome.states.values()) == {"done"}
+    assert not outcome.complete
+    assert "results.lock" in outcome.problems[0]
 
 
 def test_a_cell_that_finds_the_disk_full_says_so(study_file, tmp_path, monkeypatch):
@@ -332,16 +355,14 @@ def test_a_status_that_cannot_be_written_leaves_the_old_one(study_file, tmp_path
     """As on a full disk, for the files of one cell."""
     study, cells, place = load(study_file)
     place.prepare(study, cells)
-    original = folder_module.write_text_atomically
+    original = folder_module.write_json_atomically
 
-    def full(path, text):
-        if "snapkv" in str(path) and path.name == "status.json" and '"state": "done"' in text:
+    def full(path, record):
+        if "snapkv" in str(path) and path.name == "status.json" and record["state"] in ("done", "failed"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if "snapkv" in str(path) and path.name == "status.json" and '"state": "failed"' in text:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        original(path, text)
+        original(path, record)
 
-    monkeypatch.setattr(folder_module, "write_text_atomically", full)
+    monkeypatch.setattr(folder_module, "write_json_atomically", full)
     outcome = runner(study_file).run()
     for identifier, state in outcome.states.items():
         assert state == ("failed" if "snapkv" in identifier else "done")
@@ -352,7 +373,7 @@ def test_a_status_that_cannot_be_written_leaves_the_old_one(study_file, tmp_path
 
 
 def test_tables_that_cannot_be_written_are_a_problem_and_not_a_crash(study_file):
-    def full(root):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     outcome = runner(study_file, collect=full).run()
@@ -397,7 +418,7 @@ def test_a_full_disk_is_reported_and_corrupts_nothing(tmp_path, small_disk):
     before = table(small_disk / "out")
     ballast = small_disk / "ballast"
     _fill(ballast)
-    outcome = runner(study_file, collect=lambda root: (root / "results.csv").write_text("x" * 9999)).run()
+    outcome = runner(study_file, collect=lambda root, _: (root / "results.csv").write_text("x" * 9999)).run()
     failed = [identifier for identifier, state in outcome.states.items() if state == "failed"]
     assert len(failed) == len(cells) - 2
     assert all("the disk is full" in outcome.errors[identifier] for identifier in failed), outcome.errors
@@ -418,14 +439,15 @@ def test_two_collecting_runners_take_turns(study_file, tmp_path):
     runner(study_file).run()
     place, inside = StudyFolder(tmp_path / "out"), []
 
-    def collect(root):
+    def collect(root, samples):
         inside.append(1)
         assert len(inside) == 1
         time.sleep(0.05)
         inside.pop()
 
     threads = [
-        threading.Thread(target=lambda: problems.append(write_tables(place, collect))) for _ in range(4)
+        threading.Thread(target=lambda: problems.append(write_tables(place, collect, False)))
+        for _ in range(4)
     ]
     problems = []
     for thread in threads:

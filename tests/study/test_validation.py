@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sparsemm_eval.study import checks, known_tasks, study_file, yaml_lines
-from sparsemm_eval.study.problems import StudyError
+from sparsemm_eval.study.yaml_lines import StudyError
 
 GOOD = """\
 name: tiny
@@ -31,7 +31,7 @@ limit: 4
 def without_lmms_eval(monkeypatch, request):
     """Its own listing takes several seconds; the YAML files name all that these tests use."""
     if "asks_lmms_eval" not in request.fixturenames:
-        monkeypatch.setattr(known_tasks, "_of_lmms_eval", list)
+        monkeypatch.setattr(known_tasks, "_of_lmms_eval", lambda include_path=None: [])
 
 
 @pytest.fixture
@@ -173,6 +173,58 @@ def test_equal_cells_of_two_models(tmp_path):
     assert "reader-fullkv" in found[0][3]
 
 
+MORE = [
+    ("zip: [[budget, windwo]]", "zip[0]", "lists of one length"),
+    ("zip: [[budget]]", "zip[0]", "two or more"),
+    ("exclude: [snapkv]", "exclude[0]", "a mapping of settings"),
+    ("exclude: [{method: snapkw}]", "exclude[0].method", "did you mean 'snapkv'?"),
+    ("cells: [{budget: 16}]", "cells[0]", "a mapping with a method"),
+    ("cells: [{method: snapkv, budget: 16, kernel_size: 5}]", "cells[0]", "no two equal cells"),
+    ("include_path: ./nowhere", "include_path", "one folder with YAML files"),
+]
+
+
+@pytest.mark.parametrize(("line", "key", "remedy"), MORE)
+def test_a_mistake_in_how_axes_are_combined_is_named(tmp_path, line, key, remedy):
+    found = problems_of(tmp_path, GOOD + line + "\n")
+    assert [entry[1] for entry in found if remedy in entry[3]] == [key], found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]",  # grows without end
+        "a: &a [*a]",  # holds itself
+        "[" * 3000 + "]" * 3000,
+    ],
+)
+def test_texts_that_would_never_end_are_refused_at_once(text):
+    with pytest.raises(StudyError):
+        yaml_lines.parse(text)
+
+
+def own_task(folder, name="mine", data="one"):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(f"task: {name}\ndataset_path: parquet\n")
+    (folder / "data.txt").write_text(data)
+    return folder
+
+
+def test_own_tasks_are_found_and_known_by_their_content(tmp_path):
+    folder = own_task(tmp_path / "tasks")
+    path = tmp_path / "study.yaml"
+    path.write_text(GOOD.replace("[pages_qa]", "[pages_qa, mine]") + f"include_path: {folder}\n")
+    _, cells = checks.load(path)
+    assert {cell.tasks for cell in cells} == {("pages_qa",), ("mine",)}
+    assert {cell.include_path for cell in cells} == {str(folder)}
+    before = known_tasks.data_key("mine", str(folder))
+    assert before == known_tasks.data_key(str(folder / "mine.yaml"))
+    own_task(folder, data="two")
+    known_tasks._content.cache_clear()
+    assert known_tasks.data_key("mine", str(folder)) != before
+    assert known_tasks.data_key("ocrbench") == "ocrbench"
+
+
 @pytest.mark.parametrize("text", ["a: [1", "", "- 1", "just text", "a: !!python/object:os.system x"])
 def test_what_is_no_study_at_all(tmp_path, text):
     assert problems_of(tmp_path, text)[0][0] == 1
@@ -200,7 +252,7 @@ def test_tasks_of_both_packages_and_patterns():
 
 
 def test_lmms_eval_is_asked_about_what_no_file_names(monkeypatch):
-    monkeypatch.setattr(known_tasks, "_of_lmms_eval", lambda: ["made_in_python"])
+    monkeypatch.setattr(known_tasks, "_of_lmms_eval", lambda include_path=None: ["made_in_python"])
     unknown, known = known_tasks.missing(["made_in_python", "nowhere"])
     assert unknown == ["nowhere"]
     assert "made_in_python" in known

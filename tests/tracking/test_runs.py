@@ -129,17 +129,20 @@ def test_the_studys_run_is_the_comparison(study, tracking):
     [row] = run.rows("comparison")
     table = json.loads((run.folder / "files" / row["comparison"]["path"]).read_text())
     found = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]
-    keys = {(entry["task"], entry["curve"], entry["budget"]) for entry in found}
+    keys = {(entry["task"], entry["label"], entry["budget"]) for entry in found}
     assert len(keys) == len(found)  # nothing is averaged over knobs or budgets
-    assert ("pages_qa", "sparsemm kernel_size=7", 16) in keys
+    assert ("pages_qa", "SparseMM, kernel_size 7", 16) in keys
     known = cells.set_index(["cell", "task"])
     [sparse] = [
         entry
         for entry in found
-        if (entry["task"], entry["curve"], entry["budget"]) == ("pages_qa", "sparsemm kernel_size=5", 32)
+        if (entry["task"], entry["label"], entry["budget"]) == ("pages_qa", "SparseMM, kernel_size 5", 32)
     ]
     for name in ("score", "ci_low", "ci_high", "effective_budget"):
         assert sparse[name] == pytest.approx(known.loc[(SPARSE.id, "pages_qa"), name])
+    assert run.rows("equal_effective_budgets")
+    assert run.rows("paired_differences")
+    assert run.rows("figures/accuracy-tiny-reader")
     drawn = [key for row in run.history for key in row if key.startswith("curves/tiny-reader/")]
     assert {key.split("/")[2].removesuffix("_table") for key in drawn} >= {"pages_qa", "pages_ocr"}
     assert set(run.artifacts["study-results", "tiny"]) == {"results.parquet", "results.csv", "study.json"}

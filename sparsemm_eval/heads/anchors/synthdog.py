@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, reason_of
 from sparsemm_eval.heads.anchors import stored
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample, StoredAnchor, TextBox
 
@@ -29,7 +29,7 @@ def _open(data: str | None) -> Anchor:
         else:
             rows = datasets.load_dataset(source, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        remedy = f"a folder with parquet files or a hub data set ({error})"
+        remedy = f"a folder with parquet files or a hub data set ({reason_of(error)})"
         raise ConfigError("data", source, remedy) from error
     if {"image", COLUMN} - set(rows.column_names):
         remedy = f"rows with the columns image and {COLUMN}, not {rows.column_names}"

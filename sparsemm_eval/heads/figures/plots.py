@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import check_target, replacing
 from sparsemm_eval.heads.scores.table import HeadScores
 
-FORMATS = (".png", ".svg")
+FORMATS = (".png", ".svg", ".pdf")
 # Readers with any colour vision can tell these two apart.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 LINEAR_BELOW = 1e-3  # shares of the score
@@ -71,12 +72,18 @@ def save_comparison(first: HeadScores, second: HeadScores, names: tuple[str, str
     save_figure(figure, path)
 
 
+def check_picture(argument: str, path: Path) -> None:
+    """Refuse a picture that cannot be written, or has another ending than `FORMATS`."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(argument, str(path), "a file name that ends in " + ", ".join(FORMATS))
+    check_target(argument, path)
+
+
 def new_figure(path: str | Path, width: float, height: float) -> Any:
-    """An empty figure, sizes in inches; a wrong file ending is refused before anything is computed."""
+    """An empty figure, sizes in inches; a file that it cannot be written to is refused at once."""
     from matplotlib.figure import Figure
 
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ConfigError("plot", str(path), "a file name that ends in " + " or ".join(FORMATS))
+    check_picture("plot", Path(path))
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -84,13 +91,12 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure; the same figure gives the same file."""
     from matplotlib import rc_context
 
-    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "sparsemm-eval"}):  # without it, SVG ids are random
-            figure.savefig(path, dpi=150, metadata=metadata)
-    except OSError as error:
-        raise ConfigError("plot", str(path), f"a file that can be written ({error.strerror})") from error
+    kind = Path(path).suffix.lower()[1:]
+    # Without the time of writing: equal figures give equal files.
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    # Without the salt, SVG ids are random.
+    with replacing(Path(path)) as fresh, rc_context({"svg.hashsalt": "sparsemm-eval"}):
+        figure.savefig(fresh, format=kind, dpi=150, metadata=metadata)
 
 
 def _ticks(count: int) -> range:

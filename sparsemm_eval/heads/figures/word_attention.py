@@ -53,7 +53,7 @@ def word_attention(
     Raises
     ------
     ConfigError
-        If the answer does not hold the word, or is empty.
+        If the answer does not hold the word, or is empty, or the model sees nothing of the image.
     """
     sample = AnchorSample("figure", rgb_image(image), question, "", ())
     inputs = encode_prompts(model, processor, [sample])
@@ -69,6 +69,9 @@ def word_attention(
     layout, positions = sequences.image_tokens(model, 0, image)
     grid = layout.grid
     cells = [grid.first + row * grid.stride + c for row in range(grid.rows) for c in range(grid.columns)]
+    if not cells:
+        size = f"{image.width}x{image.height}"
+        raise ConfigError("image", size, "one that is not so narrow that the model sees nothing of it")
     seen = rows[:, 0].mean(2).cpu()[..., positions[cells]]  # [L, H, cells]
     edges = zip((0, 0, grid.columns, grid.rows), grid.offset * 2, grid.scale * 2, strict=True)
     area = tuple(float((cell - offset) / scale) for cell, offset, scale in edges)

@@ -42,8 +42,10 @@ class MaskEvaluation:
         checked(one_of(*families(), ANY_FAMILY), "family", self.family)
         if not self.tasks:
             raise ConfigError("tasks", self.tasks, "at least one (see: sparsemm tasks)")
-        if TAKEN & {part.partition("=")[0] for part in self.model_args.split(",")}:
-            raise ConfigError("model_args", self.model_args, "none of " + ", ".join(sorted(TAKEN)))
+        parts = [part.partition("=") for part in self.model_args.split(",") if self.model_args]
+        if not all(equals for _, equals, _ in parts) or TAKEN & {name.strip() for name, *_ in parts}:
+            remedy = f"name=value,name=value with none of {', '.join(sorted(TAKEN))}"
+            raise ConfigError("model_args", self.model_args, remedy)
 
     def identity(self, scores: HeadScores) -> dict[str, Any]:
         """Everything that decides a point's result, besides the point; JSON types."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,7 @@ def run(
     measure: Measure,
     folder: Path,
     say: Callable[[str], None] = print,
+    metric: str | None = None,
 ) -> dict[Point, Measured]:
     """Evaluate every point and store each as soon as it is known.
 
@@ -104,6 +105,8 @@ def run(
 
     Raises
     ------
+    ConfigError
+        If a task does not have the ``metric`` of the later table, once the first point is known.
     JournalError
         If another process uses the folder, or what is kept there is damaged.
     """
@@ -116,6 +119,8 @@ def run(
             say(f"{_name(point)}: {'known' if key in store else 'evaluating'}")
             kept = store.recall(key, partial(_measured, measure, point, identity))
             found[point] = Measured(kept["scores"], kept["errors"], kept["samples"])
+            for task, scores in found[point].scores.items():
+                chosen_metric(metric, task, scores)
     return found
 
 
@@ -137,9 +142,7 @@ def table(found: Mapping[Point, Measured], total: int, metric: str | None = None
     [full] = groups[NOTHING, 0.0]
     rows = []
     for task, scores in full.scores.items():
-        chosen = metric or next(iter(scores))
-        if chosen not in scores:
-            raise ConfigError("metric", metric, f"one that {task} has: {', '.join(scores)}")
+        chosen = chosen_metric(metric, task, scores)
         for heads, share in sorted(groups, key=lambda group: (KINDS.index(group[0]), group[1])):
             values = [measured.scores[task][chosen] for measured in groups[heads, share]]
             errors = groups[heads, share][0].errors.get(task, {})
@@ -160,6 +163,14 @@ def table(found: Mapping[Point, Measured], total: int, metric: str | None = None
             rows.append(row)
     # As objects, whole numbers stay whole beside values that are not known.
     return pandas.DataFrame(rows, dtype=object)
+
+
+def chosen_metric(metric: str | None, task: str, known: Iterable[str]) -> str:
+    """The metric that is shown of a task: by default the first that it has; a ConfigError if it lacks it."""
+    names = list(known)
+    if metric and metric not in names:
+        raise ConfigError("metric", metric, f"one that {task} has: {', '.join(names)}")
+    return metric or names[0]
 
 
 def _measured(measure: Measure, point: Point, identity: Mapping[str, Any]) -> dict[str, Any]:

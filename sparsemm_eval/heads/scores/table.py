@@ -8,18 +8,28 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
-from sparsemm_eval.checks import Share, checked
-from sparsemm_eval.errors import HeadScoreError
+from sparsemm_eval.checks import Count, Natural, Share, checked
+from sparsemm_eval.errors import ConfigError, HeadScoreError
 from sparsemm_eval.files import write_text_atomically
 
 FORMAT = "sparsemm-eval/head-scores"
 VERSION = 1
 # tables in the provenance with one number per head
 PER_HEAD = ("hits", "standard_error")
+# further entries of the provenance that are used
+USED = {
+    "model": str,
+    "models": list[str],
+    "images": Natural,
+    "tokens": Natural,
+    "topk": Count,
+    "bad_boxes": Annotated[dict[str, Natural], Field(description="counts by reason")],
+}
 
 Head = tuple[int, int]  # layer, query head
 
@@ -136,7 +146,7 @@ class HeadScores:
         try:
             record = _json_object(text)
             return cls(*(_own(record) if "format" in record else _official(record)))
-        except HeadScoreError as error:
+        except (HeadScoreError, ConfigError) as error:
             raise HeadScoreError(f"{source}: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -213,6 +223,9 @@ def _own(record: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         found = None if values is None else _numbers(values)
         if values is not None and (found is None or found.shape != table.shape):
             raise HeadScoreError(f"'{name}' is not one number for each of {tuple(table.shape)} heads")
+    for name, kind in USED.items():
+        if provenance.get(name) is not None:
+            checked(kind, name, provenance[name])
     return table, provenance
 
 

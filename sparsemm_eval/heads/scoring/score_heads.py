@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from sparsemm_eval import __version__
 from sparsemm_eval.checks import Count, Natural, record
 from sparsemm_eval.errors import ConfigError, HeadScoreError
-from sparsemm_eval.files import remove_records, source_digest
+from sparsemm_eval.files import check_target, remove_records, source_digest
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.scores import facts as table_facts
@@ -79,7 +79,9 @@ def run(
         Folder of finished images; None: beside ``out``, removed when the table is written.
     """
     out = out or cache_folder() / file_name(model)
+    check_target("out", out)
     finished = journal or out.with_name(out.name + ".journal")
+    check_target("journal", finished, folder=True)
     source = anchor_named(anchor, data)
     rule = replace(rule, rule=source.rule)
     mine = replace(work, rank=placement.rank, world_size=placement.world_size)

@@ -31,13 +31,12 @@ class ScoredImages:
     """
 
     def __init__(self, folder: str | Path, run: Mapping[str, Any], rank: int = 0):
-        self.run, key = dict(run), RUN + digest_of(dict(run))
+        self.run, self._key = dict(run), RUN + digest_of(dict(run))
         self._store = RecordStore(Path(folder), KIND, rank, unit="images", elsewhere=ELSEWHERE)
         try:
             for other in self._store:
-                if other.startswith(RUN) and other != key:
+                if other.startswith(RUN) and other != self._key:
                     raise HeadScoreError(self._difference(self._store[other]))
-            self._store.recall(key, lambda: self.run)
         except BaseException:
             self._store.close()
             raise
@@ -49,7 +48,8 @@ class ScoredImages:
         self._store.close()
 
     def append(self, scores: Mapping[int, ImageScore]) -> None:
-        """Store finished images by number."""
+        """Store finished images by number, the first of them with what decided the scores."""
+        self._store.recall(self._key, lambda: self.run)
         self._store.append({str(index): _record(score) for index, score in scores.items()})
 
     def read(self) -> dict[int, ImageScore]:

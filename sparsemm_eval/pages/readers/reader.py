@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
+from sparsemm_eval.files import replacing
 from sparsemm_eval.pages.readers.chat import ChatFormat
 from sparsemm_eval.pages.readers.recipe import Stage
 from sparsemm_eval.pages.readers.tokenizer import SpecialTokens, build_tokenizer
@@ -63,5 +65,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, directory: str | Pat
         config.dtype = torch.bfloat16
     stored.save_pretrained(directory)
     processor.save_pretrained(directory)
-    # Weights are written readable by the owner only; packaged ones are for everybody.
-    (Path(directory) / "model.safetensors").chmod(0o644)
+    # Weights are written readable by their owner only; a copy is for whom the user's umask says.
+    weights = Path(directory) / "model.safetensors"
+    with replacing(weights) as copied:
+        shutil.copyfile(weights, copied)

@@ -1,4 +1,4 @@
-"""The page of a study: one HTML file that needs nothing but a browser."""
+"""`sparsemm report`: the page of a study."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from typing import Annotated
 
 import typer
 
+from sparsemm_eval.files import check_target, users_path
 from sparsemm_eval.study.report.page import write
 
 
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="Study folder.", metavar="DIR")],
-    out: Annotated[Path | None, typer.Option(help="File to write. Default: DIR/report.html.")] = None,
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Study folders; several are put together.", metavar="DIR…", parser=users_path),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: DIR/report.html.", parser=users_path)
+    ] = None,
     open: Annotated[bool, typer.Option("--open/--no-open", help="Show it in the browser.")] = False,
 ) -> None:
-    """Write a study's page: curves, memory, heads, disagreements, in one file without network.
+    """Write a study's page: who wins at which budget, figures, tables, documents; one file, no network.
 
-    Examples: `sparsemm report runs/tiny --open`, `sparsemm report runs/tiny --out tiny.html`.
+    Examples: `sparsemm report runs/tiny --open`, `sparsemm report runs/tiny runs/more --out both.html`.
     """
-    path = write(folder, out)
+    if out is not None:
+        check_target("out", out)
+    path = write(folders, out)
     typer.echo(str(path))
     if open:
         typer.launch(path.resolve().as_uri())

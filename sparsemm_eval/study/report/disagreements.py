@@ -11,25 +11,24 @@ from rapidfuzz.distance import Levenshtein
 from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.method_knobs import REFERENCE
 
-PER_CELL = 4
-LIMIT = 240
+PER_METHOD = 1
 
 
 def worst(
-    cells: pd.DataFrame, samples: pd.DataFrame, knobs: list[str], per_cell: int = PER_CELL, limit: int = LIMIT
+    configurations: pd.DataFrame, samples: pd.DataFrame, count: int = PER_METHOD
 ) -> list[dict[str, Any]]:
-    """The worst disagreements, worst first.
+    """The worst disagreements of every model, task and method, no document twice for a method; worst first.
 
     An answer is the worse the more score it lost against FullKV's, then the less its text resembles FullKV's.
 
     Parameters
     ----------
-    cells, samples : pandas.DataFrame
+    configurations : pandas.DataFrame
+        Of `comparisons.configurations`, to name a cell's configuration.
+    samples : pandas.DataFrame
         Of `results.collect`.
-    knobs : list of str
-        Crossed knobs, to tell cells apart.
-    per_cell, limit : int
-        At most so many of a cell's task, and in all.
+    count : int
+        At most so many of each.
 
     Returns
     -------
@@ -39,36 +38,37 @@ def worst(
     apart = samples[samples["identical"].eq(False).fillna(False)]
     if apart.empty:
         return []
-    keys = ["cell", "task"]
-    known = cells.set_index(keys)
+    labels = {cell: row.label for row in configurations.itertuples() for cell in row.cells}
     full = samples[samples["method"] == REFERENCE].drop_duplicates(["model", "task", "sample"])
     full = full.set_index(["model", "task", "sample"])["score"].rename("full_score")
     apart = apart.join(full, on=["model", "task", "sample"])
+    pairs = list(zip(apart["answer"].fillna(""), apart["fullkv_answer"].fillna(""), strict=True))
+    names = [f"{cell} {doc}" for cell, doc in zip(apart["cell"], apart["doc_id"], strict=True)]
     apart = apart.assign(
         lost=apart["full_score"] - apart["score"],
-        similarity=[
-            Levenshtein.normalized_similarity(answer or "", other or "")
-            for answer, other in zip(apart["answer"], apart["fullkv_answer"], strict=True)
-        ],
+        similarity=[Levenshtein.normalized_similarity(*pair) for pair in pairs],
+        # Where many are as bad: first what went wrong with the larger budget, then an arbitrary, fixed order.
+        draw=[crc32(name.encode()) for name in names],
+        label=apart["cell"].map(labels),
     )
-    # Where many are as bad: first what went wrong with the larger budget, then an arbitrary, fixed order.
-    apart["draw"] = [
-        crc32(f"{cell} {doc}".encode()) for cell, doc in zip(apart["cell"], apart["doc_id"], strict=True)
-    ]
+    keys = ["model", "task", "method"]
     apart = apart.sort_values(
         ["lost", "similarity", "budget", "draw"], ascending=[False, True, False, True], na_position="last"
     )
-    chosen = apart.groupby(keys, sort=False).head(per_cell).head(limit)
-    return [_entry(row, known.loc[(row["cell"], row["task"])], knobs) for _, row in chosen.iterrows()]
-
-
-def _entry(row: pd.Series, cell: pd.Series, knobs: list[str]) -> dict[str, Any]:
-    names = ("model", "method", "task", "budget", "seed", "doc_id")
-    texts = ("question", "target", "answer", "fullkv_answer")
-    figures = ("score", "full_score", "lost", "similarity", "effective_budget", "prompt_tokens")
-    entry = {name: plain(row[name]) for name in (*names, *texts, *figures)}
-    return {
-        **entry,
-        "knobs": {name: plain(cell[name]) for name in knobs},
-        "image": f"{row['task']}/{row['doc_id']}",
-    }
+    chosen = apart.drop_duplicates([*keys, "doc_id"]).groupby(keys, sort=False).head(count)
+    wanted = (
+        *(
+            "model",
+            "label",
+            "task",
+            "budget",
+            "seed",
+            "doc_id",
+            "question",
+            "target",
+            "answer",
+            "fullkv_answer",
+        ),
+        *("score", "full_score", "lost", "similarity", "effective_budget", "prompt_tokens"),
+    )
+    return [{name: plain(row[name]) for name in wanted} for _, row in chosen.iterrows()]

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.tasks import FOLDER
 
 SIDE = 360
+#: Whoever wrote a results file names its data set: no script, URL or file of this machine is opened for it.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TIMEOUT_SECONDS = 120
 
 
@@ -82,8 +85,8 @@ def _of_task(task: str, docs: list[int], config: Mapping[str, Any]) -> dict[int,
         return _from_parquet(shipped, docs)
     if config.get("process_docs") is not None:
         return "the task filters its documents, so that their numbers do not name rows of the data set"
-    if "dataset_path" not in config:
-        return "the results do not name the task's data set"
+    if not _HUB_NAME.fullmatch(str(config.get("dataset_path"))):
+        return "the results do not name a data set of the hub that this machine may have"
     return _from_data_set(docs, config)
 
 
@@ -100,7 +103,6 @@ def _from_data_set(docs: list[int], config: Mapping[str, Any]) -> dict[int, str]
         "path": config["dataset_path"],
         "name": config.get("dataset_name"),
         "split": config.get("test_split") or config.get("validation_split"),
-        "data_files": (config.get("dataset_kwargs") or {}).get("data_files"),
         "docs": docs,
     }
     try:

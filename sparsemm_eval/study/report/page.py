@@ -1,8 +1,11 @@
-"""Writing the page: results, tables, pictures and scripts put into one file."""
+"""The page of a study: results, figures and documents in one HTML file without scripts or requests."""
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,67 +15,104 @@ from sparsemm_eval.files import write_text_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-_ASSETS = "sparsemm_eval.study.report"
+_PACKAGE = "sparsemm_eval.study.report"
 
 
-def write(folder: Path, out: Path | None = None) -> Path:
-    """Write a study's page.
+def write(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page of one or several studies; returns its path.
 
     Parameters
     ----------
-    folder : path-like
-        Of ``sparsemm study run``; it may be unfinished.
+    folders : path-like, or a sequence of them
+        Of ``sparsemm study run``; they may be unfinished.
     out : path-like or None
-        The file; None: ``report.html`` in the study folder.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
+        The file; None: ``report.html`` in the first folder.
 
     Raises
     ------
     EvaluationError
-        If the folder is no study.
+        If a folder is no study.
     """
-    # pandas and plotly take a second to import, which every command would pay for.
+    # pandas takes a second to import, which every command would pay for.
     import jinja2
-    from plotly.offline import get_plotlyjs
 
-    from sparsemm_eval.study.report.contents import contents
-    from sparsemm_eval.study.results import collect
-
-    folder = Path(folder)
-    cells, samples = collect(folder)
+    places = [Path(folders)] if isinstance(folders, (str, Path)) else list(map(Path, folders))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(_ASSETS, "assets"),
+        loader=jinja2.PackageLoader(_PACKAGE, "assets"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    values = contents(folder, cells, samples)
-    text = environment.get_template("report.html.j2").render(
-        **values,
-        data_json=_script_json(values["data"]),
-        csv=_script_json(_csv(cells)),
-        style=_asset("report.css"),
-        scripts=[get_plotlyjs(), *map(_asset, ("figures.js", "report.js"))],
-    )
-    path = folder / "report.html" if out is None else Path(out)
+    style = resources.files(_PACKAGE).joinpath("assets", "report.css").read_text(encoding="utf-8")
+    text = environment.get_template("report.html.j2").render(**_contents(places), style=style)
+    path = places[0] / "report.html" if out is None else Path(out).expanduser()
     write_text_atomically(path, text)
     return path
 
 
-def _csv(cells: pd.DataFrame) -> str:
-    return cells.to_csv(index=False)
+def _contents(places: list[Path]) -> dict[str, Any]:
+    """Everything the template names."""
+    from sparsemm_eval import __version__
+    from sparsemm_eval.study.cell_files import read_study
+    from sparsemm_eval.study.columns import VERSIONS
+    from sparsemm_eval.study.pictures import pictures
+    from sparsemm_eval.study.report.disagreements import worst
+    from sparsemm_eval.study.report.images import thumbnails
+    from sparsemm_eval.study.results import collect, csv
+    from sparsemm_eval.study.tables import KINDS, Study, of_kind
+
+    cells, samples = collect(places)
+    study = Study.of(cells, samples)
+    files = [one for place in places for one in read_study(place)]
+    disagreements = worst(study.configurations, samples)
+    images, without = thumbnails(files, {(row["task"], row["doc_id"]) for row in disagreements})
+    settings = [json.loads((place / "study.json").read_text(encoding="utf-8")) for place in places]
+    setup = {
+        "pretrained": "checkpoint",
+        **{f"version_{name}": name for name in VERSIONS},
+        **{"code": "code", "commit": "commit", "dtype": "dtype", "device_type": "device"},
+        **{"batch_size": "batch size", "processes": "processes", "head_scores_hash": "head scores"},
+    }
+    states = cells.drop_duplicates("cell")["state"].value_counts().to_dict()
+    headline = of_kind(study, "headline")
+    # What all of these tables say stands below the last one.
+    shared = (
+        [note for note in headline[0].notes if all(note in table.notes for table in headline)]
+        if headline
+        else []
+    )
+    encoded = base64.b64encode(csv(cells).to_csv(index=False).encode()).decode()
+    return {
+        "title": ", ".join(record["name"] for record in settings),
+        "begun": min(record["created"] for record in settings)[:10],
+        "states": states,
+        "total": sum(states.values()),
+        "left": _left(cells),
+        "headline": [
+            replace(table, notes=[note for note in table.notes if note not in shared]) for table in headline
+        ],
+        "shared_notes": shared,
+        "pictures": [(picture.title, picture.inline_svg()) for picture in pictures(study, files)],
+        "tables": [table for kind in KINDS[1:-1] for table in of_kind(study, kind)],
+        "disagreements": disagreements,
+        "images": images,
+        "without_image": without,
+        "setup": {title: sorted(map(str, cells[name].dropna().unique())) for name, title in setup.items()},
+        "settings": json.dumps(
+            [record.get("settings", {}) for record in settings], indent=2, ensure_ascii=False
+        ),
+        "csv": f"data:text/csv;base64,{encoded}",
+        "version": __version__,
+    }
 
 
-def _asset(name: str) -> str:
-    return resources.files(_ASSETS).joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element that holds it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+def _left(cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Cells without a score, with what is known of them."""
+    undone = cells[cells["state"] != "done"].drop_duplicates("cell")
+    return (
+        undone[["cell", "state", "attempts", "error"]]
+        .astype(object)
+        .where(undone.notna(), None)
+        .to_dict("records")
+    )

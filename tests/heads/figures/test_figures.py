@@ -53,6 +53,12 @@ def test_the_first_word_is_the_default_and_a_missing_one_is_an_error():
         word_attention(model, processor, image, "read", "no such word", max_new_tokens=8)
 
 
+def test_an_image_of_which_the_model_sees_nothing_is_refused():
+    model, processor = model_of("tiny-reader"), processor_of("tiny-reader")
+    with pytest.raises(ConfigError, match="image='20000x1'"):
+        word_attention(model, processor, Image.new("L", (20000, 1)), "read", max_new_tokens=2)
+
+
 def test_sheet(tmp_path):
     model, processor = model_of("tiny-reader"), processor_of("tiny-reader")
     seen = word_attention(model, processor, character_sample(0, 0).image, "read", max_new_tokens=6)
@@ -63,5 +69,5 @@ def test_sheet(tmp_path):
     assert min(Image.open(tmp_path / "sheet.png").size) > 300
     with pytest.raises(HeadScoreError, match="made for this model"):
         save_sheet(seen, HeadScores(torch.ones(2, 2)), heads, tmp_path / "sheet.png")
-    with pytest.raises(ConfigError, match=r"\.png or \.svg"):
+    with pytest.raises(ConfigError, match=r"\.png, \.svg"):
         save_sheet(seen, scores, heads, tmp_path / "sheet.gif")

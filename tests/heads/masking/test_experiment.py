@@ -107,6 +107,13 @@ def test_only_points_of_the_same_run_are_known(tmp_path, plan, identity, evaluat
     assert len(calls) == evaluated
 
 
+def test_a_metric_that_a_task_lacks_is_refused_after_the_first_point(tmp_path):
+    calls = []
+    with pytest.raises(ConfigError, match=r"metric='accuracy'.*qa has: exact, other"):
+        run(PLAN, {}, lambda point: calls.append(point) or measured(point), tmp_path, metric="accuracy")
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"format": "x", "version": 1, "points": {}}'])
 def test_points_of_another_format_are_refused(tmp_path, text):
     (tmp_path / "points-00000.jsonl").write_text(text + "\n")
@@ -259,12 +266,30 @@ def test_command(tmp_path, monkeypatch):
         (("--seeds", "-1"), "seeds"),
         (("--mode", "zero"), "mode='zero'"),
         (("--family", "blip"), "family='blip'"),
+        (("--model-args", "budget"), "model_args='budget' is not valid: expected name=value"),
+        (("--model-args", "device=cpu, journal=x"), "model_args="),
+        (("--metric", "nope"), "metric='nope' is not valid: expected one that pages_qa has: exact_match"),
+        (("--out", __file__), f"out='{__file__}' is not valid: expected a folder that can be written to"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, more, named):
     outcome = invoke(tmp_path, *more)
     assert isinstance(outcome.exception, ConfigError)
     assert named in str(outcome.exception)
+
+
+def test_a_model_that_is_not_there_or_of_another_shape_is_refused_before_any_evaluation(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    other = tmp_path / "scores.json"
+    HeadScores.from_array([[1.0, 0.0]]).save(other)
+    for arguments, named in (
+        (("--model", "no/such", "--scores", "tiny-reader"), "model='no/such' is not valid"),
+        (("--scores", str(other)), "head scores are [1 layers, 2 query heads]"),
+    ):
+        assert named in str(invoke(tmp_path / "out", *arguments).exception)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

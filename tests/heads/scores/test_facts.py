@@ -91,7 +91,7 @@ def test_pictures(tmp_path, ending):
 
 
 def test_pictures_of_other_kinds_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"\.png or \.svg"):
+    with pytest.raises(ConfigError, match=r"\.png, \.svg"):
         plots.save_head_map(TABLE, tmp_path / "map.bmp")
 
 

@@ -98,6 +98,10 @@ def test_own_files_may_lack_provenance(tmp_path):
         (own(heads=None), "heads=None"),
         (own(provenance=[]), "'provenance' is list"),
         (own(provenance={"hits": [[1]]}), "'hits' is not one number for each"),
+        (own(provenance={"bad_boxes": [1]}), "bad_boxes=.* is not valid: expected counts by reason"),
+        (own(provenance={"tokens": "x"}), "tokens='x' is not valid: expected an integer >= 0"),
+        (own(provenance={"topk": 0}), "topk=0 is not valid"),
+        (own(provenance={"models": 3}), "models=3 is not valid: expected a list, each text"),
         (own(provenance={"standard_error": [[0.1, "x"]]}), "'standard_error'"),
     ],
 )

@@ -57,8 +57,8 @@ def test_a_torn_first_line_starts_afresh(tmp_path):
 
 
 def test_another_runs_journal_is_refused(tmp_path):
-    with ScoredImages(tmp_path, RUN):
-        pass
+    with ScoredImages(tmp_path, RUN) as book:
+        book.append({1: image(1)})
     for rank in (0, 1):
         with pytest.raises(HeadScoreError, match=r"seed=0 there, 1 here.*another journal folder"):
             ScoredImages(tmp_path, {**RUN, "seed": 1}, rank)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -83,3 +85,13 @@ def test_save_and_load(reader, tmp_path):
 def test_an_unknown_reader():
     with pytest.raises(ConfigError, match=r"reader='tiny'.*tiny-reader-mistral"):
         reader_named("tiny")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_users_umask_decides_who_may_read_a_reader(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        save(*build("tiny-reader"), tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}

@@ -1,0 +1,325 @@
+"""Where every cell of a study stands, for people and scripts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sparsemm_eval.lmms.results import ResultsFile
+from sparsemm_eval.study.cell import Cell
+from sparsemm_eval.study.folder import CellFolder, StudyFolder, read_json
+
+#: In the order in which they are counted. ``interrupted``: begun, and nobody works on it; ``stale``: done
+#: with other code, versions, weights or data.
+STATES = ("done", "running", "interrupted", "stale", "failed", "pending")
+_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "stale": "yellow"}
+_EVERY = 2.0  # seconds between two looks at the folder
+_SHORT = 60  # characters of an error in a table
+
+
+@dataclass(frozen=True)
+class View:
+    """One cell as it stands now.
+
+    Attributes
+    ----------
+    id, model, method : str
+    budget : int or None
+    tasks : tuple of str
+    state : str
+        One of `STATES`.
+    attempts : int
+    answers : int
+        In the journal.
+    documents : int or None
+        That were or will be scored, as far as is known.
+    seconds : float or None
+        Over all attempts.
+    scores : dict
+        ``task: score`` by each task's primary metric.
+    error : str or None
+        Why it failed, or what made it stale.
+    host, results : str or None
+        Where it runs or ran, and the path of lmms-eval's file.
+    """
+
+    id: str
+    model: str
+    method: str
+    budget: int | None
+    tasks: tuple[str, ...]
+    state: str
+    attempts: int
+    answers: int
+    documents: int | None
+    seconds: float | None
+    scores: Mapping[str, float]
+    error: str | None
+    host: str | None
+    results: str | None
+
+
+def view(folder: CellFolder, cell: Cell) -> View:
+    """One cell as it stands now."""
+    status, state = folder.status(), folder.state(cell.hash)
+    results = status.get("results")
+    limit = None if cell.limit is None else cell.limit * len(cell.tasks)
+    return View(
+        id=cell.id,
+        model=cell.model,
+        method=cell.method,
+        budget=cell.budget,
+        tasks=cell.tasks,
+        state=state,
+        attempts=status.get("attempts", 0),
+        answers=0 if state in ("pending", "done") else folder.answers(),
+        documents=status.get("documents") or limit,
+        seconds=status.get("seconds"),
+        scores=scores_of(folder, cell, status) if state == "done" else {},
+        error=stale_text(status, cell) if state == "stale" else status.get("error"),
+        host=status.get("host"),
+        results=str(folder.root / results) if results else None,
+    )
+
+
+def views(study: StudyFolder, cells: Sequence[Cell]) -> list[View]:
+    """All cells as they stand now."""
+    return [view(study.cell(cell.id), cell) for cell in cells]
+
+
+def stale_text(status: Mapping[str, Any], cell: Cell) -> str:
+    """What has changed since a cell was done."""
+    before = status.get("identity") or {}
+    changed = [name for name, value in cell.identity.items() if before.get(name) != value]
+    return f"done before a change of {', '.join(changed) or 'what it depends on'}; it will be run again"
+
+
+def scores_of(folder: CellFolder, cell: Cell, status: Mapping[str, Any]) -> dict[str, float]:
+    """A done cell's score by task, in each task's primary metric."""
+    from sparsemm_eval.study.metrics import primary
+
+    path = folder.root / str(status.get("results"))
+    contents = read_json(path)
+    if contents is None:
+        return {}
+    file = ResultsFile(path, contents)
+    found = {}
+    for task in (task for name in cell.tasks for task in file.tasks_of(name)):
+        scores = file.scores(task)
+        metric = primary(task, scores)
+        if metric is not None:
+            found[task] = scores[metric.name]
+    return found
+
+
+def seconds_left(found: Sequence[View], workers: int = 1) -> float | None:
+    """What the cells that are left will take, by the median of done cells of the same model and tasks, or
+    else by the model's seconds per document; None where that is not known."""
+    total = 0.0
+    done = [one for one in found if one.state == "done" and one.seconds]
+    for cell in (one for one in found if one.state != "done"):
+        alike = [one for one in done if one.model == cell.model]
+        same = [one.seconds for one in alike if one.tasks == cell.tasks]
+        rates = [one.seconds / one.documents for one in alike if one.documents]
+        if not same and not (rates and cell.documents):
+            return None
+        total += median(same) if same else median(rates) * (cell.documents or 0)
+    return total / workers
+
+
+def print_plan(study: StudyFolder, cells: Sequence[Cell], workers: int, nproc: int) -> dict[str, Any]:
+    """Print what a study would do, and return it in JSON types; nothing is written."""
+    found = views(study, cells)
+    left = seconds_left(found, workers)
+    sizes = [study.cell(one.id).size() for one in found if one.state == "done"]
+    unfinished = sum(one.state != "done" for one in found)
+    commands = [
+        shlex.join(["sparsemm", "eval", "--nproc", str(nproc), *cell.arguments(study.cell(cell.id).root)])
+        for cell in cells
+    ]
+    Console().print(table(found))
+    for command in commands:
+        print(f"$ {command}")
+    print(f"\n{len(cells)} cells: {counts(found)}; folder {study.root}")
+    print(
+        f"time: {text_of_seconds(left)}"
+        + ("" if left is not None else " (no done cell is like those that are left)")
+    )
+    if sizes:
+        print(f"disk: about {unfinished * median(sizes) / 2**20:.1f} MiB more")
+    listed = [
+        {**cell.record(study.cell(cell.id).root), "state": one.state, "command": command}
+        for cell, one, command in zip(cells, found, commands, strict=True)
+    ]
+    return {"folder": str(study.root), "workers": workers, "seconds": left, "cells": listed}
+
+
+class Plain:
+    """One line for every event, for logs and pipes.
+
+    Parameters
+    ----------
+    study : StudyFolder
+    cells : sequence of Cell
+    stream : text file, optional
+        Standard output by default.
+    """
+
+    def __init__(self, study: StudyFolder, cells: Sequence[Cell], stream: TextIO | None = None):
+        self.study, self.cells, self.stream = study, list(cells), stream
+        self._started: set[str] = set()
+        self._ended: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def started(self, cell: Cell) -> None:
+        """Name the cell."""
+        with self._lock:
+            self._started.add(cell.id)
+        self._say(f"start   {cell.id}")
+
+    def ended(self, cell: Cell, status: Mapping[str, Any]) -> None:
+        """Name the cell, its scores or its error, and how far the study is."""
+        with self._lock:
+            if status["state"] in ("done", "failed"):
+                self._ended.add(cell.id)
+            count = f"[{len(self._ended)}/{len(self.cells)}]"
+            here = "" if cell.id in self._started else "  (before, or by another runner)"
+        detail = status.get("error") or "left for another time"
+        if status["state"] == "done":
+            scores = scores_of(self.study.cell(cell.id), cell, status)
+            detail = f"{_scores(scores)}  {text_of_seconds(status.get('seconds'))}"
+        self._say(f"{status['state']:7} {cell.id}  {detail}{here}  {count}")
+
+    def refresh(self) -> None:
+        """Nothing to do between events."""
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            print(line, flush=True, file=self.stream)
+
+
+class Terminal(Plain):
+    """A live table of the cells that matter now, with progress and time left."""
+
+    def __init__(self, study: StudyFolder, cells: Sequence[Cell], workers: int, console: Console):
+        super().__init__(study, cells)
+        self.workers, self.console = workers, console
+        self._live = Live(console=console, refresh_per_second=2, transient=True)
+        self._looked = 0.0
+        self._done: dict[str, View] = {}
+
+    def __enter__(self) -> Terminal:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def refresh(self) -> None:
+        """Look at the folder again, every few seconds."""
+        if time.monotonic() - self._looked < _EVERY:
+            return
+        self._looked = time.monotonic()
+        # What is done does not change; its scores need not be read every time.
+        found = [self._done.get(cell.id) or view(self.study.cell(cell.id), cell) for cell in self.cells]
+        self._done = {one.id: one for one in found if one.state == "done"}
+        room = max(5, self.console.size.height - 8)
+        summary = f"{counts(found)}   left: {text_of_seconds(seconds_left(found, self.workers))}"
+        self._live.update(Group(table(_now(found, room)), Text(summary)), refresh=True)
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def watcher(study: StudyFolder, cells: Sequence[Cell], workers: int, to_stderr: bool = False) -> Plain:
+    """What suits the standard output, or the standard error where the former is for scripts."""
+    console = Console(stderr=to_stderr)
+    if console.is_terminal:
+        return Terminal(study, cells, workers, console)
+    return Plain(study, cells, sys.stderr if to_stderr else sys.stdout)
+
+
+def table(found: Sequence[View]) -> Table:
+    """Cells as a table."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("state", "cell"):
+        shown.add_column(heading, overflow="fold")
+    for heading in ("answers", "time"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("scores", overflow="fold")
+    for one in found:
+        detail = _scores(one.scores) if one.state == "done" else (one.error or "")[:_SHORT]
+        shown.add_row(
+            Text(one.state, style=_COLOURS.get(one.state, "dim")),
+            Text(one.id),
+            _progress(one),
+            "" if one.seconds is None else text_of_seconds(one.seconds),
+            Text(detail),
+        )
+    return shown
+
+
+def counts(found: Sequence[View]) -> str:
+    """``3 done, 1 running, 4 pending``."""
+    return ", ".join(f"{number} {state}" for state, number in numbers(found).items() if number)
+
+
+def numbers(found: Sequence[View]) -> dict[str, int]:
+    """How many cells are in each state."""
+    return {state: sum(one.state == state for one in found) for state in STATES}
+
+
+def record(one: View) -> dict[str, Any]:
+    """A view in JSON types."""
+    return asdict(one)
+
+
+def _now(found: Sequence[View], room: int) -> list[View]:
+    """What fits on a screen: running first, then what went wrong, the latest done, and what comes next."""
+    order = ("running", "failed", "interrupted", "stale", "done", "pending")
+    ranked = sorted(found, key=lambda one: order.index(one.state))
+    done = [one for one in ranked if one.state == "done"]
+    spare = max(0, len(done) - max(0, room - sum(order.index(one.state) < 4 for one in ranked)))
+    hidden = {one.id for one in done[:spare]}
+    return [one for one in ranked if one.id not in hidden][:room]
+
+
+def _progress(one: View) -> str:
+    if one.state == "done":
+        return "" if one.documents is None else str(one.documents)
+    if one.state == "pending":
+        return ""
+    return f"{one.answers}/{'?' if one.documents is None else one.documents}"
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+
+
+def text_of_seconds(seconds: float | None) -> str:
+    """``5025.0`` -> ``1 h 24 min``."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,293 @@
+"""A study's figures: one drawing for the page, files and W&B, with the methods' colours and markers."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sparsemm_eval.heads.figures.plots import new_figure, save_figure
+from sparsemm_eval.methods.registry import methods
+from sparsemm_eval.study.cell_files import CellFiles
+from sparsemm_eval.study.comparisons import label
+from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
+from sparsemm_eval.study.tables import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, RULE = "#1c2128", "#d5dae0"
+_DASHES = ("-", "--", ":", "-.")
+_EFFECTIVE = "effective budget: entries kept per KV head"
+_TIMES = {
+    "decode_seconds_per_token": "decode, ms per token",
+    "prefill_seconds_per_sample": "prefill, ms per sample",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure.
+
+    Attributes
+    ----------
+    name : str
+        Of its file, without an ending.
+    title : str
+        Names what is shown, the model and the number of documents; it is part of the figure.
+    figure : matplotlib.figure.Figure
+    """
+
+    name: str
+    title: str
+    figure: Figure
+
+    def save(self, folder: Path, ending: str) -> Path:
+        """Write ``FOLDER/NAME.ENDING``: png, svg or pdf; equal figures give equal files.
+
+        Raises
+        ------
+        ConfigError
+            For another ending, or if the file cannot be written.
+        """
+        path = folder / f"{self.name}.{ending}"
+        save_figure(self.figure, path)
+        return path
+
+    def inline_svg(self) -> str:
+        """An ``svg`` element whose ink and rules are the page's ``--ink`` and ``--rule``."""
+        from matplotlib import rc_context
+
+        buffer = io.StringIO()
+        with rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
+            self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        text = buffer.getvalue()
+        text = text[text.index("<svg") :].replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
+        # Names that nothing refers to would be those of other pictures of the page as well.
+        used = set(re.findall(r"#([\w-]+)", text))
+        text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
+        return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+
+
+def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]:
+    """All figures that a study has something for, model by model.
+
+    Parameters
+    ----------
+    study : Study
+    files : sequence of CellFiles
+        For the maps of kept entries.
+    """
+    done = study.configurations[study.configurations["seeds_done"] > 0]
+    for model, part in done.groupby("model", sort=False):
+        compressed = part[part["budget"].notna()]
+        if len(compressed):
+            yield _by_task(
+                str(model), "accuracy", "Score against effective budget", part, _accuracy(study.knobs)
+            )
+        masked = [name for name in part["method"].unique() if name in methods() and methods()[name].mask]
+        if masked:
+            rows = part[part["method"].isin([*masked, REFERENCE])]
+            yield _by_task(
+                str(model), "masking", "Score against the share of masked heads", rows, _against("mask_ratio")
+            )
+        for knob in study.knobs:
+            values = compressed[knob].dropna().unique()
+            if len(values) > 2 and all(isinstance(value, (int, float)) for value in values):
+                rows = part[part[knob].notna() | (part["method"] == REFERENCE)]
+                yield _by_task(str(model), knob, f"Score against {knob}", rows, _against(knob))
+        if compressed[list(_TIMES)].notna().any(axis=None):
+            yield _times(str(model), part)
+        kept = [one for one in files if one.cell["model"] == model and one.record.get("kept_mean")]
+        if kept:
+            yield _heads(str(model), kept)
+
+
+def _by_task(
+    model: str, name: str, what: str, rows: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], dict[str, Any]]
+) -> Picture:
+    tasks = list(rows["task"].unique())
+    columns = min(2, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = _figure(0.6 + 4.4 * columns, 1.1 + 2.9 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    handles: dict[str, Any] = {}
+    for axes, task in zip(panels, tasks, strict=False):
+        of_task = rows[rows["task"] == task]
+        handles |= draw(axes, of_task)
+        _dress(
+            axes, f"{task}, n = {of_task['samples'].max()}", str(of_task["metric"].iloc[0]).replace("_", " ")
+        )
+    for axes in panels[len(tasks) :]:
+        axes.remove()
+    return _finished(figure, handles, f"{name}-{model}", f"{model}: {what} (95 % intervals)")
+
+
+def _accuracy(knobs: Sequence[str]) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
+    """Draws a curve per method and knob values over effective budgets, and FullKV across."""
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
+        handles = _full(axes, rows)
+        variants = [
+            tuple(row)
+            for row in rows.loc[rows["budget"].notna(), list(knobs)].drop_duplicates().itertuples(index=False)
+        ]
+        for method, of_method in rows[rows["budget"].notna()].groupby("method", sort=False):
+            for values, curve in _variants(of_method, knobs):
+                dash = _DASHES[variants.index(values) % len(_DASHES)] if values in variants else "-"
+                name = label(str(method), dict(zip(knobs, values, strict=True)))
+                handles[name] = _line(
+                    axes, curve.sort_values("effective_budget"), "effective_budget", str(method), dash
+                )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(_EFFECTIVE)
+        return handles
+
+    return draw
+
+
+def _variants(rows: pd.DataFrame, knobs: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    if not knobs:
+        yield (), rows
+        return
+    for values, part in rows.groupby(list(knobs), dropna=False, sort=False):
+        yield tuple(values), part
+
+
+def _against(knob: str) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
+    """Draws the score over a knob's values, a line per method and budget, and FullKV across."""
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
+        handles = _full(axes, rows)
+        rest = rows[rows["method"] != REFERENCE]
+        budgets = sorted(rest["budget"].dropna().unique())
+        for (method, budget), line in rest.groupby(["method", "budget"], dropna=False, sort=False):
+            dash = "-" if pd.isna(budget) else _DASHES[budgets.index(budget) % len(_DASHES)]
+            name = title_of(str(method)) + ("" if pd.isna(budget) else f", budget {budget}")
+            handles[name] = _line(axes, line.sort_values(knob), knob, str(method), dash)
+        axes.set_xlabel(knob.replace("_", " "))
+        return handles
+
+    return draw
+
+
+def _line(
+    axes: Axes, rows: pd.DataFrame, x: str, method: str, dash: str, y: str = "score", scale: float = 1
+) -> Any:
+    """A curve with its intervals: a band, or bars where there is a single point."""
+    style = style_of(method)
+    xs, ys = rows[x].astype(float).to_numpy(), scale * rows[y].astype(float).to_numpy()
+    if y == "score":
+        low, high = (rows[name].astype(float).to_numpy() for name in ("ci_low", "ci_high"))
+        if len(rows) > 1:
+            axes.fill_between(xs, low, high, color=style.color, alpha=0.08, linewidth=0)
+        else:
+            axes.errorbar(xs, ys, yerr=[ys - low, high - ys], color=style.color, capsize=3, linewidth=1)
+    (line,) = axes.plot(
+        xs, ys, color=style.color, marker=style.marker, markersize=5.5, linewidth=1.5, linestyle=dash
+    )
+    return line
+
+
+def _full(axes: Axes, rows: pd.DataFrame, y: str = "score", scale: float = 1) -> dict[str, Any]:
+    """FullKV's value as a line across, with its interval."""
+    handles = {}
+    for row in rows[rows["method"] == REFERENCE].itertuples():
+        if y == "score" and not pd.isna(row.ci_low):
+            axes.axhspan(row.ci_low, row.ci_high, color=INK, alpha=0.06, linewidth=0)
+        handles[title_of(REFERENCE)] = axes.axhline(
+            scale * getattr(row, y), color=INK, linewidth=1, linestyle=(0, (5, 3))
+        )
+    return handles
+
+
+def _times(model: str, rows: pd.DataFrame) -> Picture:
+    figure = _figure(9.4, 4.0)
+    handles: dict[str, Any] = {}
+    for axes, (column, name) in zip(figure.subplots(1, 2), _TIMES.items(), strict=True):
+        means = rows.groupby(["label", "method", "budget"], dropna=False, sort=False)[
+            ["effective_budget", column]
+        ]
+        table = means.mean().reset_index()
+        handles |= _full(axes, table, column, 1000)
+        for (name_of, method), line in table[table["budget"].notna()].groupby(
+            ["label", "method"], sort=False
+        ):
+            handles[name_of] = _line(
+                axes, line.sort_values("effective_budget"), "effective_budget", method, "-", column, 1000
+            )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(_EFFECTIVE)
+        _dress(axes, name, "ms")
+    title = f"{model}: times during these runs, with all else the machine did; not a benchmark"
+    return _finished(figure, handles, f"times-{model}", title)
+
+
+def _heads(model: str, files: Sequence[CellFiles]) -> Picture:
+    """Entries kept by every KV head, one map per method at the budget in the middle."""
+    budgets = sorted({one.cell["budget"] for one in files if one.cell["budget"] is not None})
+    middle = budgets[(len(budgets) - 1) // 2] if budgets else None
+    chosen: dict[str, CellFiles] = {}
+    for one in files:
+        if one.cell["budget"] == middle:
+            chosen.setdefault(one.cell["method"], one)
+    columns = min(3, len(chosen)) or 1
+    lines = -(-len(chosen) // columns)
+    figure = _figure(0.8 + 3.0 * columns, 0.8 + 2.4 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    most = max(max(map(max, one.record["kept_mean"])) for one in chosen.values())
+    picture = None
+    for axes, (method, one) in zip(panels, chosen.items(), strict=False):
+        picture = axes.imshow(one.record["kept_mean"], cmap="cividis", vmin=0, vmax=most, aspect="auto")
+        axes.set_title(title_of(method), fontsize=10, color=INK)
+        axes.set(xlabel="KV head", ylabel="layer")
+    for axes in panels[len(chosen) :]:
+        axes.remove()
+    figure.colorbar(picture, ax=list(panels[: len(chosen)]), label="entries kept, mean over documents")
+    return _finished(
+        figure, {}, f"heads-{model}", f"{model}: entries kept by every KV head, nominal budget {middle}"
+    )
+
+
+def _figure(width: float, height: float) -> Figure:
+    return new_figure("figure.svg", width, height)
+
+
+def _dress(axes: Axes, title: str, y: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_ylabel(y)
+    axes.set_ylim(bottom=0)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finished(figure: Figure, handles: dict[str, Any], name: str, title: str) -> Picture:
+    figure.suptitle(title, fontsize=11, color=INK)
+    for axes in figure.axes:
+        axes.tick_params(colors=INK, labelsize=9)
+        for part in (axes.xaxis.label, axes.yaxis.label):
+            part.set(color=INK, fontsize=9)
+        for spine in axes.spines.values():
+            spine.set_edgecolor(INK)
+    if handles:
+        columns = max(1, int(figure.get_figwidth() // 2.4))
+        found = figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+        )
+        for text in found.get_texts():
+            text.set_color(INK)
+    return Picture(re.sub(r"[^\w.-]+", "_", name), title, figure)

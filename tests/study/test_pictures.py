@@ -1,0 +1,129 @@
+"""Figures hold the study's numbers, in the methods' colours, and equal figures are equal files."""
+
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.methods import method_named, methods
+from sparsemm_eval.study import commands
+from sparsemm_eval.study.cell_files import read_study
+from sparsemm_eval.study.method_knobs import style_of
+from sparsemm_eval.study.pictures import INK, pictures
+from sparsemm_eval.study.results import collect
+from sparsemm_eval.study.tables import Study
+from tests.study.study_folder import Spec, grid, write_study
+
+MASKS = [Spec("mask", knobs={"mask_ratio": share}) for share in (0.02, 0.05, 0.1)] + [
+    Spec("mask_random", seed=seed, knobs={"mask_ratio": share})
+    for share in (0.02, 0.05, 0.1)
+    for seed in (0, 1)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    write_study(root, [*grid(), *grid(model="other-reader")])
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return Study.of(*collect(folder))
+
+
+def by_name(study, files=()):
+    return {picture.name: picture for picture in pictures(study, files)}
+
+
+def test_curves_hold_the_studys_numbers(study):
+    drawn = by_name(study)
+    frame = study.configurations
+    for model in ("tiny-reader", "other-reader"):
+        figure = drawn[f"accuracy-{model}"].figure
+        assert model in drawn[f"accuracy-{model}"].title
+        tasks = [axes.get_title() for axes in figure.axes]
+        assert tasks == ["pages_qa, n = 30", "pages_ocr, n = 30"]
+        for axes, task in zip(figure.axes, ("pages_qa", "pages_ocr"), strict=True):
+            rows = frame[(frame["model"] == model) & (frame["task"] == task) & (frame["seeds_done"] > 0)]
+            curves = [line for line in axes.lines if len(line.get_xdata()) > 2]
+            expected = [curve for _, curve in rows[rows["budget"].notna()].groupby("label", sort=False)]
+            assert len(curves) == len(expected) == 10  # five methods, two kernel sizes
+            for line, curve in zip(curves, expected, strict=True):
+                curve = curve.sort_values("effective_budget")
+                assert line.get_color() == style_of(curve["method"].iloc[0]).color
+                np.testing.assert_allclose(line.get_xdata(), curve["effective_budget"].astype(float))
+                np.testing.assert_allclose(line.get_ydata(), curve["score"])
+            [full] = rows.loc[rows["method"] == "fullkv", "score"]
+            assert [line.get_ydata()[0] for line in axes.lines if line.get_color() == INK] == [full]
+        names = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert names == {*frame.loc[frame["budget"].notna(), "label"], "FullKV"}
+
+
+def test_a_single_budget_has_points_with_intervals(tmp_path):
+    write_study(tmp_path / "s", [Spec("fullkv"), Spec("snapkv", 16)], 12)
+    study = Study.of(*collect(tmp_path / "s"))
+    [axes] = by_name(study)["accuracy-tiny-reader"].figure.axes
+    row = study.configurations.iloc[1]
+    [bars] = axes.containers
+    low, high = bars[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((row["ci_low"], row["ci_high"]))
+
+
+def test_masking_has_its_own_axis(tmp_path):
+    write_study(tmp_path / "s", [Spec("fullkv"), *MASKS], 12)
+    drawn = by_name(Study.of(*collect(tmp_path / "s")))
+    [axes] = drawn["masking-tiny-reader"].figure.axes
+    assert axes.get_xlabel() == "mask ratio"
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert [line.get_color() for line in lines] == [style_of(name).color for name in ("mask", "mask_random")]
+    assert lines[0].get_xdata().tolist() == [0.02, 0.05, 0.1]
+    assert "accuracy-tiny-reader" not in drawn
+
+
+def test_a_knob_with_three_values_has_a_figure(tmp_path):
+    specs = [Spec("sparsemm", 32, None, {"ratio": ratio}) for ratio in (0, 0.1, 1.0)]
+    write_study(tmp_path / "s", [Spec("fullkv"), *specs], 12)
+    [axes] = by_name(Study.of(*collect(tmp_path / "s")))["ratio-tiny-reader"].figure.axes
+    assert axes.get_xlabel() == "ratio"
+
+
+def test_heads_and_times(study, folder):
+    drawn = by_name(study, read_study(folder))
+    maps = drawn["heads-tiny-reader"].figure
+    assert "nominal budget" in drawn["heads-tiny-reader"].title
+    assert sum(bool(axes.images) for axes in maps.axes) == 5
+    assert "not a benchmark" in drawn["times-tiny-reader"].title
+
+
+def test_every_method_looks_different():
+    assert len({method.style for method in methods().values()}) == len(methods())
+
+
+def test_a_picture_for_a_page_follows_its_colours(study):
+    drawn = next(pictures(study))
+    text = drawn.inline_svg()
+    assert text.startswith("<svg ")
+    assert "var(--ink)" in text
+    assert INK not in text
+    assert re.search(r'<svg[^>]* (width|height)="', text) is None
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_the_command_writes_equal_files(folder, tmp_path, ending):
+    for name in ("a", "b"):
+        line = ["figures", str(folder), "--out", str(tmp_path / name), "-f", ending]
+        assert CliRunner().invoke(commands.app, line, catch_exceptions=False).exit_code == 0
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert f"accuracy-other-reader.{ending}" in files
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_another_ending_is_refused(folder):
+    outcome = CliRunner().invoke(commands.app, ["figures", str(folder), "-f", "gif"])
+    assert isinstance(outcome.exception, ConfigError)
+    assert method_named("snapkv").evicts
