@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -22,6 +21,8 @@ MAX_NEW_TOKENS = {"pages_qa": 16, "pages_ocr": 448}  # as in the tasks' YAML
 
 def documents(task: str, limit: int | None = None) -> list[dict[str, Any]]:
     """A page task's first documents, images decoded; all by default."""
+    import datasets  # takes a second, and a GPU machine need not have it
+
     path = str(FOLDER / "pages" / "data" / f"{task}.parquet")
     rows = datasets.load_dataset("parquet", data_files=path, split="train")
     return list(rows.select(range(min(limit or len(rows), len(rows)))))
