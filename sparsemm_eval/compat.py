@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def compile_clock() -> Iterator[Callable[[], float]]:
     try:
         yield lambda: spent
     finally:
-        callback_handler.remove_start_callback(start)
-        callback_handler.remove_end_callback(end)
+        with suppress(ValueError):  # torch._dynamo.reset() has forgotten them
+            callback_handler.remove_start_callback(start)
+            callback_handler.remove_end_callback(end)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
         return [random(1, shape.kv_heads, shape.budget, shape.head_dim) for _ in range(2)]
 
     def attend() -> Callable[[], object]:
-        store = RaggedStore("torch", block_size(shape.budget))
+        store = RaggedStore(block_size(shape.budget))
         pair = (random(1, shape.kv_heads, longest, shape.head_dim) for _ in range(2))
         store.fill(*pair, kept, lengths[None], 64)
         token = (random(1, shape.kv_heads, 1, shape.head_dim) for _ in range(2))

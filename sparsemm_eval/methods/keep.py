@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods.base import PromptView, Settings
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The entries of one layer that are kept.
+
+    Attributes
+    ----------
+    mask : torch.Tensor or None
+        bool [B, K, N]; None where nothing is left out and nothing is padding.
+    most : int
+        How many those are in all, or more than that.
+    exact : bool
+        Whether ``most`` is how many they are.
+    whole : bool
+        Whether no layer of the prompt leaves anything out.
+    """
+
+    mask: torch.Tensor | None
+    most: int
+    exact: bool
+    whole: bool = False
+
+    def counted(self, key: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The mask, and how many entries it marks of keys [B, K, N, D]: int64 [B, K] on the CPU."""
+        batch, kv_heads, length, _ = key.shape
+        if self.mask is None:
+            return None, torch.full((batch, kv_heads), length)
+        return self.mask, self.mask.sum(-1).cpu()
 
 
 def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
@@ -43,30 +72,70 @@ def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
         if not isinstance(config.head_scores, HeadScores):
             raise ConfigError("head_scores", config.head_scores, f"a HeadScores table, for {config.method}")
         config.head_scores.check_fits(len(views), views[0].heads)
-    return [keep_layer(view) for view in views]
+    masks = [keep_layer(view).mask for view in views]
+    return [everything(view) if mask is None else mask for view, mask in zip(views, masks, strict=True)]
+
+
+def everything(view: PromptView) -> torch.Tensor:
+    """bool [B, K, N]: all positions but padding."""
+    return view.everything[:, None].expand(-1, view.kv_heads, -1)
 
 
 @torch.no_grad()  # which entries are kept has no gradient
-def keep_layer(view: PromptView) -> torch.Tensor:
-    """``keep`` of one layer, whose view has its config: bool [B, K, N]."""
-    config, lengths = view.config, view.lengths[:, None]
-    everything = view.everything[:, None].expand(-1, view.kv_heads, -1)
+def keep_layer(view: PromptView) -> Kept:
+    """``keep`` of one layer, whose view has its config.
+
+    Reads nothing back from a GPU that depends on the layer, unless the method does.
+    """
+    config, lengths = view.config, view.lengths
     # a prompt that fits into the mean budget is left whole: nothing would be gained by cutting it
-    if not config.evicts or int(lengths.max()) <= config.budget:
-        return everything
+    if not config.evicts or view.longest <= config.budget:
+        mask = None if view.valid is None else everything(view)
+        return Kept(mask, int(lengths.sum()) * view.kv_heads, exact=True, whole=True)
     scores = _shaped("score", view, config.score_in_use.function(view), (view.kv_heads, view.length))
     wanted = _shaped("allocate", view, config.rule.allocate(view, scores), (view.kv_heads,))
+    protected, least = _protected(view)
+    device, known = scores.device, wanted.device.type == "cpu"
+    lengths = lengths[:, None].to(wanted.device)
     wanted = torch.minimum(torch.where(lengths <= config.budget, lengths, wanted), lengths)
-    protected = config.rule.protect(view)
-    protected = (protected[:, None] if protected.ndim == 2 else protected) & everything
-    return protected | _best(scores, everything & ~protected, wanted.to(scores.device) - protected.sum(-1))
+    if known and least is not None:
+        count = torch.maximum(wanted, least)
+        most = int(count.sum())
+        count = count.to(device)
+    else:
+        # what a layer's heads share is theirs together, give or take what rounding does to each
+        most = min(view.batch * view.kv_heads * (config.budget + 1), view.batch * view.kv_heads * view.length)
+        if least is None:
+            count = torch.maximum(wanted.to(device), protected.sum(-1))
+            most = int(count.sum())
+        else:
+            count = torch.maximum(wanted.to(device), least.to(device))
+    # what is protected comes first, whatever its score
+    scores = scores.clamp(max=torch.finfo(scores.dtype).max).masked_fill(protected, torch.inf)
+    if view.valid is not None:
+        scores = scores.masked_fill(~everything(view), -torch.inf)
+    order = scores.argsort(dim=-1, descending=True, stable=True)  # the earlier position wins a tie
+    rank = view.once_per_prompt("ranks", lambda: torch.arange(view.length, device=device))
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, rank < count[..., None])
+    exact = known and least is not None
+    if view.valid is not None:
+        mask, exact = mask & everything(view), False
+    return Kept(mask, most, exact)
 
 
-def _best(scores: torch.Tensor, candidates: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """Mark the ``count`` [B, K] best candidates [B, K, N]; the earlier position wins a tie."""
-    order = scores.masked_fill(~candidates, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    chosen = torch.arange(scores.shape[-1], device=scores.device) < count[..., None]
-    return torch.zeros_like(chosen).scatter_(-1, order, chosen) & candidates
+def _protected(view: PromptView) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What is always kept, bool [B, 1 or K, N], and how many those are on the CPU where no layer differs."""
+
+    def find() -> tuple[torch.Tensor, torch.Tensor | None]:
+        found = view.config.rule.protect(view)
+        if found.ndim == 3:
+            return found & everything(view), None
+        found = (found & view.everything)[:, None]
+        return found, found.sum(-1).cpu()
+
+    if view.shared.get("protected", (None, None))[1] is None:
+        view.shared["protected"] = find()
+    return view.shared["protected"]
 
 
 def _shaped(part: str, view: PromptView, found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -14,8 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from sparsemm_eval import compat
-from sparsemm_eval.cache.arena import Arena
-from sparsemm_eval.cache.ragged_cache import DEFAULT_RESERVE, RaggedCache
+from sparsemm_eval.cache.ragged_cache import DEFAULT_RESERVE, Arena, RaggedCache, new_arena
 from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
@@ -164,7 +163,7 @@ class CompressionSession:
         """Memory of all samples in modes other than ``eager``."""
         if self._arena is None:
             kernel = dispatch.choose(self.kernel, self.model.device)
-            self._arena = Arena(self.config, self.decoder.num_layers, kernel)
+            self._arena = new_arena(self.config, self.decoder.num_layers, kernel)
         return self._arena
 
     def __enter__(self) -> CompressionSession:

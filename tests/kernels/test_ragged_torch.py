@@ -29,7 +29,7 @@ def store_of(counts, dim, dtype, seed=0, scale=1.0, reserve=40, fixed=False):
 
 
 def filled(key, value, kept, room, fixed=False):
-    store = RaggedStore("torch", block_size(float(kept.sum(-1).double().mean())), fixed=fixed)
+    store = RaggedStore(block_size(float(kept.sum(-1).double().mean())), fixed=fixed)
     store.fill(key, value, kept, kept.sum(-1), room)
     return store
 
