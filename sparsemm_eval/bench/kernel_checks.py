@@ -10,7 +10,9 @@ import torch
 
 from sparsemm_eval.bench.clock import milliseconds
 from sparsemm_eval.bench.decode_attention import Shape, head_lengths
-from sparsemm_eval.cache.ragged_store import RaggedStore
+from sparsemm_eval.cache.ragged_cache import Store, new_arena
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.methods.keep import Kept
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 
@@ -35,7 +37,7 @@ class Check:
 
 def random_store(
     counts: torch.Tensor, layer: Shape, device: torch.device, kernel: str, room: int, seed: int
-) -> tuple[RaggedStore, list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[Store, list[tuple[torch.Tensor, torch.Tensor]]]:
     """A store of random entries, int64 [B, K] of them, and the entries themselves per segment."""
     generator = torch.Generator(device).manual_seed(seed)
     length = int(counts.max())
@@ -45,14 +47,14 @@ def random_store(
         for _ in range(2)
     )
     kept = torch.arange(length, device=device) < counts.to(device)[..., None]
-    store = RaggedStore(kernel, 32)
-    store.fill(key, value, kept, counts, room)
+    arena = new_arena(CompressionConfig("fullkv"), 1, kernel)
+    arena.fill(0, key, value, Kept(kept, int(counts.sum()), exact=True), room)
     entries = [
         (key[b, k, : counts[b, k]], value[b, k, : counts[b, k]])
         for b in range(counts.shape[0])
         for k in range(counts.shape[1])
     ]
-    return store, entries
+    return arena.stores[0], entries
 
 
 def checks(device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]) -> Iterator[Check]:
