@@ -46,9 +46,9 @@ def random_store(
         torch.randn(size, generator=generator, device=device, dtype=torch.float32).to(layer.dtype)
         for _ in range(2)
     )
-    kept = torch.arange(length, device=device) < counts.to(device)[..., None]
     arena = new_arena(CompressionConfig("fullkv"), 1, kernel)
-    arena.fill(0, key, value, Kept(kept, int(counts.sum()), exact=True), room)
+    order = torch.arange(length, device=device).expand(*counts.shape, length)
+    arena.fill(0, key, value, Kept(order, counts, int(counts.sum())), room)
     entries = [
         (key[b, k, : counts[b, k]], value[b, k, : counts[b, k]])
         for b in range(counts.shape[0])

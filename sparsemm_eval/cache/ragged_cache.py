@@ -203,11 +203,11 @@ class RaggedLayer(CacheLayerMixin):
                 shared.arena = new_arena(shared.config, shared.num_layers, "triton")
             shared.arena.fill(self.layer, key, value, kept, room)
             return shared.arena.stores[self.layer]
-        mask, counts = kept.counted(key)
+        counts = kept.count.cpu()
         if bool((counts == self.prompt_lengths[:, None]).all()):
             return DenseStore(key, value, shared.reserve)
-        store = RaggedStore(block_size(kept.most / counts.numel()))
-        store.fill(key, value, mask, counts, room)
+        store = RaggedStore(block_size(float(counts.double().mean())))
+        store.fill(key, value, kept.mask(key.shape[2]), counts, room)
         return store
 
     def attend(

@@ -303,7 +303,7 @@ class RaggedArena(ArenaBase):
 
     def fill(self, layer: int, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
         """Store a layer of a prompt."""
-        self.stores[layer].fill(key, value, *kept.counted(key), room)
+        self.stores[layer].fill(key, value, kept.mask(key.shape[2]), kept.count.cpu(), room)
 
     @property
     def room(self) -> int:

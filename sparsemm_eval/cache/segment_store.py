@@ -17,6 +17,7 @@ from sparsemm_eval.cache.arena import NO_ROOM, ArenaBase, static_zeros, writable
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.kernels import work_list
 from sparsemm_eval.kernels.dispatch import triton_operators
+from sparsemm_eval.kernels.ragged_triton import store_prompt
 from sparsemm_eval.methods.keep import Kept
 
 RESERVE = 256  # slots for generated tokens that an eager cache takes at a time
@@ -29,7 +30,7 @@ class SegmentStore:
     Attributes
     ----------
     keys, values : torch.Tensor or None
-        [slots, D]; the last slot belongs to nobody.
+        [slots, D].
     room : int
         Generated tokens that every segment has slots for.
     segments, items, ranges, length, prompt, pool : torch.Tensor
@@ -85,27 +86,20 @@ class SegmentStore:
         """
         batch, kv_heads, length, _ = key.shape
         count, self.most, self.asked = batch * kv_heads, kept.most, room
-        if not self._fits(key, kept.most + count * room + 1):
+        if not self._fits(key, kept.most + count * room):
             self.keys = self.values = None  # before larger ones are taken
-            self._allocate(key, kept.most + count * room + 1)
-        self.room = (len(self.keys) - 1 - kept.most) // count
-        pools = (self.keys, key.detach()), (self.values, value.detach())
-        if kept.mask is None:  # everything: no entry needs to be looked up
-            self.kept = torch.full((count,), length, device=key.device)
-            for pool, source in pools:
+            self._allocate(key, kept.most + count * room)
+        self.room = (len(self.keys) - kept.most) // count
+        self.kept = kept.count.flatten()
+        if kept.order is None:  # everything, one segment after the other
+            for pool, source in (self.keys, key.detach()), (self.values, value.detach()):
                 area = pool[: count * (length + self.room)].view(batch, kv_heads, -1, pool.shape[1])
                 area[:, :, :length] = source
             return
-        self.kept = kept.mask.sum(-1).flatten()
-        place = kept.mask.flatten().nonzero_static(size=kept.most, fill_value=-1)[:, 0]
-        segment = place // length
-        slot = torch.arange(kept.most, device=key.device) + segment * self.room
-        if not kept.exact:
-            slot = torch.where(place < 0, len(self.keys) - 1, slot)
-        row, head = (0, segment) if batch == 1 else (segment // kv_heads, segment % kv_heads)
-        position = place - segment * length
-        for pool, source in pools:
-            pool[slot] = source[row, head, position]
+        longest = int(self.kept.max()) if self.kept.device.type == "cpu" else min(kept.most, length)
+        places = torch.stack([first_slots(self.kept, self.room), self.kept])
+        places = places.to(key.device, non_blocking=True)
+        store_prompt(key.detach(), value.detach(), kept.order, places, self.keys, self.values, longest)
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
@@ -119,15 +113,14 @@ class SegmentStore:
 
     def move(self, lengths: np.ndarray, room: int) -> None:
         """Put all entries, int64 [S] of them, into a pool with this much room."""
-        old, first = (self.keys, self.values), first_slots(self.arena.counts[self.layer], self.room)
-        self._allocate(self.keys, int(self.arena.counts[self.layer].sum()) + len(lengths) * room + 1)
-        before = lengths.cumsum() - lengths
-        shifts = np.stack([first - before, first_slots(self.arena.counts[self.layer], room) - before])
-        device = self.keys.device
-        length, shifts = torch.from_numpy(lengths).to(device), torch.from_numpy(shifts).to(device)
-        entries = int(lengths.sum())
+        old, first = (self.keys, self.values), first_slots(self.counts, self.room)
+        self._allocate(self.keys, int(self.arena.counts[self.layer].sum()) + len(lengths) * room)
+        device, entries = self.keys.device, int(lengths.sum())
+        length = torch.from_numpy(lengths)
+        before = length.cumsum(0) - length
+        shifts = torch.stack([first - before, first_slots(self.counts, room) - before]).to(device)
         segment = torch.arange(len(lengths), device=device)
-        segment = segment.repeat_interleave(length, output_size=entries)
+        segment = segment.repeat_interleave(length.to(device), output_size=entries)
         rank = torch.arange(entries, device=device)
         source, target = (rank + shift[segment] for shift in shifts)
         for pool, filled in zip((self.keys, self.values), old, strict=True):
@@ -148,9 +141,9 @@ class SegmentStore:
             )
 
 
-def first_slots(counts: np.ndarray, room: int) -> np.ndarray:
-    """Where segments begin that have so many prompt entries [..., S] and equal room."""
-    return counts.cumsum(-1) - counts + np.arange(counts.shape[-1]) * room
+def first_slots(counts: torch.Tensor, room: int) -> torch.Tensor:
+    """Where segments begin that have so many prompt entries, int64 [S], and equal room."""
+    return counts.cumsum(0) - counts + torch.arange(len(counts), device=counts.device) * room
 
 
 class SegmentArena(ArenaBase):
@@ -220,7 +213,7 @@ class SegmentArena(ArenaBase):
         """Tell the steps of the present sample where everything lies, in two copies."""
         counts, stores = self.counts, self.stores
         rooms = np.array([[store.room] for store in stores])
-        first = counts.cumsum(-1) - counts + np.arange(counts.shape[1]) * rooms
+        first = counts.cumsum(1) - counts + np.arange(counts.shape[1]) * rooms
         capacity = counts + rooms
         programs = self._programs_of(stores[0].keys.device)
         lists = work_list.plan(np.minimum(lengths + LOOK_AHEAD, capacity), capacity, programs)
@@ -229,8 +222,8 @@ class SegmentArena(ArenaBase):
         if self._key not in self._held:
             self._hold(facts.shape, lists[0].shape)
         longs, ints = self._buffers(self._held[self._key])
-        longs.copy_(torch.from_numpy(np.concatenate([facts.ravel(), pools.ravel()])))
-        ints.copy_(torch.from_numpy(np.concatenate([part.ravel() for part in lists])))
+        longs.copy_(torch.from_numpy(np.concatenate([facts.ravel(), pools.ravel()])), non_blocking=True)
+        ints.copy_(torch.from_numpy(np.concatenate([part.ravel() for part in lists])), non_blocking=True)
         held_facts, held_pools, items, ranges = self._held[self._key][:4]
         for layer, store in enumerate(stores):
             store.segments, store.length, store.prompt = (

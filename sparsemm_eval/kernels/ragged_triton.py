@@ -1,4 +1,4 @@
-"""Triton kernels of split-KV attention for a single token per segment.
+"""Triton kernels: split-KV attention for a single token per segment, and storing a prompt's kept entries.
 
 Flash-decoding (Dao et al. 2023): every program walks over one span of a segment's entries for all G query
 heads of the segment at once and leaves a partial result; a second kernel joins a segment's partial results
@@ -163,6 +163,85 @@ def _merge_spans(
     counts = (head == 0) & (tl.program_id(2) == 0)
     has_room = filled < tl.load(segments + count_of_segments + segment)
     tl.store(length + segment, filled + 1, mask=counts & has_room)
+
+
+@triton.jit
+def _store_prompt(
+    key,
+    value,
+    order,
+    segments,
+    keys,
+    values,
+    length,
+    count_of_segments,
+    row_stride,
+    head_stride,
+    position_stride,
+    K: tl.constexpr,
+    D: tl.constexpr,
+    DIM: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Copy some of a segment's kept entries, by rank, to its first slots."""
+    segment = tl.program_id(0).to(tl.int64)
+    count = tl.load(segments + count_of_segments + segment)
+    rank = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    position = tl.load(order + segment * length + rank, mask=rank < count, other=0)
+    dim = tl.arange(0, DIM)
+    mask = (rank[:, None] < count) & (dim[None, :] < D)
+    source = (segment // K) * row_stride + (segment % K) * head_stride
+    source = source + position[:, None] * position_stride + dim[None, :]
+    target = (tl.load(segments + segment) + rank[:, None]) * D + dim[None, :]
+    tl.store(keys + target, tl.load(key + source, mask=mask), mask=mask)
+    tl.store(values + target, tl.load(value + source, mask=mask), mask=mask)
+
+
+def store_prompt(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    order: torch.Tensor,
+    segments: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    longest: int,
+) -> None:
+    """Copy the kept entries of a layer's prompt to their slots.
+
+    Parameters
+    ----------
+    key, value : torch.Tensor
+        [B, K, N, D].
+    order : torch.Tensor
+        int64 [B, K, N]: positions, those to keep first.
+    segments : torch.Tensor
+        int64 [2, B * K]: every segment's first slot, and how many entries it keeps.
+    keys, values : torch.Tensor
+        [slots, D], written to.
+    longest : int
+        Entries of the longest segment, or more.
+    """
+    kv_heads, length, dim = key.shape[1:]
+    key, value = (one if one.stride(3) == 1 else one.contiguous() for one in (key, value))
+    if key.stride() != value.stride():
+        key, value = key.contiguous(), value.contiguous()
+    tile = 32
+    with _device_of(key):
+        _store_prompt[(segments.shape[1], -(-longest // tile))](
+            key,
+            value,
+            order.contiguous(),
+            segments,
+            keys,
+            values,
+            length,
+            segments.shape[1],
+            *key.stride()[:3],
+            K=kv_heads,
+            D=dim,
+            DIM=triton.next_power_of_2(dim),
+            TILE=tile,
+        )
 
 
 def launch(

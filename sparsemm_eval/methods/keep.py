@@ -14,31 +14,34 @@ from sparsemm_eval.methods.base import PromptView, Settings
 
 @dataclass(frozen=True)
 class Kept:
-    """The entries of one layer that are kept.
+    """The entries of one layer that are kept: of every KV head, the first ``count`` of its ``order``.
 
     Attributes
     ----------
-    mask : torch.Tensor or None
-        bool [B, K, N]; None where nothing is left out and nothing is padding.
+    order : torch.Tensor or None
+        int64 [B, K, N]: positions. None where nothing is left out and nothing is padding.
+    count : torch.Tensor
+        int64 [B, K]. On the CPU where it is known without waiting for a GPU, else on the order's device.
     most : int
-        How many those are in all, or more than that.
-    exact : bool
-        Whether ``most`` is how many they are.
+        Entries in all; where ``count`` is not on the CPU, a number that they do not exceed.
     whole : bool
         Whether no layer of the prompt leaves anything out.
     """
 
-    mask: torch.Tensor | None
+    order: torch.Tensor | None
+    count: torch.Tensor
     most: int
-    exact: bool
     whole: bool = False
 
-    def counted(self, key: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """The mask, and how many entries it marks of keys [B, K, N, D]: int64 [B, K] on the CPU."""
-        batch, kv_heads, length, _ = key.shape
-        if self.mask is None:
-            return None, torch.full((batch, kv_heads), length)
-        return self.mask, self.mask.sum(-1).cpu()
+    def mask(self, length: int) -> torch.Tensor:
+        """bool [B, K, N], for N = ``length``."""
+        if self.order is None:
+            return torch.ones(*self.count.shape, length, dtype=torch.bool)
+        rank = torch.arange(length, device=self.order.device)
+        chosen = rank < self.count.to(self.order.device)[..., None]
+        return torch.zeros(chosen.shape, dtype=torch.bool, device=chosen.device).scatter_(
+            -1, self.order, chosen
+        )
 
 
 def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
@@ -72,13 +75,7 @@ def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
         if not isinstance(config.head_scores, HeadScores):
             raise ConfigError("head_scores", config.head_scores, f"a HeadScores table, for {config.method}")
         config.head_scores.check_fits(len(views), views[0].heads)
-    masks = [keep_layer(view).mask for view in views]
-    return [everything(view) if mask is None else mask for view, mask in zip(views, masks, strict=True)]
-
-
-def everything(view: PromptView) -> torch.Tensor:
-    """bool [B, K, N]: all positions but padding."""
-    return view.everything[:, None].expand(-1, view.kv_heads, -1)
+    return [keep_layer(view).mask(view.length).to(view.key.device) for view in views]
 
 
 @torch.no_grad()  # which entries are kept has no gradient
@@ -87,55 +84,57 @@ def keep_layer(view: PromptView) -> Kept:
 
     Reads nothing back from a GPU that depends on the layer, unless the method does.
     """
-    config, lengths = view.config, view.lengths
+    config, lengths = view.config, view.lengths[:, None]
     # a prompt that fits into the mean budget is left whole: nothing would be gained by cutting it
     if not config.evicts or view.longest <= config.budget:
-        mask = None if view.valid is None else everything(view)
-        return Kept(mask, int(lengths.sum()) * view.kv_heads, exact=True, whole=True)
+        return _everything(view)
     scores = _shaped("score", view, config.score_in_use.function(view), (view.kv_heads, view.length))
     wanted = _shaped("allocate", view, config.rule.allocate(view, scores), (view.kv_heads,))
     protected, least = _protected(view)
-    device, known = scores.device, wanted.device.type == "cpu"
-    lengths = lengths[:, None].to(wanted.device)
+    if wanted.device != least.device:  # to where the numbers are that depend on the prompt's content
+        place = scores.device
+        wanted, least, lengths = (part.to(place, non_blocking=True) for part in (wanted, least, lengths))
     wanted = torch.minimum(torch.where(lengths <= config.budget, lengths, wanted), lengths)
-    if known and least is not None:
-        count = torch.maximum(wanted, least)
-        most = int(count.sum())
-        count = count.to(device)
-    else:
-        # what a layer's heads share is theirs together, give or take what rounding does to each
-        most = min(view.batch * view.kv_heads * (config.budget + 1), view.batch * view.kv_heads * view.length)
-        if least is None:
-            count = torch.maximum(wanted.to(device), protected.sum(-1))
-            most = int(count.sum())
-        else:
-            count = torch.maximum(wanted.to(device), least.to(device))
-    # what is protected comes first, whatever its score
-    scores = scores.clamp(max=torch.finfo(scores.dtype).max).masked_fill(protected, torch.inf)
+    count = torch.maximum(wanted, least).expand(-1, view.kv_heads)
+    # what a layer's heads share by content is theirs together, give or take what rounding does to each
+    heads = view.batch * view.kv_heads
+    most = int(count.sum()) if count.device.type == "cpu" else heads * min(config.budget + 1, view.length)
+    # what is protected comes first and padding last, whatever their scores
+    limits = torch.finfo(scores.dtype)
+    scores = scores.clamp(limits.min, limits.max).masked_fill_(protected, torch.inf)
     if view.valid is not None:
-        scores = scores.masked_fill(~everything(view), -torch.inf)
+        scores.masked_fill_(~view.everything[:, None], -torch.inf)
     order = scores.argsort(dim=-1, descending=True, stable=True)  # the earlier position wins a tie
-    rank = view.once_per_prompt("ranks", lambda: torch.arange(view.length, device=device))
-    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, rank < count[..., None])
-    exact = known and least is not None
-    if view.valid is not None:
-        mask, exact = mask & everything(view), False
-    return Kept(mask, most, exact)
+    return Kept(order, count, most)
 
 
-def _protected(view: PromptView) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What is always kept, bool [B, 1 or K, N], and how many those are on the CPU where no layer differs."""
+def _everything(view: PromptView) -> Kept:
+    count = view.lengths[:, None].expand(-1, view.kv_heads)
+    order = None
+    if view.valid is not None:  # padding is on the left: turned to the end
 
-    def find() -> tuple[torch.Tensor, torch.Tensor | None]:
-        found = view.config.rule.protect(view)
-        if found.ndim == 3:
-            return found & everything(view), None
-        found = (found & view.everything)[:, None]
-        return found, found.sum(-1).cpu()
+        def turned() -> torch.Tensor:
+            padding = (view.length - view.lengths).to(view.key.device)
+            position = torch.arange(view.length, device=view.key.device)
+            return ((position + padding[:, None]) % view.length)[:, None]
 
-    if view.shared.get("protected", (None, None))[1] is None:
-        view.shared["protected"] = find()
-    return view.shared["protected"]
+        order = view.once_per_prompt("turned", turned).expand(-1, view.kv_heads, -1)
+    return Kept(order, count, int(count.sum()), whole=True)
+
+
+def _protected(view: PromptView) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is always kept, bool [B, 1 or K, N], and how many those are, int64 [B, 1 or K].
+
+    Of what is the same for all layers, the number is on the CPU.
+    """
+    if "protected" in view.shared:
+        return view.shared["protected"]
+    found = view.config.rule.protect(view)
+    if found.ndim == 3:
+        found = found & view.everything[:, None]
+        return found, found.sum(-1)
+    found = (found & view.everything)[:, None]
+    return view.once_per_prompt("protected", lambda: (found, found.sum(-1).cpu()))
 
 
 def _shaped(part: str, view: PromptView, found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -13,7 +13,9 @@ from tests.model.test_session import config_of
 
 pytest.importorskip("triton", reason="Triton is not installed", exc_type=ImportError)
 MOST_PER_LAYER = 14
-KERNEL = re.compile(r"^\s+(?:\w+ = )?(?:cpp_fused\w*\(|extern_kernels\.\w+\(|torch\.ops\.\w+\.\w+)", re.MULTILINE)
+KERNEL = re.compile(
+    r"^\s+(?:\w+ = )?(?:cpp_fused\w*\(|extern_kernels\.\w+\(|torch\.ops\.\w+\.\w+)", re.MULTILINE
+)
 
 
 def llama(layers):

@@ -255,10 +255,12 @@ def test_the_store_appends_and_attends_as_the_torch_one_does(counts, room, steps
     key, value = (torch.randn(*counts.shape, 300, 32, generator=generator).to(DEVICE) for _ in range(2))
     mask = torch.rand(*counts.shape, 300, generator=generator).argsort(-1).argsort(-1) < counts[..., None]
     arena, store = SegmentArena(1), RaggedStore(32)
-    kept = Kept(mask.to(DEVICE), int(counts.sum()) + 2, exact=False)
+    order = mask.float().argsort(dim=-1, descending=True, stable=True).to(DEVICE)
+    kept = Kept(order, counts.to(DEVICE), int(counts.sum()) + 2)
     arena.fill(0, key, value, kept, room)
     assert arena.stores[0].counts.equal(counts.flatten())
-    store.fill(key, value, kept.mask, counts, room)
+    store.fill(key, value, mask.to(DEVICE), counts, room)
+    assert kept.mask(300).cpu().equal(mask)
     for number in range(steps):
         query = torch.randn(len(counts), 8, 1, 32, generator=generator).to(DEVICE)
         token = [torch.randn(len(counts), 2, 1, 32, generator=generator).to(DEVICE) for _ in range(2)]
@@ -270,7 +272,7 @@ def test_the_store_appends_and_attends_as_the_torch_one_does(counts, room, steps
 
 
 def test_more_entries_than_were_announced_are_an_error():
-    arena, mask = SegmentArena(1), torch.ones(1, 2, 5, dtype=torch.bool, device=DEVICE)
-    key = torch.zeros(1, 2, 5, 16, device=DEVICE)
-    with pytest.raises(ConfigError, match="allocate=10 .* at most 9 entries, in layer 0"):
-        arena.fill(0, key, key, Kept(mask, 9, exact=False), 1)
+    arena, key = SegmentArena(1), torch.zeros(1, 2, 5, 16, device=DEVICE)
+    order, count = torch.arange(5, device=DEVICE).expand(1, 2, 5), torch.tensor([[5, 5]], device=DEVICE)
+    with pytest.raises(ConfigError, match=r"allocate=10 .* at most 9 entries, in layer 0"):
+        arena.fill(0, key, key, Kept(order, count, 9), 1)
