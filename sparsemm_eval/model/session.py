@@ -27,6 +27,7 @@ from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
+from sparsemm_eval.model.feed_forward import in_parts
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder, rotary_embedding
 
@@ -199,6 +200,7 @@ class CompressionSession:
             self.model.register_forward_hook(self._note_prefill),
         ):
             self._undo.callback(hook.remove)
+        self._undo.enter_context(in_parts(self.decoder.feed_forwards))
         if self.masked:
             self._undo.enter_context(masked_heads(self.model, self.masked, self.config.mask_mode))
         self._wrap_generate()
