@@ -248,8 +248,7 @@ class RaggedStore:
     def _write_index(self, length: torch.Tensor) -> None:
         """Describe the present sample to a step, in tensors that keep their places in a fixed store."""
         slots = self._whole_blocks(self.counts)
-        offset, segment = slots.cumsum(0) - slots, torch.arange(self.segments)
-        first = self._prompt_slots() + segment * self.block
+        first = self._prompt_slots() + torch.arange(self.segments) * self.block
         described = {
             "length": length,
             "prompt": self.counts,

@@ -16,7 +16,7 @@ ADAKV_FLOOR = Knob("adakv_floor", 0.2, Share, "share of a head's budget that it 
 def by_competition(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     """The best K * base positions of a layer's heads together, counted by head: int64 [B, K].
 
-    With ``surplus=drop`` on the scores' device, since nothing needs to know them before the prompt is through.
+    With ``surplus=drop`` on the scores' device: nothing needs to know them before the prompt is through.
     """
     return torch.stack([_row(view, scores[row], int(length)) for row, length in enumerate(view.lengths)])
 

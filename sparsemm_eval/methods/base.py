@@ -248,8 +248,8 @@ class Method:
         may stay on the scores' device, so that nothing waits for a GPU, and a row has at most
         ``K * (budget + 1)`` then. None: everything is kept.
     protect : callable
-        ``view -> bool [B, N]``, for all layers of a prompt, or ``[B, K, N]``, of this layer: always kept, part
-        of the budget.
+        ``view -> bool [B, N]``, for all layers of a prompt, or ``[B, K, N]``, of this layer: always kept,
+        part of the budget.
     mask : callable or None
         ``(head scores, config) -> [(layer, query head), …]``: heads whose attention is switched off.
     knobs : tuple of Knob

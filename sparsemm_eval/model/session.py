@@ -167,6 +167,11 @@ class CompressionSession:
             self._arena = new_arena(self.config, self.decoder.num_layers, kernel)
         return self._arena
 
+    @property
+    def captures(self) -> int:
+        """Decode steps recorded so far; on a CPU, how often one would have been."""
+        return 0 if self._loop is None else self._loop.captures
+
     def __enter__(self) -> CompressionSession:
         text_config = self.decoder.config
         before = compat.attention_of(text_config)

@@ -27,11 +27,11 @@ def steps_without_a_model(monkeypatch):
 
 def answered(session, model, lengths, count):
     """Answer one batch; captures that it took."""
-    before = session._loop.captures
+    before = session.captures
     with torch.inference_mode():
         model.generate(**text_prompt(lengths).inputs, max_new_tokens=count, do_sample=False)
     assert session.stats.generated == count - 1
-    return session._loop.captures - before
+    return session.captures - before
 
 
 @pytest.mark.parametrize("method", ["fullkv", "snapkv", "sparsemm", "adakv"])

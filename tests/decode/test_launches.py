@@ -35,16 +35,15 @@ def compiled_kernels(layers):
     """Kernel calls in Inductor's code of one fused step, and the operators of ours among them."""
     model = llama(layers)
     torch._dynamo.reset()
-    with compress(model, config_of("snapkv", model), decode="fused", kernel="triton") as session:
-        with torch.inference_mode():
-            cache = session.new_cache(4)
-            ids = torch.randint(1, 97, (1, 60))
-            model(input_ids=ids, past_key_values=cache)
-            forward = forward_of(model, compiled=True)
-            step = (ids[:, -1:], torch.full((1, 1), 60), cache)
-            # Inductor joins what is concatenated with other kernels on a GPU by itself, on a CPU when told to
-            with torch._inductor.config.patch(force_pointwise_cat=True):
-                _, code = run_and_get_code(forward, *step)
+    session = compress(model, config_of("snapkv", model), decode="fused", kernel="triton")
+    # Inductor joins what is concatenated with other kernels on a GPU by itself, on a CPU when told to
+    fuse = torch._inductor.config.patch(force_pointwise_cat=True)
+    with session, torch.inference_mode(), fuse:
+        cache = session.new_cache(4)
+        ids = torch.randint(1, 97, (1, 60))
+        model(input_ids=ids, past_key_values=cache)
+        step = (ids[:, -1:], torch.full((1, 1), 60), cache)
+        _, code = run_and_get_code(forward_of(model, compiled=True), *step)
     calls = KERNEL.findall(code[0].split("def call(")[1].split("def get_args")[0])
     return len(calls), sum("sparsemm" in call for call in calls)
 
