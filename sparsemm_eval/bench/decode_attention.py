@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sparsemm_eval.bench.clock import interleaved
 from sparsemm_eval.cache.ragged_store import RaggedStore, block_size
 from sparsemm_eval.methods.apportion import water_fill
+from sparsemm_eval.methods.keep import Kept
 
 LAYERS = 6  # of one model, each with its own entries
 
@@ -64,7 +65,7 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
 
     heads = shape.kv_heads * shape.group
     query = random(1, heads, 1, shape.head_dim)
-    kept = torch.arange(longest, device=device) < lengths.to(device)[None, :, None]
+    order = torch.arange(longest, device=device).expand(1, shape.kv_heads, -1)
     rows = query.view(1, shape.kv_heads, shape.group, shape.head_dim)
 
     def dense() -> list[torch.Tensor]:
@@ -73,7 +74,7 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
     def attend() -> Callable[[], object]:
         store = RaggedStore(block_size(shape.budget))
         pair = (random(1, shape.kv_heads, longest, shape.head_dim) for _ in range(2))
-        store.fill(*pair, kept, lengths[None], 64)
+        store.fill(*pair, Kept(order, lengths[None], int(lengths.sum())), 64)
         token = (random(1, shape.kv_heads, 1, shape.head_dim) for _ in range(2))
         return partial(store.attend, query, *token, shape.head_dim**-0.5)
 

@@ -133,7 +133,11 @@ class Suite:
             if not self.has_time:
                 rows.append({**asdict(setting), "error": "no time left"})
                 continue
-            rows.append(guarded(setting, partial(self._measured, name)))
+            try:
+                rows.append(guarded(setting, partial(self._measured, name)))
+            except Exception as error:  # the other rows are worth having
+                traceback.print_exc()
+                rows.append({**asdict(setting), "error": f"{type(error).__name__}: {error}"[:300]})
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -265,7 +269,7 @@ def _same_prefix(ours: list, theirs: list, exactly: bool) -> bool:
 
 
 def images(suite: Suite) -> dict[str, Any]:
-    """The embedded readers on pages, through processor, encoded images and every mode, alone and in batches."""
+    """The embedded readers on pages, through processor and encoded images, alone and in batches."""
     from sparsemm_eval.model import checkpoint, shipped
     from sparsemm_eval.model.placement import place
     from sparsemm_eval.pages.drawing.layout import PAGE_SIZES
@@ -507,7 +511,8 @@ def _line(row: dict[str, Any]) -> str:
     if "error" in row:
         return start + row["error"][:90]
     peak = max(row["peak_prefill"] or 0, row["peak_decode"] or 0) / 1e9
-    return start + f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
+    figures = f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
+    return start + f"{figures}, warm-up {row['warm_up_seconds']:.1f} s"
 
 
 def main(arguments: list[str] | None = None) -> Suite:

@@ -207,7 +207,7 @@ class RaggedLayer(CacheLayerMixin):
         if bool((counts == self.prompt_lengths[:, None]).all()):
             return DenseStore(key, value, shared.reserve)
         store = RaggedStore(block_size(float(counts.double().mean())))
-        store.fill(key, value, kept.mask(key.shape[2]), counts, room)
+        store.fill(key, value, kept, room)
         return store
 
     def attend(

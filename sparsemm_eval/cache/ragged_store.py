@@ -60,6 +60,7 @@ class RaggedStore:
         self.values: torch.Tensor | None = None
         self.room = 0
         self.counts = torch.zeros(0, dtype=torch.int64)  # [S] on the CPU: prompt entries
+        self._slots, self._prompt_slots = self.counts, 0  # [S], those of the prompt, and their sum
         # where the store is not fixed: tokens generated in all and before this pool
         self.appended, self._begun_at = 0, 0
         self._blocks: Blocks | None = None  # in use
@@ -99,23 +100,20 @@ class RaggedStore:
         tensors = (self.keys, self.values, *self.index.values())
         return tuple((tensor.data_ptr(), *tensor.shape) for tensor in tensors)
 
-    def fill(
-        self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, counts: torch.Tensor, room: int
-    ) -> None:
+    def fill(self, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
         """Store a prompt in place of the last one.
 
         Parameters
         ----------
         key, value : torch.Tensor
             [B, K, N, D].
-        kept : torch.Tensor
-            bool [B, K, N]: the entries to store.
-        counts : torch.Tensor
-            int64 [B, K] on the CPU: how many those are.
+        kept : Kept
         room : int
             Generated tokens to make room for.
         """
-        self.counts = counts.flatten()
+        self.counts = kept.count.cpu().flatten()
+        self._slots = self._whole_blocks(self.counts)
+        self._prompt_slots = int(self._slots.sum())
         self.appended = self._begun_at = 0
         self._blocks, self._full = None, []
         self.room = self._whole_blocks(max(room, 1))
@@ -125,7 +123,7 @@ class RaggedStore:
         else:  # weights of zero do not silence what is not finite
             self.keys.zero_()
             self.values.zero_()
-        self._write_prompt(key.detach(), value.detach(), kept)
+        self._write_prompt(key.detach(), value.detach(), kept.order)
         self._write_index(self.counts)
 
     def make_room(self, tokens: int) -> None:
@@ -179,7 +177,7 @@ class RaggedStore:
     ) -> torch.Tensor:
         chunk, slot = divmod(self.appended - 1 - self._begun_at, self.block)
         if slot == 0:  # views of the blocks in use, one more for each segment
-            prompt = 0 if self._full else self._prompt_slots() // self.block
+            prompt = 0 if self._full else self._prompt_slots // self.block
             used, shape = prompt + (chunk + 1) * self.segments, (-1, self.block, self.keys.shape[1])
             pool = self.keys.view(shape), self.values.view(shape), self.index["bias"], self.index["owner"]
             self._blocks = Blocks(*(tensor[:used] for tensor in pool))
@@ -204,11 +202,8 @@ class RaggedStore:
     def _whole_blocks(self, entries: Any) -> Any:
         return (entries + self.block - 1) // self.block * self.block
 
-    def _prompt_slots(self) -> int:
-        return int(self._whole_blocks(self.counts).sum())
-
     def _slots_needed(self) -> int:
-        return self._prompt_slots() + self.segments * self.room
+        return self._prompt_slots + self.segments * self.room
 
     def _fits(self, like: torch.Tensor) -> bool:
         if self.keys is None:
@@ -229,59 +224,65 @@ class RaggedStore:
         with writable():
             return torch.zeros(shape, dtype=dtype, device=device)
 
-    def _write_prompt(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> None:
+    def _write_prompt(self, key: torch.Tensor, value: torch.Tensor, order: torch.Tensor | None) -> None:
         kv_heads, length, dim = key.shape[1:]
-        pools = (self.keys, key), (self.values, value)
-        if bool((self.counts == length).all()):  # everything: no entry needs to be looked up
+        pools, counts = ((self.keys, key), (self.values, value)), self.counts
+        if order is None:  # everything: no entry needs to be looked up
             for pool, source in pools:
-                area = pool[: self._prompt_slots()].view(self.segments, -1, dim)
+                area = pool[: self._prompt_slots].view(self.segments, -1, dim)
                 area[:, :length] = source.reshape(-1, length, dim)
             return
-        row, head, position = kept.nonzero(as_tuple=True)  # sorted by row, head, position
-        slots = self._whole_blocks(self.counts)
-        # first slot of a segment minus the running number of its first entry
-        jump = ((slots.cumsum(0) - slots) - (self.counts.cumsum(0) - self.counts)).to(key.device)
-        slot = torch.arange(len(position), device=key.device) + jump[row * kv_heads + head]
+        before = counts.cumsum(0) - counts
+        # the running number of a segment's first entry, and its first slot
+        begin = torch.stack([before, self._slots.cumsum(0) - self._slots]).to(key.device)
+        segment = torch.arange(self.segments).repeat_interleave(counts).to(key.device)
+        begin = begin.index_select(1, segment)
+        rank = torch.arange(len(segment), device=key.device).sub_(begin[0])
+        position = order.reshape(self.segments, length)[segment, rank]
+        slot = rank.add_(begin[1])
+        row, head = (0, segment) if len(key) == 1 else (segment // kv_heads, segment % kv_heads)
         for pool, source in pools:
-            pool[slot] = source[row, head, position]
+            pool.index_copy_(0, slot, source[row, head, position])
 
     def _write_index(self, length: torch.Tensor) -> None:
         """Describe the present sample to a step, in tensors that keep their places in a fixed store."""
-        slots = self._whole_blocks(self.counts)
-        first = self._prompt_slots() + torch.arange(self.segments) * self.block
-        described = {
-            "length": length,
-            "prompt": self.counts,
-            "first": first,
-            "capacity": self.counts + self.room,
-        }
-        described |= self._blocks_of(slots, length.cpu())
-        # how far behind its first slot a segment's n-th generated entry lies
-        step = torch.arange(len(self.keys) // self.segments)
-        described["way"] = step // self.block * (self.segments * self.block) + step % self.block
-        described["generated"] = (length.cpu() - self.counts)[:1]
+        generated = length[:1].cpu() - self.counts[:1]
+        described = self._blocks_of(int(generated))
+        if self.fixed:
+            step = torch.arange(len(self.keys) // self.segments)
+            described |= {
+                "length": length,
+                "prompt": self.counts,
+                "first": self._prompt_slots + torch.arange(self.segments) * self.block,
+                "capacity": self.counts + self.room,
+                # how far behind its first slot a segment's n-th generated entry lies
+                "way": step // self.block * (self.segments * self.block) + step % self.block,
+                "generated": generated,
+            }
         held = self._indexes.setdefault(self.segments, {})
         for name, tensor in described.items():
             if name not in held or held[name].shape != tensor.shape:
                 held[name] = self._new(tuple(tensor.shape), tensor.dtype, self.keys.device)
             held[name].copy_(tensor)
 
-    def _blocks_of(self, slots: torch.Tensor, length: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _blocks_of(self, generated: int) -> dict[str, torch.Tensor]:
         """Whose every block is, and which slots are used: int64 [M] and float32 [M, T, 1] as Blocks wants."""
-        size, generated = self.block, int(length[0] - self.counts[0])
-        blocks = slots // size
-        prompt = int(blocks.sum())
+        size, blocks = self.block, self._slots // self.block
+        prompt, chunks = self._prompt_slots // size, self.room // size
+        room = slice(prompt, prompt + chunks * self.segments)
+        segment = torch.arange(self.segments)
         owner = torch.zeros(len(self.keys) // size, dtype=torch.int64)  # what nobody owns has no used slot
-        filled = torch.zeros_like(owner)
-        owner[:prompt] = torch.arange(self.segments).repeat_interleave(blocks)
-        before = torch.arange(prompt) - (blocks.cumsum(0) - blocks).repeat_interleave(blocks)
-        filled[:prompt] = (self.counts.repeat_interleave(blocks) - before * size).clamp(max=size)
-        chunks = self.room // size
-        owner[prompt : prompt + chunks * self.segments] = torch.arange(self.segments).repeat(chunks)
-        in_chunk = (generated - torch.arange(chunks) * size).clamp(0, size)
-        filled[prompt : prompt + chunks * self.segments] = in_chunk.repeat_interleave(self.segments)
-        used = torch.arange(size) < filled[:, None]
-        bias = torch.full(used.shape, -torch.inf).masked_fill_(used, 0.0)
+        owner[:prompt] = segment.repeat_interleave(blocks)
+        owner[room] = segment.repeat(chunks)
+        bias = torch.full((len(owner), size), -torch.inf)
+        bias[:prompt] = 0.0
+        # of a segment's last block, the slots behind its entries
+        some = blocks > 0
+        rest = torch.arange(size) >= (self.counts - (self._slots - size))[some, None]
+        bias[(blocks.cumsum(0) - 1)[some]] = torch.where(rest, -torch.inf, 0.0)
+        if generated:
+            used = torch.arange(chunks * size).view(chunks, 1, size) < generated
+            bias[room].view(chunks, -1, size).masked_fill_(used, 0.0)
         return {"owner": owner, "bias": bias.unsqueeze(-1)}
 
 
@@ -302,7 +303,7 @@ class RaggedArena(ArenaBase):
 
     def fill(self, layer: int, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
         """Store a layer of a prompt."""
-        self.stores[layer].fill(key, value, kept.mask(key.shape[2]), kept.count.cpu(), room)
+        self.stores[layer].fill(key, value, kept, room)
 
     @property
     def room(self) -> int:

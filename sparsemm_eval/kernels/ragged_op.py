@@ -1,9 +1,9 @@
 """Single-token ragged attention as a torch operator, so that compilation and CUDA graphs accept it.
 
 A pool is one layer's storage: keys and values [slots, D]. A segment is one (row, KV head) pair and owns one
-run of slots, filled in order; the work list (``work_list.plan``) says what a program reads. The operator finds
-the pool by its address in a tensor: a pool that is replaced by a larger one needs no new compilation and
-no new capture. Nothing here waits for the device.
+run of slots, filled in order; the work list (``work_list.plan``) says what a program reads. The operator
+finds the pool by its address in a tensor: a pool that is replaced by a larger one needs no new compilation
+and no new capture. Nothing here waits for the device.
 """
 
 from __future__ import annotations

@@ -148,12 +148,11 @@ def test_large_scores_stay_finite(scale):
 def test_equals_the_torch_implementation():
     pool = Pool([1, 33, 90, 64], 64, torch.float32, DEVICE)
     key, value = (torch.zeros(2, 2, 90, 64) for _ in range(2))
-    kept = torch.zeros(2, 2, 90, dtype=torch.bool)
     for s, (keys, values) in enumerate(pool.segments):
         key[s // 2, s % 2, : len(keys)], value[s // 2, s % 2, : len(keys)] = keys, values
-        kept[s // 2, s % 2, : len(keys)] = True
     store = RaggedStore(32)
-    store.fill(key.to(DEVICE), value.to(DEVICE), kept.to(DEVICE), kept.sum(-1), 4)
+    kept = Kept(torch.arange(90).expand(2, 2, 90).to(DEVICE), pool.length.view(2, 2), int(pool.length.sum()))
+    store.fill(key.to(DEVICE), value.to(DEVICE), kept, 4)
     query, (new_key, new_value) = pool.query(4), pool.new_entries()
     token = new_key.view(2, 2, 1, 64), new_value.view(2, 2, 1, 64)
     theirs = store.attend(query.view(2, 8, 1, 64).to(DEVICE), *token, SCALING).view(4, 4, 64)
@@ -259,7 +258,7 @@ def test_the_store_appends_and_attends_as_the_torch_one_does(counts, room, steps
     kept = Kept(order, counts.to(DEVICE), int(counts.sum()) + 2)
     arena.fill(0, key, value, kept, room)
     assert arena.stores[0].counts.equal(counts.flatten())
-    store.fill(key, value, mask.to(DEVICE), counts, room)
+    store.fill(key, value, kept, room)
     assert kept.mask(300).cpu().equal(mask)
     for number in range(steps):
         query = torch.randn(len(counts), 8, 1, 32, generator=generator).to(DEVICE)
