@@ -156,6 +156,16 @@ def assert_on_device(condition: torch.Tensor, message: str) -> None:
     torch._assert_async(condition, message)
 
 
+def free_library_workspaces() -> None:
+    """Give back the work space that matrix libraries hold per stream; no graph may need it any more.
+
+    Relies on ``torch._C._cuda_clearCublasWorkspaces``.
+    """
+    import torch
+
+    torch._C._cuda_clearCublasWorkspaces()
+
+
 def softmax_gradient(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """Gradient of a softmax's input over the last dimension, from that of its output.
 

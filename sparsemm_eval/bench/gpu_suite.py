@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from sparsemm_eval import compat
 from sparsemm_eval.bench import kernel_checks
 from sparsemm_eval.bench.clock import copy_bandwidth, extra_bytes, milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.decode_attention import Shape
@@ -140,6 +141,7 @@ class Suite:
                 rows.append({**asdict(setting), "error": f"{type(error).__name__}: {error}"[:300]})
             gc.collect()
             if self.device.type == "cuda":
+                compat.free_library_workspaces()
                 torch.cuda.empty_cache()
         return {"shape": name, "rows": rows}
 

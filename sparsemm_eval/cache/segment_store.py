@@ -7,7 +7,7 @@ addresses included: pools are replaced by larger ones without a new capture or c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from sparsemm_eval.methods.keep import Kept
 
 RESERVE = 256  # slots for generated tokens that an eager cache takes at a time
 LOOK_AHEAD = 128  # generated tokens that the work list expects
+
+#: All numbers of a sample size: int64 and int32 in one tensor each, and every layer's views of them.
+Held: TypeAlias = tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, ...]]]
 
 
 class SegmentStore:
@@ -159,7 +162,7 @@ class SegmentArena(ArenaBase):
         super().__init__()
         self.stores = [SegmentStore(self, layer) for layer in range(num_layers)]
         self.counts: np.ndarray | None = None
-        self._held: dict[tuple[int, torch.device], tuple[torch.Tensor, ...]] = {}  # of one sample size each
+        self._held: dict[tuple[int, torch.device], Held] = {}
         self._programs: dict[torch.device, int] = {}
 
     def fill(self, layer: int, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
@@ -191,7 +194,8 @@ class SegmentArena(ArenaBase):
     @property
     def length(self) -> torch.Tensor:
         """int64 [L, S] on the device: entries of every segment."""
-        return self._held[self._key][0][:, 2]
+        layers, segments = self.counts.shape
+        return self._held[self._key][0][: layers * 4 * segments].view(layers, 4, segments)[:, 2]
 
     def lengths(self) -> torch.Tensor:
         """Entries of every segment: where ``go_back`` can return to."""
@@ -203,7 +207,7 @@ class SegmentArena(ArenaBase):
 
     def addresses(self) -> tuple[object, ...]:
         """Where everything lies that a captured step is bound to; the pools are not."""
-        return tuple(tensor.data_ptr() for tensor in self._held[self._key])
+        return tuple(tensor.data_ptr() for tensor in self._held[self._key][:2])
 
     @property
     def _key(self) -> tuple[int, torch.device]:
@@ -220,37 +224,31 @@ class SegmentArena(ArenaBase):
         pools = np.array([[store.keys.data_ptr(), store.values.data_ptr()] for store in stores])
         facts = np.stack([first, capacity, lengths, counts], axis=1)
         if self._key not in self._held:
-            self._hold(facts.shape, lists[0].shape)
-        longs, ints = self._buffers(self._held[self._key])
+            self._held[self._key] = self._hold(facts.shape[2], lists[0].shape[1])
+        longs, ints, views = self._held[self._key]
         longs.copy_(torch.from_numpy(np.concatenate([facts.ravel(), pools.ravel()])), non_blocking=True)
         ints.copy_(torch.from_numpy(np.concatenate([part.ravel() for part in lists])), non_blocking=True)
-        held_facts, held_pools, items, ranges = self._held[self._key][:4]
-        for layer, store in enumerate(stores):
-            store.segments, store.length, store.prompt = (
-                held_facts[layer, :2],
-                held_facts[layer, 2],
-                held_facts[layer, 3],
-            )
-            store.pool, store.items, store.ranges = held_pools[layer], items[layer], ranges[layer]
+        for store, own in zip(stores, views, strict=True):
+            store.segments, store.length, store.prompt, store.pool, store.items, store.ranges = own
 
-    def _hold(self, facts: tuple[int, ...], items: tuple[int, ...]) -> None:
-        layers, _, segments = facts
-        device = self.stores[0].keys.device
+    def _hold(self, segments: int, width: int) -> Held:
+        """Tensors for samples of S segments and work lists of W items, which stay where they are."""
+        layers, device = len(self.stores), self.stores[0].keys.device
         longs = static_zeros((layers * (4 * segments + 2),), torch.int64, device)
-        ints = static_zeros((layers * (items[1] * 4 + segments * 2),), torch.int32, device)
-        cut, part = layers * 4 * segments, layers * items[1] * 4
-        self._held[self._key] = (
-            longs[:cut].view(facts),
-            longs[cut:].view(layers, 2),
-            ints[:part].view(items),
-            ints[part:].view(layers, segments, 2),
-            longs,
-            ints,
+        ints = static_zeros((layers * (width * 4 + segments * 2),), torch.int32, device)
+        facts, pools = longs.split([layers * 4 * segments, layers * 2])
+        items, ranges = ints.split([layers * width * 4, layers * segments * 2])
+        parts = zip(
+            facts.view(layers, 4, segments),
+            pools.view(layers, 2),
+            items.view(layers, width, 4),
+            ranges.view(layers, segments, 2),
+            strict=True,
         )
-
-    @staticmethod
-    def _buffers(held: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        return held[4], held[5]
+        views = [(fact[:2], fact[2], fact[3], pool, item, span) for fact, pool, item, span in parts]
+        for view in (tensor for own in views for tensor in own):
+            compat.mark_static_address(view)
+        return longs, ints, views
 
     def _programs_of(self, device: torch.device) -> int:
         if device not in self._programs:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from sparsemm_eval.checks import odd, one_of, whole
 from sparsemm_eval.methods.base import Knob, PromptView, Score
 
-# Larger intermediate results leave a GPU's second-level cache (40 to 60 MB) for nothing, smaller ones mean
-# more launches. It is 1.5 % of what a 7B feed-forward layer holds at 32K tokens (3 x 11008 x 32K, 16 bits).
-TEMPORARY_BYTES = 32 << 20
+# For intermediate results. On a CPU larger ones leave the cache; on a GPU smaller ones mean more launches,
+# which took 6 to 10 % of a prefill at 32 MiB. RoPE holds seven times as much for 32K tokens of a 7B model.
+TEMPORARY_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 LARGEST_KERNEL = 4095
 
 WINDOW = Knob("window", 32, whole(1), "last prompt tokens, always kept, whose attention scores the others")
@@ -56,7 +56,7 @@ def window_importance(
     gqa: str = "mean",
     scaling: float | None = None,
     valid: torch.Tensor | None = None,
-    temporary_bytes: int = TEMPORARY_BYTES,
+    temporary_bytes: int | None = None,
     future: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last ``window`` queries on the positions before them, smoothed over positions.
@@ -78,9 +78,10 @@ def window_importance(
         Factor on the scores; default ``D ** -0.5``.
     valid : torch.Tensor, optional
         bool [B, N]; False marks left padding, which receives exactly zero importance.
-    temporary_bytes : int
-        Memory for intermediate results; changes no bit of the result on a CPU. One KV head's scores in the
-        keys' dtype and two float32 copies of one query head's are needed in any case.
+    temporary_bytes : int, optional
+        Memory for intermediate results, TEMPORARY_BYTES by default; changes no bit of the result on a CPU.
+        One KV head's scores in the keys' dtype and two float32 copies of one query head's are needed in any
+        case.
     future : torch.Tensor, optional
         ``future_of(window)``, where it is at hand.
 
@@ -94,6 +95,8 @@ def window_importance(
     group = heads // kv_heads
     scaling = dim**-0.5 if scaling is None else scaling
     # a GQA group's queries share the keys, so they become extra rows instead of expanded keys
+    if temporary_bytes is None:
+        temporary_bytes = TEMPORARY_BYTES.get(key.device.type, TEMPORARY_BYTES["cpu"])
     rows = query[:, :, -window:].reshape(batch, kv_heads, group * window, dim)  # [B, K, G*w, D]
     score_bytes = window * length * rows.element_size()  # of a query head's matrix product
     softmax_bytes = window * length * 8  # of its scores and their softmax in float32
