@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sparsemm_eval.bench.clock import milliseconds
+from sparsemm_eval.bench.clock import captured, milliseconds
 from sparsemm_eval.bench.decode_attention import Shape, head_lengths
 from sparsemm_eval.cache.ragged_cache import Store, new_arena
 from sparsemm_eval.config import CompressionConfig
@@ -131,7 +131,7 @@ def speed(
         for store in stores:
             store.attend(query, key, value, shape.head_dim**-0.5)
 
-    timed = _captured(run) if device.type == "cuda" else run
+    timed = captured(run) if device.type == "cuda" else run
     taken = milliseconds(timed, rounds, device) / layers
     return {
         "entries": int(counts.sum()),
@@ -141,15 +141,3 @@ def speed(
         "microseconds": taken * 1000,
         "share": layer_bytes / (taken / 1000) / bandwidth,
     }
-
-
-def _captured(run: Callable[[], None]) -> Callable[[], None]:
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        run()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay

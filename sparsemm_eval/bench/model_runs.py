@@ -105,12 +105,12 @@ def measure(
     Returns
     -------
     dict
-        A flat record of JSON types: the setting; ``prefill_ms``; ``warm_up_seconds`` of the first steps, which
-        compile and capture; ``ms_per_token`` of the steady ones, the median; ``moved_bytes``, weights and
-        kept keys and values, read once per step; ``floor_ms``, the time of a copy of as many bytes;
-        ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the
-        ``weights`` and what is allocated for keys and values during decode, ``kv``; most bytes allocated
-        during each phase, ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None
+        A flat record of JSON types: the setting; ``prefill_ms``; ``warm_up_seconds`` of the first steps,
+        which compile and capture; ``ms_per_token`` of the steady ones, the median; ``moved_bytes``, weights
+        and kept keys and values, read once per step; ``floor_ms``, the time of a copy of as many bytes;
+        ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the ``weights`` and what is
+        allocated for keys and values during decode, ``kv``; most bytes allocated during each phase,
+        ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None
         where the device counts none.
 
     Raises
