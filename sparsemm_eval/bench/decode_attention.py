@@ -14,6 +14,7 @@ from sparsemm_eval.cache.ragged_cache import Store, new_arena
 from sparsemm_eval.cache.ragged_store import RaggedStore, block_size
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.kernels.dispatch import choose
+from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.apportion import water_fill
 from sparsemm_eval.methods.keep import Kept
 
@@ -101,7 +102,7 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
 def _filled(shape: Shape, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> Store:
     """A store as eager decoding uses it."""
     if choose("auto", key.device) == "triton":
-        arena = new_arena(CompressionConfig("fullkv"), 1, "triton")
+        arena = new_arena(CompressionConfig(fullkv.METHOD.name), 1, "triton")
         arena.fill(0, key, value, kept, 64)
         return arena.stores[0]
     store = RaggedStore(block_size(shape.budget))

@@ -12,6 +12,7 @@ from sparsemm_eval.bench.clock import captured, milliseconds
 from sparsemm_eval.bench.decode_attention import Shape, head_lengths
 from sparsemm_eval.cache.ragged_cache import Store, new_arena
 from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.keep import Kept
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
@@ -46,7 +47,7 @@ def random_store(
         torch.randn(size, generator=generator, device=device, dtype=torch.float32).to(layer.dtype)
         for _ in range(2)
     )
-    arena = new_arena(CompressionConfig("fullkv"), 1, kernel)
+    arena = new_arena(CompressionConfig(fullkv.METHOD.name), 1, kernel)
     order = torch.arange(length, device=device).expand(*counts.shape, length)
     arena.fill(0, key, value, Kept(order, counts, int(counts.sum())), room)
     entries = [

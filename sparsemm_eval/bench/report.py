@@ -89,7 +89,8 @@ def with_speed_ups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with how many times as fast it is as two fair baselines of its prompt and batch.
 
     ``times_fullkv``: FullKV in the same mode. ``times_static``: the uncompressed model with transformers'
-    StaticCache, whose step is compiled on a GPU. Rows of what is not there have none; an eager model is no baseline.
+    StaticCache, whose step is compiled on a GPU. Rows of what is not there have none; an eager model is no
+    baseline.
     """
     speed = {
         (row["method"], row["mode"], row["length"], row["batch"]): row.get("samples_per_s", 0.0)
