@@ -173,6 +173,7 @@ def _store_prompt(
     segments,
     keys,
     values,
+    slots,
     length,
     count_of_segments,
     row_stride,
@@ -183,16 +184,17 @@ def _store_prompt(
     DIM: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Copy some of a segment's kept entries, by rank, to its first slots."""
+    """Copy some of a segment's kept entries, by rank, to its first slots; nothing beyond the pool."""
     segment = tl.program_id(0).to(tl.int64)
     count = tl.load(segments + count_of_segments + segment)
     rank = tl.program_id(1) * TILE + tl.arange(0, TILE)
     position = tl.load(order + segment * length + rank, mask=rank < count, other=0)
     dim = tl.arange(0, DIM)
-    mask = (rank[:, None] < count) & (dim[None, :] < D)
+    slot = tl.load(segments + segment) + rank
+    mask = (rank[:, None] < count) & (slot[:, None] < slots) & (dim[None, :] < D)
     source = (segment // K) * row_stride + (segment % K) * head_stride
     source = source + position[:, None] * position_stride + dim[None, :]
-    target = (tl.load(segments + segment) + rank[:, None]) * D + dim[None, :]
+    target = slot[:, None] * D + dim[None, :]
     tl.store(keys + target, tl.load(key + source, mask=mask), mask=mask)
     tl.store(values + target, tl.load(value + source, mask=mask), mask=mask)
 
@@ -234,6 +236,7 @@ def store_prompt(
             segments,
             keys,
             values,
+            len(keys),
             length,
             segments.shape[1],
             *key.stride()[:3],

@@ -270,8 +270,16 @@ def test_the_store_appends_and_attends_as_the_torch_one_does(counts, room, steps
     assert steps > room
 
 
-def test_more_entries_than_were_announced_are_an_error():
-    arena, key = SegmentArena(1), torch.zeros(1, 2, 5, 16, device=DEVICE)
+def test_more_entries_than_were_announced_are_an_error_and_write_nothing_elsewhere():
+    arena, key = SegmentArena(1), torch.ones(1, 2, 5, 16, device=DEVICE)
     order, count = torch.arange(5, device=DEVICE).expand(1, 2, 5), torch.tensor([[5, 5]], device=DEVICE)
+    store = arena.stores[0]
+    memory = torch.zeros(2, 20, 16, device=DEVICE)
+    store.keys, store.values = memory[:, :11]  # with others' memory behind them
     with pytest.raises(ConfigError, match=r"allocate=10 .* at most 9 entries, in layer 0"):
         arena.fill(0, key, key, Kept(order, count, 9), 1)
+    assert bool((memory[:, 11:] == 0).all())
+    store.keys, store.values = memory[:, :8]
+    with pytest.raises(ConfigError, match=r"allocate=10 .* at most 6 entries"):
+        arena.fill(0, key, key, Kept(order, count, 6), 1)
+    assert bool((memory[:, 8:] == 0).all())
