@@ -279,7 +279,7 @@ def test_more_entries_than_were_announced_are_an_error_and_write_nothing_elsewhe
     with pytest.raises(ConfigError, match=r"allocate=10 .* at most 9 entries, in layer 0"):
         arena.fill(0, key, key, Kept(order, count, 9), 1)
     assert bool((memory[:, 11:] == 0).all())
-    store.keys, store.values = memory[:, :8]
+    store.keys, store.values = memory.zero_()[:, :8]
     with pytest.raises(ConfigError, match=r"allocate=10 .* at most 6 entries"):
         arena.fill(0, key, key, Kept(order, count, 6), 1)
     assert bool((memory[:, 8:] == 0).all())
