@@ -24,6 +24,7 @@ from sparsemm_eval.model.session import CompressionSession, compress
 #: dynamic: a DynamicCache, as users have it. static: transformers' StaticCache, its step compiled on a GPU.
 PLAIN_MODES = ("dynamic", "static")  # of the full cache only
 MODES = (*PLAIN_MODES, "eager", "graph", "fused")
+RUN_UP = 8  # calls before captured steps are timed: a GPU that was idle takes a while to raise its clocks
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def measure(
     """
     with torch.inference_mode(), setting.open(model, head_scores) as session:
         if session is not None:
-            cache: Any = session.new_cache(setting.steps + 4 * CHECK_EVERY)
+            cache: Any = session.new_cache(setting.steps + (2 + RUN_UP) * CHECK_EVERY)
         elif setting.mode == "static":
             cache = StaticCache(config=model.config, max_cache_len=setting.length + setting.steps + 16)
         else:
@@ -216,6 +217,8 @@ def _time_steps(
         step()
     warm_up = now(device) - started
     reset_peak(device)
+    for _ in range(RUN_UP if device.type == "cuda" and tokens > 1 else 0):
+        step()
     ms = milliseconds(step, max(setting.steps // tokens, 1), device) / tokens
     return warm_up, ms, peak_bytes(device)
 
