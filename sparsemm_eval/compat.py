@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def compile_clock() -> Iterator[Callable[[], float]]:
     try:
         yield lambda: spent
     finally:
-        callback_handler.remove_start_callback(start)
-        callback_handler.remove_end_callback(end)
+        with suppress(ValueError):  # torch._dynamo.reset() has forgotten them
+            callback_handler.remove_start_callback(start)
+            callback_handler.remove_end_callback(end)
 
 
 @contextmanager
@@ -153,6 +154,16 @@ def assert_on_device(condition: torch.Tensor, message: str) -> None:
     import torch
 
     torch._assert_async(condition, message)
+
+
+def free_library_workspaces() -> None:
+    """Give back the work space that matrix libraries hold per stream; no graph may need it any more.
+
+    Relies on ``torch._C._cuda_clearCublasWorkspaces``.
+    """
+    import torch
+
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 def softmax_gradient(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

@@ -89,6 +89,12 @@ def test_assert_on_device():
         compiled(torch.tensor(False))
 
 
+def test_work_space_can_be_given_back():
+    assert callable(torch._C._cuda_clearCublasWorkspaces)
+    if torch.cuda.is_available():
+        compat.free_library_workspaces()
+
+
 def test_softmax_gradient_is_autograds():
     scores = torch.randn(4, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
     output = scores.softmax(-1)

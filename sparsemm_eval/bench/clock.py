@@ -96,3 +96,16 @@ def extra_bytes(work: Callable[[], object], device: torch.device) -> int | None:
     work()
     after = peak_bytes(device)
     return None if before is None or after is None else after - before
+
+
+def captured(run: Callable[[], None]) -> Callable[[], None]:
+    """The same work as a CUDA graph, which is launched at once."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsemm_eval.checks import Count, Natural, checked, listed, one_of
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, reason_of
 from sparsemm_eval.files import check_target, users_path
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
@@ -294,6 +294,41 @@ def attention(
         ("mean entries", "longest", "group", "SDPA ms", "SDPA rows ms", "ragged ms", "/ SDPA", "/ rows"),
         [row.cells() for row in rows],
     )
+
+
+@app.command("compare")
+def compare(
+    old: Annotated[
+        Path, typer.Argument(help="Result file: bench-….json or gpu_suite.json.", parser=users_path)
+    ],
+    new: Annotated[Path, typer.Argument(help="A later one of the same command.", parser=users_path)],
+    slower: Annotated[float, typer.Option(help="Fail beyond this ratio.")] = 1.1,
+) -> None:
+    """Compare two result files as ratios, new over old; exit status 1 if anything became slower than allowed.
+
+    Example: sparsemm bench compare before/bench-decode.json after/bench-decode.json --slower 1.05
+    """
+    from sparsemm_eval.bench import report
+
+    contents = []
+    for name, path in (("old", old), ("new", new)):
+        try:
+            contents.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                name, str(path), f"a result file of sparsemm bench ({reason_of(error)})"
+            ) from error
+    rows = report.compare(*contents)
+    if not rows:
+        raise ConfigError("new", str(new), f"a file that measured something of what {old} did")
+    cells = [[row["what"], row["figure"], f"{row['slower']:.2f}"] for row in rows]
+    _print_table("new / old, above 1 is worse", ("what", "figure", "ratio"), cells)
+    worst = max(rows, key=lambda row: row["slower"])
+    if worst["slower"] > slower:
+        typer.echo(
+            f"{worst['figure']} of {worst['what']}: {worst['slower']:.2f}, more than {slower}", err=True
+        )
+        raise typer.Exit(1)
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Ragged decode attention against dense SDPA over the same number of entries."""
+"""Ragged decode attention, by the kernel that runs there, against dense SDPA over as many entries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from sparsemm_eval.bench.clock import interleaved
+from sparsemm_eval.bench.clock import captured, interleaved, milliseconds
+from sparsemm_eval.cache.ragged_cache import Store, new_arena
 from sparsemm_eval.cache.ragged_store import RaggedStore, block_size
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.kernels.dispatch import choose
+from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.apportion import water_fill
+from sparsemm_eval.methods.keep import Kept
 
 LAYERS = 6  # of one model, each with its own entries
 
@@ -64,16 +69,15 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
 
     heads = shape.kv_heads * shape.group
     query = random(1, heads, 1, shape.head_dim)
-    kept = torch.arange(longest, device=device) < lengths.to(device)[None, :, None]
+    order = torch.arange(longest, device=device).expand(1, shape.kv_heads, -1)
     rows = query.view(1, shape.kv_heads, shape.group, shape.head_dim)
 
     def dense() -> list[torch.Tensor]:
         return [random(1, shape.kv_heads, shape.budget, shape.head_dim) for _ in range(2)]
 
     def attend() -> Callable[[], object]:
-        store = RaggedStore("torch", block_size(shape.budget))
         pair = (random(1, shape.kv_heads, longest, shape.head_dim) for _ in range(2))
-        store.fill(*pair, kept, lengths[None], 64)
+        store = _filled(shape, *pair, Kept(order, lengths[None], int(lengths.sum())))
         token = (random(1, shape.kv_heads, 1, shape.head_dim) for _ in range(2))
         return partial(store.attend, query, *token, shape.head_dim**-0.5)
 
@@ -87,9 +91,23 @@ def measure(shape: Shape, *, rounds: int, device: torch.device, seed: int = 0) -
         "ragged": _in_turn([attend() for _ in range(LAYERS)]),
     }
     with torch.inference_mode():
-        seconds = interleaved(candidates, rounds, device)
-    per_call = {name: 1000 * total / LAYERS for name, total in seconds.items()}
+        if device.type == "cuda":  # without the time of launches, as in a captured step
+            total = {name: milliseconds(captured(run), rounds, device) for name, run in candidates.items()}
+        else:
+            total = {name: 1000 * taken for name, taken in interleaved(candidates, rounds, device).items()}
+    per_call = {name: taken / LAYERS for name, taken in total.items()}
     return Row(shape, longest, per_call["dense"], per_call["rows"], per_call["ragged"])
+
+
+def _filled(shape: Shape, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> Store:
+    """A store as eager decoding uses it."""
+    if choose("auto", key.device) == "triton":
+        arena = new_arena(CompressionConfig(fullkv.METHOD.name), 1, "triton")
+        arena.fill(0, key, value, kept, 64)
+        return arena.stores[0]
+    store = RaggedStore(block_size(shape.budget))
+    store.fill(key, value, kept, 64)
+    return store
 
 
 def _in_turn(calls: list[Callable[[], object]]) -> Callable[[], None]:

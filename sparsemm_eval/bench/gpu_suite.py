@@ -2,8 +2,10 @@
 
     python -m sparsemm_eval.bench.gpu_suite --out results
 
-Needs torch, triton and transformers only and runs from a source checkout. Every section has a time budget and
-a guard: one that fails is reported with its traceback, the others still run. A short table comes last.
+Needs torch, triton, transformers and pydantic only and runs from a source checkout. Every section has a time
+budget and a guard: one that fails is reported with its traceback, the others still run. Results are written
+after each section; started again with the same folder, the suite goes on with the sections that are missing
+or failed. A short table comes last.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from sparsemm_eval import compat
 from sparsemm_eval.bench import kernel_checks
 from sparsemm_eval.bench.clock import copy_bandwidth, extra_bytes, milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.decode_attention import Shape
@@ -32,11 +37,13 @@ from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import in_one_line
 from sparsemm_eval.files import check_target, users_path, write_text_atomically
 from sparsemm_eval.kernels.dispatch import choose
-from sparsemm_eval.methods import fullkv, snapkv, sparsemm
+from sparsemm_eval.methods import adakv, fullkv, snapkv, sparsemm
 from sparsemm_eval.methods.window_attention import window_importance
+from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.session import compress
 
 TOTAL_SECONDS = 450.0
+RESULTS = "gpu_suite.json"
 # KV heads, group, mean entries, batch of the layers whose attention is timed
 LAYERS = (
     (32, 1, 256, 1),
@@ -49,18 +56,28 @@ LAYERS = (
 )
 TINY_LAYERS = ((4, 1, 40, 1),)
 FULLKV, SNAPKV, SPARSEMM = (module.METHOD.name for module in (fullkv, snapkv, sparsemm))
+ADAKV = adakv.METHOD.name
 # Methods, or methods and modes, of the sections: in this order, while there is time.
 LONG_PROMPTS = (
-    (FULLKV, "graph"),
-    (SNAPKV, "graph"),
+    (SPARSEMM, "fused"),
+    (FULLKV, "fused"),
+    (SNAPKV, "fused"),
     (SPARSEMM, "graph"),
+    (FULLKV, "graph"),
+)
+PLAIN = ((FULLKV, "static"), (FULLKV, "dynamic"), (SPARSEMM, "eager"))
+BENCHMARK_MIX = (
     (FULLKV, "dynamic"),
+    (FULLKV, "fused"),
+    (SPARSEMM, "fused"),
+    (FULLKV, "graph"),
+    (SPARSEMM, "graph"),
     (SPARSEMM, "eager"),
 )
-BENCHMARK_MIX = ((FULLKV, "dynamic"), (FULLKV, "graph"), (SPARSEMM, "eager"), (SPARSEMM, "graph"))
 SAME_TOKENS = (FULLKV, SPARSEMM)
-FUSED_STEPS = (SPARSEMM, FULLKV, SNAPKV)
-LARGE_BATCHES = OTHER_SHAPES = (SPARSEMM, FULLKV)
+PREFILLS = (FULLKV, SNAPKV, SPARSEMM, ADAKV)
+LARGE_BATCHES = ((8, FULLKV), (8, SPARSEMM), (16, FULLKV), (16, SPARSEMM), (32, SPARSEMM), (32, FULLKV))
+OTHER_SHAPES = (SPARSEMM, FULLKV)
 
 
 @dataclass
@@ -105,8 +122,9 @@ class Suite:
         return [128] if self.tiny else list(lengths)
 
     def setting(self, method: str, mode: str, length: int, batch: int = 1) -> Setting:
-        """Of one measurement."""
-        budget, steps = (48, 8) if self.tiny else (256, 64)
+        """Of one measurement; slow modes take fewer steps, and on a CPU nothing is compiled."""
+        budget, steps = (48, 8) if self.tiny else (256, 16 if mode in ("dynamic", "eager") else 64)
+        mode = "graph" if self.tiny and mode == "fused" else mode
         return Setting(method, mode, length, batch, budget, steps, self.kernel)
 
     def decode(self, name: str, settings: list[Setting]) -> dict[str, Any]:
@@ -116,9 +134,14 @@ class Suite:
             if not self.has_time:
                 rows.append({**asdict(setting), "error": "no time left"})
                 continue
-            rows.append(guarded(setting, partial(self._measured, name)))
+            try:
+                rows.append(guarded(setting, partial(self._measured, name)))
+            except Exception as error:  # the other rows are worth having
+                traceback.print_exc()
+                rows.append({**asdict(setting), "error": f"{type(error).__name__}: {error}"[:300]})
             gc.collect()
             if self.device.type == "cuda":
+                compat.free_library_workspaces()
                 torch.cuda.empty_cache()
         return {"shape": name, "rows": rows}
 
@@ -173,24 +196,163 @@ def same_tokens(suite: Suite) -> dict[str, Any]:
             for mode in ("compile", "graph", "fused"):
                 if mode != "graph" and (suite.tiny or batch > 1):
                     continue
-                pairs = zip(_answers(model, config, ids, mode, draws), truth, strict=True)
-                equal = all(torch.equal(ours, theirs) for ours, theirs in pairs)
+                equal = _equal(_answers(model, config, ids, mode, draws), truth)
                 outcome[f"{method} {mode} batch {batch}{' drawn' if draws else ''}"] = equal
-    if not all(outcome.values()):
-        raise AssertionError(f"tokens differ: {outcome}")
-    return outcome
+    return _all_true(outcome)
 
 
-def _answers(model: Any, config: CompressionConfig, prompts: list, decode: str, draws: bool) -> list:
+def _answers(
+    model: Any, config: CompressionConfig, prompts: list, decode: str, draws: bool, **more: Any
+) -> list:
     sampling = {"do_sample": True, "temperature": 0.8, "top_k": 0} if draws else {"do_sample": False}
-    with compress(model, config, decode=decode) as session, torch.inference_mode():
+    settings = {"max_new_tokens": 21, **sampling, **more}
+    with compress(model, config, decode=decode), torch.inference_mode():
         answers = []
         for ids in prompts:
             torch.manual_seed(3)
-            mask = torch.ones_like(ids)
-            answers.append(model.generate(ids, attention_mask=mask, max_new_tokens=21, **sampling))
-        assert session.stats.generated == 20
+            answers.append(model.generate(ids, attention_mask=torch.ones_like(ids), **settings))
         return answers
+
+
+def _equal(ours: list, theirs: list) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def _all_true(outcome: dict[str, Any]) -> dict[str, Any]:
+    if not all(value for value in outcome.values() if isinstance(value, bool)):
+        raise AssertionError(f"not all as in eager decoding: {outcome}")
+    return outcome
+
+
+def changing_steps(suite: Suite) -> dict[str, Any]:
+    """Captured steps against eager ones: masks added later, long answers, end tokens, other devices."""
+    shape = SHAPES["tiny"]
+    model = build(shape, suite.device, torch.float32, 1024)
+    config = CompressionConfig.fitting(
+        SPARSEMM, budget=48, window=8, head_scores=synthetic_scores(shape.layers, shape.heads)
+    )
+    generator = torch.Generator().manual_seed(5)
+    prompts = [torch.randint(1, 97, (1, n), generator=generator).to(suite.device) for n in (100, 300, 60)]
+    outcome: dict[str, Any] = {}
+    for mode in ("graph",) if suite.tiny else ("graph", "fused"):
+        masked = {}
+        for decode in ("eager", mode):
+            with masked_heads(model, [(0, 0), (1, 1)]):
+                masked[decode] = _answers(model, config, prompts, decode, draws=False)
+        outcome[f"{mode}: heads masked in a later session"] = _equal(*masked.values())
+        count = 24 if suite.tiny else 600
+        truth = _answers(model, config, prompts, "eager", draws=False, max_new_tokens=count)
+        outcome[f"{mode}: {count} new tokens"] = _same_prefix(
+            _answers(model, config, prompts, mode, draws=False, max_new_tokens=count), truth, suite.tiny
+        )
+        end = int(truth[0][0, 100 + 5])
+        ends = {"max_new_tokens": 21, "eos_token_id": end}
+        found = [_answers(model, config, prompts[:1], one, draws=False, **ends) for one in ("eager", mode)]
+        outcome[f"{mode}: an end token"] = _equal(*found) and found[0][0].shape[1] < 121
+        with compress(model, config, decode=mode) as session, torch.inference_mode():
+            captures = []
+            for ids in prompts:
+                model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count)
+                captures.append(session.captures)
+        outcome[f"{mode}: one capture"] = suite.kernel == "torch" or captures == [1, 1, 1]
+        outcome[f"{mode}: captures"] = str(captures)
+    if torch.cuda.device_count() > 1:
+        other = model.to("cuda:1")
+        moved = [ids.to("cuda:1") for ids in prompts]
+        pair = [_answers(other, config, moved, mode, draws=False) for mode in ("eager", "graph")]
+        outcome["graph on cuda:1"] = _equal(*pair)
+    return _all_true(outcome)
+
+
+def _same_prefix(ours: list, theirs: list, exactly: bool) -> bool:
+    """Equal, or on a GPU for the first 64 tokens: later, sums in another order may decide a near tie."""
+    cut = slice(None) if exactly else slice(0, 60 + 64)
+    return all(torch.equal(one[:, cut], other[:, cut]) for one, other in zip(ours, theirs, strict=True))
+
+
+def images(suite: Suite) -> dict[str, Any]:
+    """The embedded readers on pages, through processor and encoded images, alone and in batches."""
+    from sparsemm_eval.model import checkpoint, shipped
+    from sparsemm_eval.model.placement import place
+    from sparsemm_eval.pages.drawing.layout import PAGE_SIZES
+    from sparsemm_eval.pages.drawing.render import make_page
+    from sparsemm_eval.pages.readers.questions import VALUE_QUESTION
+    from sparsemm_eval.pages.readers.reading import replies
+
+    rows = []
+    for number in range(6):
+        page = make_page("heldout", 5, number, PAGE_SIZES[number % len(PAGE_SIZES)])
+        entry = page.entries[number % len(page.entries)]
+        question = VALUE_QUESTION.format(key=entry.key)
+        rows.append({"image": page.image, "question": question, "answer": entry.value})
+    outcome: dict[str, Any] = {}
+    for name in shipped.NAMES:
+        loaded = checkpoint.load(
+            checkpoint.find(name, argument="model"), place(str(suite.device), None, "float32")
+        )
+        text = loaded.model.config.get_text_config()
+        scores = synthetic_scores(text.num_hidden_layers, text.num_attention_heads)
+        for method in SAME_TOKENS:
+            config = CompressionConfig.fitting(method, budget=64, window=8, head_scores=scores)
+            for batch in (1, 3):
+                found = {}
+                for mode in ("eager", "graph"):
+                    with compress(loaded.model, config, decode=mode):
+                        found[mode] = replies(loaded.model, loaded.processor, rows, 16, batch)
+                right = sum(
+                    a.split("\n")[0] == row["answer"] for a, row in zip(found["eager"], rows, strict=True)
+                )
+                name_of_run = f"{name} {method} batch {batch}"
+                outcome[f"{name_of_run}: graph as eager"] = found["graph"] == found["eager"]
+                outcome[f"{name_of_run}: right of {len(rows)}"] = str(right)
+                if method == FULLKV:
+                    outcome[f"{name_of_run}: reads"] = right >= len(rows) - 1
+    return _all_true(outcome)
+
+
+def prefill(suite: Suite) -> dict[str, Any]:
+    """Four layers of the Vicuna shape: time per layer beside the plain model's, and waits of the host."""
+    shape = SHAPES["tiny" if suite.tiny else "vicuna"]
+    model = build(shape, suite.device, suite.dtype, 4096, None if suite.tiny else 4)
+    layers, rows = model.config.num_hidden_layers, []
+    scores = synthetic_scores(layers, shape.heads)
+    for length in suite.lengths(300, 3_000):
+        ids = torch.randint(1, 90, (1, length), device=suite.device)
+        with torch.inference_mode():
+            plain = milliseconds(partial(model, input_ids=ids, logits_to_keep=1), 10, suite.device)
+            for method in PREFILLS:
+                config = CompressionConfig.fitting(method, budget=64, window=16, head_scores=scores)
+                with compress(model, config, decode="graph") as session:
+
+                    def run(session: Any = session, ids: torch.Tensor = ids) -> None:
+                        model(input_ids=ids, past_key_values=session.new_cache(64), logits_to_keep=1)
+
+                    for _ in range(3):
+                        run()
+                    waits = _waits(run) if suite.device.type == "cuda" else 0
+                    taken = milliseconds(run, 10, suite.device)
+                rows.append(
+                    {
+                        "method": method,
+                        "length": length,
+                        "extra_ms_per_layer": (taken - plain) / layers,
+                        "plain_ms_per_layer": plain / layers,
+                        "waits_per_prompt": waits,
+                    }
+                )
+    return {"rows": rows}
+
+
+def _waits(run: Callable[[], None]) -> int:
+    """How often a piece of work waits for the device."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def long_prompts(suite: Suite) -> dict[str, Any]:
@@ -200,19 +362,17 @@ def long_prompts(suite: Suite) -> dict[str, Any]:
     return suite.decode("vicuna", settings)
 
 
-def fused_steps(suite: Suite) -> dict[str, Any]:
-    """Vicuna shape, 32K, batch 1: the captured step with fused kernels."""
+def plain_modes(suite: Suite) -> dict[str, Any]:
+    """Vicuna shape, 32K: transformers' own caches, compiled and not, and SparseMM without capture."""
     length = suite.lengths(32_000)[0]
-    methods = FUSED_STEPS[:1] if suite.tiny else FUSED_STEPS
-    mode = "graph" if suite.tiny else "fused"  # compiling takes a minute on a CPU
-    return suite.decode("vicuna", [suite.setting(method, mode, length) for method in methods])
+    return suite.decode("vicuna", [suite.setting(*choice, length) for choice in PLAIN])
 
 
 def large_batches(suite: Suite) -> dict[str, Any]:
-    """Vicuna shape, 8K, batch 32 and 8."""
+    """Vicuna shape, 8K, batches up to 32; what does not fit the memory says so."""
     length = suite.lengths(8_000)[0]
-    sizes = (2, 2) if suite.tiny else (8, 32)
-    settings = [suite.setting(method, "graph", length, size) for size in sizes for method in LARGE_BATCHES]
+    sizes = ((2, FULLKV), (2, SPARSEMM)) if suite.tiny else LARGE_BATCHES
+    settings = [replace(suite.setting(method, "graph", length, size), steps=16) for size, method in sizes]
     return suite.decode("vicuna", settings)
 
 
@@ -269,7 +429,7 @@ def _importance(suite: Suite, config: Any, length: int) -> tuple[float, int | No
 def benchmark_mix(suite: Suite) -> dict[str, Any]:
     """Samples per second end to end: prompts of 2.3K tokens, 16 new tokens."""
     length = suite.lengths(2_300)[0]
-    samples, rows = 2 if suite.tiny else 12, []
+    samples, rows = 2 if suite.tiny else 8, []
     for method, mode in BENCHMARK_MIX:
         if suite.has_time:
             setting = suite.setting(method, mode, length)
@@ -282,22 +442,28 @@ def benchmark_mix(suite: Suite) -> dict[str, Any]:
 SECTIONS: tuple[tuple[str, Callable[[Suite], dict[str, Any]], float], ...] = (
     ("environment", environment, 20),
     ("kernel is right", kernel_is_right, 40),
-    ("kernel is fast", kernel_is_fast, 40),
-    ("long prompts", long_prompts, 100),
-    ("same tokens", same_tokens, 60),
-    ("fused steps", fused_steps, 150),
+    ("kernel is fast", kernel_is_fast, 20),
+    ("changing steps", changing_steps, 60),
+    ("images", images, 40),
+    ("prefill", prefill, 20),
+    ("long prompts", long_prompts, 150),
     ("importance", importance_share, 20),
     ("benchmark mix", benchmark_mix, 40),
-    ("large batches", large_batches, 60),
-    ("other shapes", other_shapes, 60),
+    ("large batches", large_batches, 70),
+    ("plain modes", plain_modes, 90),
+    ("other shapes", other_shapes, 40),
+    ("same tokens", same_tokens, 60),
 )
 
 
-def run(suite: Suite, names: set[str] | None = None) -> None:
-    """Run the sections; results and tracebacks end up in ``suite.sections``."""
+def run(suite: Suite, out: Path, names: set[str] | None = None) -> None:
+    """Run the sections that have no result yet, and write every one's results or traceback when it ends."""
     last = time.monotonic() + TOTAL_SECONDS
     for name, section, seconds in SECTIONS:
         if names and name not in names and name != "environment":
+            continue
+        known = suite.sections.get(name, {"error": "not run"})
+        if name != "environment" and "error" not in known:
             continue
         started = time.monotonic()
         suite.ends = min(started + seconds, last)
@@ -311,6 +477,13 @@ def run(suite: Suite, names: set[str] | None = None) -> None:
             result = {"error": traceback.format_exc()}
             print(result["error"], file=sys.stderr, flush=True)
         suite.sections[name] = {**result, "seconds": round(time.monotonic() - started, 1)}
+        write_text_atomically(out / RESULTS, json.dumps(suite.sections, indent=2) + "\n")
+
+
+def _earlier(out: Path) -> dict[str, Any]:
+    """Results of an earlier start in the same folder, of the same machine's kind."""
+    path = out / RESULTS
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -340,7 +513,8 @@ def _line(row: dict[str, Any]) -> str:
     if "error" in row:
         return start + row["error"][:90]
     peak = max(row["peak_prefill"] or 0, row["peak_decode"] or 0) / 1e9
-    return start + f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
+    figures = f"{row['ms_per_token']:8.3f} ms/token, floor {row['floor_ms']:.3f}, peak {peak:.1f} GB"
+    return start + f"{figures}, warm-up {row['warm_up_seconds']:.1f} s"
 
 
 def main(arguments: list[str] | None = None) -> Suite:
@@ -353,15 +527,19 @@ def main(arguments: list[str] | None = None) -> Suite:
     parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU, to test the suite")
     parser.add_argument("--kernel", default="auto", help="auto, torch or triton")
     names = [name for name, *_ in SECTIONS]
-    parser.add_argument("--only", nargs="*", choices=names, help="names of sections; default all")
+    parser.add_argument(
+        "--only", nargs="*", choices=names, help="sections to run, again if need be; default all"
+    )
     given = parser.parse_args(arguments)
     device = torch.device("cpu" if given.tiny or not torch.cuda.is_available() else "cuda")
     if device.type == "cpu" and not given.tiny:
         parser.error("no CUDA device here: --tiny tests the suite on a CPU")
     check_target("out", given.out, folder=True)
     suite = Suite(device, given.tiny, choose(given.kernel, device))
-    run(suite, set(given.only) if given.only else None)
-    write_text_atomically(given.out / "gpu_suite.json", json.dumps(suite.sections, indent=2) + "\n")
+    suite.sections = _earlier(given.out)
+    for name in given.only or ():
+        suite.sections.pop(name, None)
+    run(suite, given.out, set(given.only) if given.only else None)
     rows = [row for section in suite.sections.values() for row in _rows(section) if "ms_per_token" in row]
     write_text_atomically(given.out / "gpu_suite.md", markdown(rows))
     print("\n".join(_cells(suite.sections)))

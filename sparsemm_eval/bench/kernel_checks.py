@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sparsemm_eval.bench.clock import milliseconds
+from sparsemm_eval.bench.clock import captured, milliseconds
 from sparsemm_eval.bench.decode_attention import Shape, head_lengths
-from sparsemm_eval.cache.ragged_store import RaggedStore
+from sparsemm_eval.cache.ragged_cache import Store, new_arena
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.methods import fullkv
+from sparsemm_eval.methods.keep import Kept
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 
@@ -35,7 +38,7 @@ class Check:
 
 def random_store(
     counts: torch.Tensor, layer: Shape, device: torch.device, kernel: str, room: int, seed: int
-) -> tuple[RaggedStore, list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[Store, list[tuple[torch.Tensor, torch.Tensor]]]:
     """A store of random entries, int64 [B, K] of them, and the entries themselves per segment."""
     generator = torch.Generator(device).manual_seed(seed)
     length = int(counts.max())
@@ -44,15 +47,15 @@ def random_store(
         torch.randn(size, generator=generator, device=device, dtype=torch.float32).to(layer.dtype)
         for _ in range(2)
     )
-    kept = torch.arange(length, device=device) < counts.to(device)[..., None]
-    store = RaggedStore(kernel, 32)
-    store.fill(key, value, kept, counts, room)
+    arena = new_arena(CompressionConfig(fullkv.METHOD.name), 1, kernel)
+    order = torch.arange(length, device=device).expand(*counts.shape, length)
+    arena.fill(0, key, value, Kept(order, counts, int(counts.sum())), room)
     entries = [
         (key[b, k, : counts[b, k]], value[b, k, : counts[b, k]])
         for b in range(counts.shape[0])
         for k in range(counts.shape[1])
     ]
-    return store, entries
+    return arena.stores[0], entries
 
 
 def checks(device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]) -> Iterator[Check]:
@@ -129,7 +132,7 @@ def speed(
         for store in stores:
             store.attend(query, key, value, shape.head_dim**-0.5)
 
-    timed = _captured(run) if device.type == "cuda" else run
+    timed = captured(run) if device.type == "cuda" else run
     taken = milliseconds(timed, rounds, device) / layers
     return {
         "entries": int(counts.sum()),
@@ -139,15 +142,3 @@ def speed(
         "microseconds": taken * 1000,
         "share": layer_bytes / (taken / 1000) / bandwidth,
     }
-
-
-def _captured(run: Callable[[], None]) -> Callable[[], None]:
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        run()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay

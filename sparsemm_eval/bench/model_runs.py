@@ -24,6 +24,7 @@ from sparsemm_eval.model.session import CompressionSession, compress
 #: dynamic: a DynamicCache, as users have it. static: transformers' StaticCache, its step compiled on a GPU.
 PLAIN_MODES = ("dynamic", "static")  # of the full cache only
 MODES = (*PLAIN_MODES, "eager", "graph", "fused")
+RUN_UP = 8  # calls before captured steps are timed: a GPU that was idle takes a while to raise its clocks
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,12 @@ def measure(
     Returns
     -------
     dict
-        A flat record of JSON types: the setting; ``prefill_ms`` and ``ms_per_token``, medians;
-        ``moved_bytes``, weights and kept keys and values, read once per step; ``floor_ms``, the time of a
-        copy of as many bytes; ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the
-        ``weights`` and what is allocated for keys and values during decode, ``kv``; most bytes allocated
-        during each phase, ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None
+        A flat record of JSON types: the setting; ``prefill_ms``; ``warm_up_seconds`` of the first steps,
+        which compile and capture; ``ms_per_token`` of the steady ones, the median; ``moved_bytes``, weights
+        and kept keys and values, read once per step; ``floor_ms``, the time of a copy of as many bytes;
+        ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the ``weights`` and what is
+        allocated for keys and values during decode, ``kv``; most bytes allocated during each phase,
+        ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None
         where the device counts none.
 
     Raises
@@ -119,14 +121,14 @@ def measure(
     """
     with torch.inference_mode(), setting.open(model, head_scores) as session:
         if session is not None:
-            cache: Any = session.new_cache(setting.steps + 4 * CHECK_EVERY)
+            cache: Any = session.new_cache(setting.steps + (2 + RUN_UP) * CHECK_EVERY)
         elif setting.mode == "static":
             cache = StaticCache(config=model.config, max_cache_len=setting.length + setting.steps + 16)
         else:
             cache = DynamicCache(config=model.config)
         ids, prefill_ms, peak_prefill = _prefill(model, cache, setting, seed)
         step, tokens = _stepper(model, cache, ids, setting)
-        ms, peak_decode = _time_steps(step, tokens, setting, model.device)
+        warm_up, ms, peak_decode = _time_steps(step, tokens, setting, model.device)
         held, used = _kv_bytes(cache, session, setting)
     weights, read = weight_bytes(model)
     floor = 1000 * (read + used) / bandwidth
@@ -134,6 +136,7 @@ def measure(
     return {
         **asdict(setting),
         "prefill_ms": prefill_ms,
+        "warm_up_seconds": warm_up,
         "ms_per_token": ms,
         "moved_bytes": read + used,
         "floor_ms": floor,
@@ -208,12 +211,16 @@ def _stepper(
 
 def _time_steps(
     step: Callable[[], object], tokens: int, setting: Setting, device: torch.device
-) -> tuple[float, int | None]:
+) -> tuple[float, float, int | None]:
+    started = now(device)
     for _ in range(3 if tokens == 1 else 1):
         step()
+    warm_up = now(device) - started
     reset_peak(device)
+    for _ in range(RUN_UP if device.type == "cuda" and tokens > 1 else 0):
+        step()
     ms = milliseconds(step, max(setting.steps // tokens, 1), device) / tokens
-    return ms, peak_bytes(device)
+    return warm_up, ms, peak_bytes(device)
 
 
 def samples_per_second(

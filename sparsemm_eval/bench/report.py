@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import transformers
 
 from sparsemm_eval.bench.model_runs import compresses
 from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.methods import fullkv
+
+FULLKV = fullkv.METHOD.name
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -59,12 +62,18 @@ LATENCY = {
     "GB rest": lambda row: _gigabytes(row["rest"]),
     "GB peak": lambda row: _gigabytes(_highest(row)),
 }
+SPEED_UPS = {
+    "× FullKV": lambda row: _ratio(row.get("times_fullkv")),
+    "× static": lambda row: _ratio(row.get("times_static")),
+}
 THROUGHPUT = {"samples/s": lambda row: f"{row['samples_per_s']:.3f}"}
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """A table with a row per result; what failed says why instead of figures."""
+    rows = with_speed_ups(rows)
     figures = THROUGHPUT if any("samples_per_s" in row for row in rows) else LATENCY
+    figures |= SPEED_UPS if any("times_fullkv" in row or "times_static" in row for row in rows) else {}
     lines = [" | ".join([*COLUMNS, *figures]), " | ".join(["---"] * (len(COLUMNS) + len(figures)))]
     for row in rows:
         cells = [column(row) for column in COLUMNS.values()]
@@ -74,6 +83,77 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             cells += [column(row) for column in figures.values()]
         lines.append(" | ".join(cells))
     return "".join(f"| {line} |\n" for line in lines)
+
+
+def with_speed_ups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with how many times as fast it is as two fair baselines of its prompt and batch.
+
+    ``times_fullkv``: FullKV in the same mode. ``times_static``: the uncompressed model with transformers'
+    StaticCache, whose step is compiled on a GPU. Rows of what is not there have none; an eager model is no
+    baseline.
+    """
+    speed = {
+        (row["method"], row["mode"], row["length"], row["batch"]): row.get("samples_per_s", 0.0)
+        or 1 / row["ms_per_token"]
+        for row in rows
+        if "error" not in row
+    }
+    found = []
+    for row in rows:
+        own = speed.get((row["method"], row["mode"], row["length"], row["batch"]))
+        place = row["length"], row["batch"]
+        bases = {
+            "times_fullkv": speed.get((FULLKV, row["mode"], *place)) if compresses(row["method"]) else None,
+            "times_static": speed.get((FULLKV, "static", *place)) if row["mode"] != "static" else None,
+        }
+        found.append(row | {name: own / base for name, base in bases.items() if own and base})
+    return found
+
+
+def compare(old: Any, new: Any) -> list[dict[str, Any]]:
+    """What two result files measured alike: one row for each figure, with new over old as ``slower``.
+
+    ``slower`` above 1 is worse: milliseconds and bytes as they are, samples per second inverted.
+    """
+    before, rows = dict(_measured(old)), []
+    for place, row in _measured(new):
+        for figure in ("ms_per_token", "prefill_ms", "samples_per_s", "microseconds", "kv"):
+            pair = before.get(place, {}).get(figure), row.get(figure)
+            if None not in pair:
+                slower = pair[0] / pair[1] if figure == "samples_per_s" else pair[1] / pair[0]
+                rows.append({"what": " ".join(map(str, place)), "figure": figure, "slower": slower})
+    return rows
+
+
+def _measured(content: Any, section: str = "") -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Every row of figures in a result file of any of our commands, and what it measures."""
+    if isinstance(content, dict):
+        names = (
+            "shape",
+            "method",
+            "mode",
+            "length",
+            "batch",
+            "budget",
+            "kv_heads",
+            "group",
+            "entries",
+            "ragged",
+        )
+        if "error" not in content and (
+            "ms_per_token" in content or "samples_per_s" in content or "microseconds" in content
+        ):
+            yield (section, *(content.get(name, "") for name in names)), content
+        for name, part in content.items():
+            inside = f"{section} {name}".strip() if name != "rows" else section
+            yield from _measured(part, inside)
+    elif isinstance(content, list):
+        for part in content:
+            yield from _measured(part, section)
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def plot(rows: Sequence[dict[str, Any]], quantity: str, label: str, path: Path) -> None:

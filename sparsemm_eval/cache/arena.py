@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.cache.ragged_store import RaggedStore, block_size, static_zeros
-from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval import compat
 
-FULL_BLOCK = 64  # slots per block where whole prompts are kept
+NO_ROOM = "no room for another generated token: ask session.new_cache(max_new_tokens) for more"
 
 
-class Arena:
-    """One fixed RaggedStore per layer; a pool grows when a sample needs more and never shrinks.
+def writable() -> torch.inference_mode:
+    """Tensors made inside can be written to in any mode; those made in inference mode only there."""
+    return torch.inference_mode(False)
 
-    Parameters
+
+def static_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that later samples will write to, and that compiled code may take the address of."""
+    with writable():
+        tensor = torch.zeros(shape, dtype=dtype, device=device)
+    compat.mark_static_address(tensor)
+    return tensor
+
+
+class ArenaBase:
+    """What the arenas of both kernels have in common.
+
+    Attributes
     ----------
-    config : CompressionConfig
-        Decides the block size.
-    num_layers : int
-        Decoder layers.
-    kernel : str
-        ``torch`` or ``triton``.
+    stores : list
+        One per layer.
+    width : torch.Tensor or None
+        int64 []: prompt tokens of the present sample, padding included.
+    user : object or None
+        The cache whose sample the stores hold.
     """
 
-    def __init__(self, config: CompressionConfig, num_layers: int, kernel: str):
-        block = block_size(config.budget) if config.evicts else FULL_BLOCK
-        self.stores = [RaggedStore(kernel, block, fixed=True) for _ in range(num_layers)]
-        self.width: torch.Tensor | None = (
-            None  # int64 []: prompt tokens of the present sample, padding included
-        )
-        self.user: object | None = None  # the cache whose sample the stores hold
+    stores: list
+
+    def __init__(self) -> None:
+        self.width: torch.Tensor | None = None
+        self.user: object | None = None
 
     @property
     def nbytes(self) -> int:
@@ -41,21 +51,3 @@ class Arena:
         if self.width is None or self.width.device != device:
             self.width = static_zeros((), torch.int64, device)
         self.width.fill_(width)
-
-    def addresses(self) -> tuple[object, ...]:
-        """Where everything lies that a decode step touches."""
-        return tuple(store.addresses() for store in self.stores)
-
-    def make_room(self, tokens: int) -> None:
-        """Have slots for this many generated tokens in every layer; between steps only."""
-        for store in self.stores:
-            store.make_room(tokens)
-
-    def lengths(self) -> list[torch.Tensor]:
-        """Entries per segment and layer, int64 [S] each: where ``go_back`` can return to."""
-        return [store.index["length"].clone() for store in self.stores]
-
-    def go_back(self, lengths: list[torch.Tensor]) -> None:
-        """Forget every entry that came after."""
-        for store, length in zip(self.stores, lengths, strict=True):
-            store.set_length(length)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from sparsemm_eval.cache.arena import Arena
 from sparsemm_eval.cache.dense_store import DenseStore
-from sparsemm_eval.cache.ragged_store import RESERVE, RaggedStore, block_size
+from sparsemm_eval.cache.ragged_store import RESERVE, RaggedArena, RaggedStore, block_size
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.kernels.dispatch import choose
 from sparsemm_eval.methods.base import PromptView
-from sparsemm_eval.methods.keep import keep_layer
+from sparsemm_eval.methods.keep import Kept, keep_layer
 
+if TYPE_CHECKING:
+    from sparsemm_eval.cache.segment_store import SegmentArena, SegmentStore
+
+Arena: TypeAlias = "RaggedArena | SegmentArena"
+Store: TypeAlias = "RaggedStore | SegmentStore"
 DEFAULT_RESERVE = 64  # generated tokens to make room for when nobody says how many will come
+
+
+def new_arena(config: CompressionConfig, num_layers: int, kernel: str) -> Arena:
+    """Memory for samples one after the other, for the kernel ``torch`` or ``triton``."""
+    if kernel == "torch":
+        return RaggedArena(config, num_layers)
+    from sparsemm_eval.cache.segment_store import SegmentArena  # imports Triton
+
+    return SegmentArena(num_layers)
 
 
 @dataclass
@@ -36,7 +49,7 @@ class Shared:
     kernel : str
         Of the attention over ragged entries: ``auto``, ``torch`` or ``triton``.
     arena : Arena or None
-        Where the entries lie, if they outlive the cache.
+        Where the entries lie, if they outlive the cache, or the kernel wants them together.
     images : torch.Tensor or None
         bool [B, N]: which positions of the prompts are image tokens, for methods that ask.
     once : dict
@@ -75,13 +88,13 @@ class RaggedLayer(CacheLayerMixin):
         super().__init__()
         self.shared, self.layer = shared, layer
         self.seen = 0  # tokens this layer has been given, padding included
-        self.store: RaggedStore | DenseStore | None = None
+        self.store: Store | DenseStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
-        self.kept: torch.Tensor | None = None  # [B, K]
         self.entry_bytes = 0  # bytes of one key and one value
         self.prompt_width = 0  # prompt tokens, padding included
         self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
         self.stored_bytes = 0  # right after compression
+        self._kv_heads = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Part of the cache interface; nothing can be set up before the prompt is known."""
@@ -167,27 +180,43 @@ class RaggedLayer(CacheLayerMixin):
             self.shared.config,
             self.shared.once,
         )
-        kept = keep_layer(view)
-        self.kept, self.prompt_lengths = kept.sum(-1).cpu(), view.lengths
+        self.prompt_lengths, self._kv_heads = view.lengths, key.shape[1]
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
         self.prompt_width = key.shape[2]
         self.dense_bytes = 2 * key.numel() * key.element_size()
-        self.store = self._stored(key, value, kept)
+        self.store = self._stored(key, value, keep_layer(view))
         self.stored_bytes = self.store.nbytes
 
-    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> RaggedStore | DenseStore:
-        reserve = self.shared.reserve
-        if bool((self.kept == self.prompt_lengths[:, None]).all()):
-            return DenseStore(key, value, reserve)
-        kernel, mean = choose(self.shared.kernel, key.device), float(self.kept.double().mean())
-        store = RaggedStore(kernel, block_size(mean))
-        store.fill(key, value, kept, self.kept, min(reserve, RESERVE))
+    @property
+    def kept(self) -> torch.Tensor:
+        """int64 [B, K] on the CPU: entries kept of the prompt."""
+        if self.is_dense:
+            return self.prompt_lengths[:, None].expand(-1, self._kv_heads)
+        return self.store.counts.view(-1, self._kv_heads)
+
+    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> Store | DenseStore:
+        shared, room = self.shared, min(self.shared.reserve, RESERVE)
+        if kept.whole:
+            return DenseStore(key, value, shared.reserve)
+        if choose(shared.kernel, key.device) == "triton":
+            if shared.arena is None:
+                shared.arena = new_arena(shared.config, shared.num_layers, "triton")
+            shared.arena.fill(self.layer, key, value, kept, room)
+            return shared.arena.stores[self.layer]
+        counts = kept.count.cpu()
+        if bool((counts == self.prompt_lengths[:, None]).all()):
+            return DenseStore(key, value, shared.reserve)
+        store = RaggedStore(block_size(float(counts.double().mean())))
+        store.fill(key, value, kept, room)
         return store
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         """Add one token's [B, K, 1, D], then its attention [B, H, 1, D] over all entries -> [B, 1, H, D]."""
+        arena = self.shared.arena
+        if arena is not None and self.layer == 0 and self.generated > arena.room:
+            arena.make_room(arena.room + RESERVE)
         return self.store.attend(query, key, value, scaling)
 
     @property

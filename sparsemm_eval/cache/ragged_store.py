@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from sparsemm_eval import compat
-from sparsemm_eval.kernels.dispatch import triton_operators
+from sparsemm_eval.cache.arena import NO_ROOM, ArenaBase, static_zeros, writable
+from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.kernels.ragged_torch import Blocks, ragged_attention, shifted_attention
-from sparsemm_eval.kernels.work_list import plan
+from sparsemm_eval.methods.keep import Kept
 
+FULL_BLOCK = 64  # slots per block where whole prompts are kept
 RESERVE = 256  # generated tokens to make room for at a time, at most
-NO_ROOM = "no room for another generated token: ask session.new_cache(max_new_tokens) for more"
 
 
 def block_size(mean_entries: float) -> int:
@@ -28,31 +29,16 @@ def bucket(count: int) -> int:
     return -(-count // step) * step
 
 
-def writable_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A tensor that can be written to in any mode; one made in inference mode could not outside of it."""
-    with torch.inference_mode(False):
-        return torch.zeros(shape, dtype=dtype, device=device)
-
-
-def static_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A tensor that later samples will write to, and that compiled code may take the address of."""
-    tensor = writable_zeros(shape, dtype, device)
-    compat.mark_static_address(tensor)
-    return tensor
-
-
 class RaggedStore:
     """Keys and values of all segments of a layer; a segment is one (row, KV head) pair.
 
     The pool begins with every segment's prompt entries, in whole blocks that never change. Behind them come
-    chunks of room for generated tokens: all segments grow by one entry per token, so a chunk has the same
-    number of slots for each segment. More room is more chunks, or a further pool, and nothing that is stored
-    ever gets another slot.
+    chunks of room for generated tokens: all segments grow by one entry per token, so a chunk is a block for
+    each segment. More room is more chunks, or a further pool, and nothing that is stored ever gets another
+    slot.
 
     Parameters
     ----------
-    kernel : str
-        ``torch`` or ``triton``, as ``kernels.dispatch.choose`` says.
     block : int
         T, slots per block.
     fixed : bool
@@ -68,21 +54,19 @@ class RaggedStore:
         Generated tokens that every segment has slots for.
     """
 
-    def __init__(self, kernel: str, block: int, *, fixed: bool = False):
-        self.kernel, self.block, self.fixed = kernel, block, fixed
+    def __init__(self, block: int, *, fixed: bool = False):
+        self.block, self.fixed = block, fixed
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
         self.room = 0
         self.counts = torch.zeros(0, dtype=torch.int64)  # [S] on the CPU: prompt entries
-        self.chunk = block  # slots of a chunk for each segment
+        self._slots, self._prompt_slots = self.counts, 0  # [S], those of the prompt, and their sum
         # where the store is not fixed: tokens generated in all and before this pool
         self.appended, self._begun_at = 0, 0
         self._blocks: Blocks | None = None  # in use
         self._full: list[Blocks] = []  # earlier pools
         self._indexes: dict[int, dict[str, torch.Tensor]] = {}  # by S: what a step reads besides the pool
-        steps = {"triton": self._triton_step, "torch": self._fixed_step if fixed else self._growing_step}
-        self._step = steps[kernel]
-        self._operator: Any = triton_operators().ragged_decode_step if kernel == "triton" else None
+        self._step = self._fixed_step if fixed else self._growing_step
 
     @property
     def segments(self) -> int:
@@ -104,7 +88,7 @@ class RaggedStore:
 
     @property
     def index(self) -> dict[str, torch.Tensor]:
-        """``length``, ``prompt``, ``first``, ``capacity``, int64 [S] each, and what the kernel needs."""
+        """``length``, ``prompt``, ``first``, ``capacity``, int64 [S] each, and what the attention needs."""
         return self._indexes[self.segments]
 
     def generated_count(self) -> torch.Tensor:
@@ -116,35 +100,30 @@ class RaggedStore:
         tensors = (self.keys, self.values, *self.index.values())
         return tuple((tensor.data_ptr(), *tensor.shape) for tensor in tensors)
 
-    def fill(
-        self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, counts: torch.Tensor, room: int
-    ) -> None:
+    def fill(self, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
         """Store a prompt in place of the last one.
 
         Parameters
         ----------
         key, value : torch.Tensor
             [B, K, N, D].
-        kept : torch.Tensor
-            bool [B, K, N]: the entries to store.
-        counts : torch.Tensor
-            int64 [B, K] on the CPU: how many those are.
+        kept : Kept
         room : int
             Generated tokens to make room for.
         """
-        self.counts = counts.flatten()
+        self.counts = kept.count.cpu().flatten()
+        self._slots = self._whole_blocks(self.counts)
+        self._prompt_slots = int(self._slots.sum())
         self.appended = self._begun_at = 0
         self._blocks, self._full = None, []
-        # the torch kernel reads whole blocks, so its chunk is one; Triton reads only what is filled
-        self.chunk = self.block if self.kernel == "torch" else self._whole_blocks(max(1, min(room, RESERVE)))
-        self.room = -(-max(room, 1) // self.chunk) * self.chunk
+        self.room = self._whole_blocks(max(room, 1))
         if not self._fits(key):
             self.keys = self.values = None  # before larger ones are taken
             self._allocate(key)
-        elif self.kernel == "torch":  # weights of zero do not silence what is not finite
+        else:  # weights of zero do not silence what is not finite
             self.keys.zero_()
             self.values.zero_()
-        self._write_prompt(key.detach(), value.detach(), kept)
+        self._write_prompt(key.detach(), value.detach(), kept.order)
         self._write_index(self.counts)
 
     def make_room(self, tokens: int) -> None:
@@ -152,7 +131,7 @@ class RaggedStore:
         if tokens <= self.room:
             return
         length = self.index["length"].clone()
-        self.room = -(-tokens // self.chunk) * self.chunk
+        self.room = self._whole_blocks(tokens)
         if not self._fits(self.keys):
             filled = self.keys, self.values
             self._allocate(self.keys)
@@ -185,9 +164,6 @@ class RaggedStore:
         compat.assert_on_device(self.index["length"][0] < self.index["capacity"][0], NO_ROOM)
 
     def _grow(self) -> None:
-        if self.kernel == "triton":  # reads one pool
-            self.make_room(self.room + RESERVE)
-            return
         self._full.append(self._blocks)
         self._begun_at, self.room = self.appended, self.room + RESERVE
         shape, device = (self.segments * RESERVE, self.keys.shape[1]), self.keys.device
@@ -201,7 +177,7 @@ class RaggedStore:
     ) -> torch.Tensor:
         chunk, slot = divmod(self.appended - 1 - self._begun_at, self.block)
         if slot == 0:  # views of the blocks in use, one more for each segment
-            prompt = 0 if self._full else self._prompt_slots() // self.block
+            prompt = 0 if self._full else self._prompt_slots // self.block
             used, shape = prompt + (chunk + 1) * self.segments, (-1, self.block, self.keys.shape[1])
             pool = self.keys.view(shape), self.values.view(shape), self.index["bias"], self.index["owner"]
             self._blocks = Blocks(*(tensor[:used] for tensor in pool))
@@ -223,21 +199,11 @@ class RaggedStore:
         blocks = Blocks(self.keys.view(shape), self.values.view(shape), index["bias"], index["owner"])
         return shifted_attention(query, [blocks], scaling)
 
-    def _triton_step(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        index = self.index
-        lists = index["items"], index["ranges"], index["length"]
-        return self._operator(query, key, value, self.keys, self.values, *lists, scaling)
-
     def _whole_blocks(self, entries: Any) -> Any:
         return (entries + self.block - 1) // self.block * self.block
 
-    def _prompt_slots(self) -> int:
-        return int(self._whole_blocks(self.counts).sum())
-
     def _slots_needed(self) -> int:
-        return self._prompt_slots() + self.segments * self.room
+        return self._prompt_slots + self.segments * self.room
 
     def _fits(self, like: torch.Tensor) -> bool:
         if self.keys is None:
@@ -253,68 +219,111 @@ class RaggedStore:
         self.keys, self.values = (self._new(shape, like.dtype, like.device) for _ in range(2))
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        return (static_zeros if self.fixed else writable_zeros)(shape, dtype, device)
+        if self.fixed:
+            return static_zeros(shape, dtype, device)
+        with writable():
+            return torch.zeros(shape, dtype=dtype, device=device)
 
-    def _write_prompt(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> None:
+    def _write_prompt(self, key: torch.Tensor, value: torch.Tensor, order: torch.Tensor | None) -> None:
         kv_heads, length, dim = key.shape[1:]
-        pools = (self.keys, key), (self.values, value)
-        if bool((self.counts == length).all()):  # everything: no entry needs to be looked up
+        pools, counts = ((self.keys, key), (self.values, value)), self.counts
+        if order is None:  # everything: no entry needs to be looked up
             for pool, source in pools:
-                area = pool[: self._prompt_slots()].view(self.segments, -1, dim)
+                area = pool[: self._prompt_slots].view(self.segments, -1, dim)
                 area[:, :length] = source.reshape(-1, length, dim)
             return
-        row, head, position = kept.nonzero(as_tuple=True)  # sorted by row, head, position
-        slots = self._whole_blocks(self.counts)
-        # first slot of a segment minus the running number of its first entry
-        jump = ((slots.cumsum(0) - slots) - (self.counts.cumsum(0) - self.counts)).to(key.device)
-        slot = torch.arange(len(position), device=key.device) + jump[row * kv_heads + head]
+        before = counts.cumsum(0) - counts
+        # the running number of a segment's first entry, and its first slot
+        begin = torch.stack([before, self._slots.cumsum(0) - self._slots]).to(key.device)
+        segment = torch.arange(self.segments).repeat_interleave(counts).to(key.device)
+        begin = begin.index_select(1, segment)
+        rank = torch.arange(len(segment), device=key.device).sub_(begin[0])
+        position = order.reshape(self.segments, length)[segment, rank]
+        slot = rank.add_(begin[1])
+        row, head = (0, segment) if len(key) == 1 else (segment // kv_heads, segment % kv_heads)
         for pool, source in pools:
-            pool[slot] = source[row, head, position]
+            pool.index_copy_(0, slot, source[row, head, position])
 
     def _write_index(self, length: torch.Tensor) -> None:
         """Describe the present sample to a step, in tensors that keep their places in a fixed store."""
-        slots = self._whole_blocks(self.counts)
-        offset, segment = slots.cumsum(0) - slots, torch.arange(self.segments)
-        first = self._prompt_slots() + segment * self.chunk
-        described = {
-            "length": length,
-            "prompt": self.counts,
-            "first": first,
-            "capacity": self.counts + self.room,
-        }
-        if self.kernel == "triton":
-            stride = self.segments * self.chunk
-            chunks = first[:, None] + stride * torch.arange(self.room // self.chunk)
-            starts = torch.cat([offset[:, None], chunks], dim=1)  # [S, 1 + chunks]
-            sizes = torch.full_like(starts, self.chunk)
-            sizes[:, 0] = self.counts
-            described["items"], described["ranges"] = plan(starts, sizes, len(self.keys))
-        else:
-            described |= self._blocks_of(slots, length.cpu())
-            # how far behind its first slot a segment's n-th generated entry lies
+        generated = length[:1].cpu() - self.counts[:1]
+        described = self._blocks_of(int(generated))
+        if self.fixed:
             step = torch.arange(len(self.keys) // self.segments)
-            described["way"] = step // self.chunk * (self.segments * self.chunk) + step % self.chunk
-            described["generated"] = (length.cpu() - self.counts)[:1]
+            described |= {
+                "length": length,
+                "prompt": self.counts,
+                "first": self._prompt_slots + torch.arange(self.segments) * self.block,
+                "capacity": self.counts + self.room,
+                # how far behind its first slot a segment's n-th generated entry lies
+                "way": step // self.block * (self.segments * self.block) + step % self.block,
+                "generated": generated,
+            }
         held = self._indexes.setdefault(self.segments, {})
         for name, tensor in described.items():
             if name not in held or held[name].shape != tensor.shape:
                 held[name] = self._new(tuple(tensor.shape), tensor.dtype, self.keys.device)
             held[name].copy_(tensor)
 
-    def _blocks_of(self, slots: torch.Tensor, length: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _blocks_of(self, generated: int) -> dict[str, torch.Tensor]:
         """Whose every block is, and which slots are used: int64 [M] and float32 [M, T, 1] as Blocks wants."""
-        size, generated = self.block, int(length[0] - self.counts[0])
-        blocks = slots // size
-        prompt = int(blocks.sum())
+        size, blocks = self.block, self._slots // self.block
+        prompt, chunks = self._prompt_slots // size, self.room // size
+        room = slice(prompt, prompt + chunks * self.segments)
+        segment = torch.arange(self.segments)
         owner = torch.zeros(len(self.keys) // size, dtype=torch.int64)  # what nobody owns has no used slot
-        filled = torch.zeros_like(owner)
-        owner[:prompt] = torch.arange(self.segments).repeat_interleave(blocks)
-        before = torch.arange(prompt) - (blocks.cumsum(0) - blocks).repeat_interleave(blocks)
-        filled[:prompt] = (self.counts.repeat_interleave(blocks) - before * size).clamp(max=size)
-        chunks = self.room // size
-        owner[prompt : prompt + chunks * self.segments] = torch.arange(self.segments).repeat(chunks)
-        in_chunk = (generated - torch.arange(chunks) * size).clamp(0, size)
-        filled[prompt : prompt + chunks * self.segments] = in_chunk.repeat_interleave(self.segments)
-        used = torch.arange(size) < filled[:, None]
-        bias = torch.full(used.shape, -torch.inf).masked_fill_(used, 0.0)
+        owner[:prompt] = segment.repeat_interleave(blocks)
+        owner[room] = segment.repeat(chunks)
+        bias = torch.full((len(owner), size), -torch.inf)
+        bias[:prompt] = 0.0
+        # of a segment's last block, the slots behind its entries
+        some = blocks > 0
+        rest = torch.arange(size) >= (self.counts - (self._slots - size))[some, None]
+        bias[(blocks.cumsum(0) - 1)[some]] = torch.where(rest, -torch.inf, 0.0)
+        if generated:
+            used = torch.arange(chunks * size).view(chunks, 1, size) < generated
+            bias[room].view(chunks, -1, size).masked_fill_(used, 0.0)
         return {"owner": owner, "bias": bias.unsqueeze(-1)}
+
+
+class RaggedArena(ArenaBase):
+    """One fixed RaggedStore per layer; a pool grows when a sample needs more and never shrinks.
+
+    Parameters
+    ----------
+    config : CompressionConfig
+        Decides the block size.
+    num_layers : int
+    """
+
+    def __init__(self, config: CompressionConfig, num_layers: int):
+        super().__init__()
+        block = block_size(config.budget) if config.evicts else FULL_BLOCK
+        self.stores = [RaggedStore(block, fixed=True) for _ in range(num_layers)]
+
+    def fill(self, layer: int, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
+        """Store a layer of a prompt."""
+        self.stores[layer].fill(key, value, kept, room)
+
+    @property
+    def room(self) -> int:
+        """Generated tokens that there is room for."""
+        return self.stores[0].room
+
+    def make_room(self, tokens: int) -> None:
+        """Have slots for this many generated tokens in every layer; between steps only."""
+        for store in self.stores:
+            store.make_room(tokens)
+
+    def lengths(self) -> list[torch.Tensor]:
+        """Entries per segment and layer, int64 [S] each: where ``go_back`` can return to."""
+        return [store.index["length"].clone() for store in self.stores]
+
+    def go_back(self, lengths: list[torch.Tensor]) -> None:
+        """Forget every entry that came after."""
+        for store, length in zip(self.stores, lengths, strict=True):
+            store.set_length(length)
+
+    def addresses(self) -> tuple[object, ...]:
+        """Where everything lies that a captured step is bound to."""
+        return tuple(store.addresses() for store in self.stores)

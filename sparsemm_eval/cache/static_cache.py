@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.cache.arena import Arena
-from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
-from sparsemm_eval.cache.ragged_store import RaggedStore
+from sparsemm_eval.cache.ragged_cache import Arena, RaggedCache, RaggedLayer, Store
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.methods.keep import Kept
 
 
 class StaticLayer(RaggedLayer):
@@ -25,11 +24,11 @@ class StaticLayer(RaggedLayer):
             self.keys, self.values = key_states, value_states
         return key_states, value_states
 
-    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor) -> RaggedStore:
+    def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> Store:
         arena = self.shared.arena
         if self.layer == 0:
             arena.set_width(self.prompt_width, key.device)
-        arena.stores[self.layer].fill(key, value, kept, self.kept, self.shared.reserve)
+        arena.fill(self.layer, key, value, kept, self.shared.reserve)
         return arena.stores[self.layer]
 
     def attend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from sparsemm_eval.decode.choice import Choice
 from sparsemm_eval.decode.step import DecodeStep, forward_of
 
 WARM_UPS = 2  # runs before a capture, in which libraries choose algorithms and take work space
+MOST_STEPS = 8  # kept ready, each with its graph; the one not used for longest goes first
 
 
 @dataclass
@@ -43,15 +45,18 @@ class ReadySteps:
 
     Attributes
     ----------
+    captures : int
+        Graphs recorded so far; on a CPU, how often one would have been.
     capture_seconds : float
-        Spent on captures so far.
+        Spent on them.
     """
 
     def __init__(self, model: PreTrainedModel, *, compiled: bool):
         self.model, self.compiled = model, compiled
-        self.capture_seconds = 0.0
+        self.captures, self.capture_seconds = 0, 0.0
         self._forward = forward_of(model, compiled)
-        self._ready: dict[tuple[object, ...], Ready] = {}
+        self._ready: OrderedDict[tuple[object, ...], Ready] = OrderedDict()
+        self._stream: torch.cuda.Stream | None = None  # one for all captures: libraries keep space for each
 
     def begin(
         self,
@@ -67,41 +72,47 @@ class ReadySteps:
             vocabulary = self.model.get_output_embeddings().weight.shape[0]
             step = DecodeStep(self._forward, choice, tokens[:, -1:], positions, vocabulary)
             self._ready[key] = Ready(step)
+            if len(self._ready) > MOST_STEPS:
+                self._ready.popitem(last=False)
+        self._ready.move_to_end(key)
         ready = self._ready[key]
         ready.step.begin(cache, tokens, positions, seeds)
+        model = computation_of(self.model)
+        if ready.model != model:
+            ready.model, ready.graph, ready.addresses = model, None, None
         return ready
 
     def run(self, ready: Ready, count: int) -> torch.Tensor:
         """Generate ``count`` tokens, at most CHECK_EVERY; int64 [B, count]."""
         ready.step.column.zero_()
+        addresses = ready.step.cache.arena.addresses()
+        if ready.addresses != addresses:
+            self.captures += 1
+            ready.addresses, ready.graph = addresses, None
         device = ready.step.tokens.device
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                self._capture_if_needed(ready)
-                for _ in range(count):
-                    ready.graph.replay()
-        else:
+        if device.type != "cuda":
             for _ in range(count):
                 ready.step()
+            return ready.step.history[:, :count]
+        with torch.cuda.device(device):
+            if ready.graph is None:
+                self._capture(ready, device)
+            for _ in range(count):
+                ready.graph.replay()
         return ready.step.history[:, :count]
 
-    def _capture_if_needed(self, ready: Ready) -> None:
-        addresses, model = ready.step.cache.arena.addresses(), computation_of(self.model)
-        if ready.graph is not None and (ready.addresses, ready.model) == (addresses, model):
-            return
+    def _capture(self, ready: Ready, device: torch.device) -> None:
         torch.cuda.synchronize()
         started = time.perf_counter()
-        pools = {shape[:2] for shape in addresses}  # graphs over pools that are gone hold memory for nothing
-        for other in self._ready.values():
-            if other.graph is not None and {shape[:2] for shape in other.addresses} != pools:
-                other.graph = None
-        ready.graph, ready.addresses, ready.model = _captured(ready.step), addresses, model
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        ready.graph = _captured(ready.step, self._stream)
         torch.cuda.synchronize()
         self.capture_seconds += time.perf_counter() - started
 
 
-def _captured(step: DecodeStep) -> torch.cuda.CUDAGraph:
-    """Record one step on the current device, and leave all that it works on as it was."""
+def _captured(step: DecodeStep, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    """Record one step on a stream of the current device, and leave all that it works on as it was."""
     device, arena = step.tokens.device, step.cache.arena
     before, lengths = [tensor.clone() for tensor in step.state], arena.lengths()
     draws = torch.cuda.get_rng_state(device)
@@ -112,7 +123,6 @@ def _captured(step: DecodeStep) -> torch.cuda.CUDAGraph:
         arena.go_back(lengths)
         torch.cuda.set_rng_state(draws, device)
 
-    aside = torch.cuda.Stream(device)
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
         for _ in range(WARM_UPS):
@@ -120,7 +130,7 @@ def _captured(step: DecodeStep) -> torch.cuda.CUDAGraph:
             restore()  # room was made for tokens, not for warm-ups
     torch.cuda.current_stream(device).wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=aside):
         step()
     restore()
     return graph

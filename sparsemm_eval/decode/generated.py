@@ -24,18 +24,25 @@ class GeneratedTokens:
     settings : LoopSettings
     criteria : sequence of callable
         Further stopping criteria: (tokens [B, N + generated] on the CPU, None) -> bool [B].
+
+    Attributes
+    ----------
+    length : int
+        Tokens generated.
     """
 
     def __init__(self, tokens: torch.Tensor, settings: LoopSettings, criteria: Sequence[Criterion] = ()):
-        self.tokens, self.settings, self.criteria = tokens.cpu(), settings, tuple(criteria)
-        self.prompt_tokens = tokens.shape[1]
+        self.settings, self.criteria = settings, tuple(criteria)
+        self.prompt_tokens, self.length = tokens.shape[1], 0
+        self._tokens = torch.empty(len(tokens), tokens.shape[1] + settings.max_new_tokens, dtype=torch.int64)
+        self._tokens[:, : self.prompt_tokens] = tokens
         self.going_on = torch.ones(len(tokens), dtype=torch.bool)
         self._ends = torch.tensor(settings.ends, dtype=torch.int64)
 
     @property
-    def length(self) -> int:
-        """Tokens generated."""
-        return self.tokens.shape[1] - self.prompt_tokens
+    def tokens(self) -> torch.Tensor:
+        """int64 [B, N + length] on the host: prompts and answers."""
+        return self._tokens[:, : self.prompt_tokens + self.length]
 
     @property
     def missing(self) -> int:
@@ -54,7 +61,8 @@ class GeneratedTokens:
                 return
             if self.settings.ends:
                 column = torch.where(self.going_on, column, self.settings.pad)
-            self.tokens = torch.cat([self.tokens, column[:, None]], dim=1)
+            self._tokens[:, self.prompt_tokens + self.length] = column
+            self.length += 1
             self.going_on = self.going_on & ~torch.isin(column, self._ends)
             for criterion in self.criteria:
                 self.going_on = self.going_on & ~criterion(self.tokens, None).cpu()

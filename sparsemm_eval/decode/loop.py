@@ -83,8 +83,13 @@ class DecodeLoop:
         return answer.tokens.to(tokens.device), cache
 
     @property
+    def captures(self) -> int:
+        """Graphs recorded so far; on a CPU, how often one would have been."""
+        return self._steps.captures
+
+    @property
     def capture_seconds(self) -> float:
-        """Spent on captures so far."""
+        """Spent on them."""
         return self._steps.capture_seconds
 
     def _continue(self, answer: GeneratedTokens, cache: StaticCache, step: Any) -> None:
@@ -92,7 +97,7 @@ class DecodeLoop:
         while not answer.is_complete:
             count = min(CHECK_EVERY, answer.missing)
             stored += count
-            room = cache.arena.stores[0].room
+            room = cache.arena.room
             if stored > room:
                 cache.arena.make_room(min(max(2 * room, stored), answer.settings.max_new_tokens))
             answer.extend(self._steps.run(step, count))

@@ -13,6 +13,7 @@ from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.decode.choice import Choice, row_noise
 
 RECOMPILE_LIMIT = 64  # shapes of one compiled step; pools come in few sizes, so that batch sizes decide
+ONE_ROW = {"coordinate_descent_tuning": True}  # Inductor's switch for them
 CHECK_EVERY = 8  # tokens between two looks at what was generated
 
 
@@ -106,10 +107,13 @@ def forward_of(
     if not compiled:
         return forward
     by_graph = torch.compile(forward, fullgraph=True, dynamic=False)
+    # products with a single row, as sums that are fused with what comes before and after them
+    alone = torch.compile(forward, fullgraph=True, dynamic=False, options=ONE_ROW)
 
     def compiled_forward(tokens: torch.Tensor, positions: torch.Tensor, cache: StaticCache) -> torch.Tensor:
         try:
-            return by_graph(tokens, positions, cache)
+            single = len(tokens) == 1 and tokens.device.type == "cuda"
+            return (alone if single else by_graph)(tokens, positions, cache)
         except Exception as error:
             if not compat.is_recompile_limit(error):
                 raise

@@ -1,4 +1,4 @@
-"""Triton kernels of split-KV attention for a single token per segment.
+"""Triton kernels: split-KV attention for a single token per segment, and storing a prompt's kept entries.
 
 Flash-decoding (Dao et al. 2023): every program walks over one span of a segment's entries for all G query
 heads of the segment at once and leaves a partial result; a second kernel joins a segment's partial results
@@ -9,6 +9,7 @@ read.
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 import triton
@@ -16,8 +17,16 @@ import triton.language as tl
 
 LOG2_E = 1.4426950408889634
 ROWS = 16  # smallest number of rows of a matrix instruction
-TILE_ELEMENTS = 8192  # of keys per step: three steps of keys and values in flight fit every GPU since Ampere
-MERGE_SPANS = 16  # partial results joined per step
+MERGE_SPANS = 64  # partial results joined per step
+MERGE_DIM = 32  # numbers of a result that one program joins
+
+
+class Tuning(NamedTuple):
+    """How a span is read."""
+
+    tile_elements: int = 8192  # of keys per step
+    warps: int = 4
+    stages: int = 3  # steps in flight
 
 
 @triton.jit
@@ -34,8 +43,8 @@ def _attend_span(
     query,
     key,
     value,
-    keys,
-    values,
+    pool,
+    segments,
     items,
     length,
     partial_max,
@@ -47,15 +56,20 @@ def _attend_span(
     ROWS: tl.constexpr,
     DIM: tl.constexpr,
     TILE: tl.constexpr,
-    APPEND: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Maximum, sum and weighted values of one span; with APPEND its owner takes the new entry in."""
+    """Maximum, sum and weighted values of one span; the last span's program takes the new entry in."""
     item = tl.program_id(0)
+    slots = tl.load(items + item * 4 + 2)
+    if slots == 0:
+        return
     segment = tl.load(items + item * 4).to(tl.int64)
-    first = tl.load(items + item * 4 + 1).to(tl.int64)
-    before = tl.load(items + item * 4 + 2)
-    slots = tl.load(items + item * 4 + 3)  # 0 for an idle item, which then reads and owns nothing
+    before = tl.load(items + item * 4 + 1)
+    first = tl.load(segments + segment) + before
+    keys = tl.load(pool).to(query.dtype)
+    values = tl.load(pool + 1).to(query.dtype)
+    keys = tl.multiple_of(keys, 16)
+    values = tl.multiple_of(values, 16)
     filled = tl.load(length + segment).to(tl.int32) - before
     used = tl.minimum(tl.maximum(filled, 0), slots)
 
@@ -65,22 +79,18 @@ def _attend_span(
     q_offset = (segment * G + head[:, None]) * D + dim[None, :]
     q = tl.load(query + q_offset, mask=(head[:, None] < G) & in_dim[None, :], other=0.0)
 
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    output = tl.zeros([ROWS, DIM], tl.float32)
-    if APPEND:
-        owned = (filled == used) & (used < slots)  # the new entry's slot lies in this span
-        mine = in_dim & (dim < tl.where(owned, D, 0))
-        new_key = tl.load(key + segment * D + dim, mask=mine, other=0.0)
-        new_value = tl.load(value + segment * D + dim, mask=mine, other=0.0)
-        target = (first + used) * D + dim
-        tl.store(keys + target, new_key, mask=mine)
-        tl.store(values + target, new_value, mask=mine)
-        # the new entry starts the running softmax, so the loop never reads what was just written
-        score = tl.sum(q.to(tl.float32) * new_key.to(tl.float32)[None, :], axis=1) * scale
-        highest = tl.where(owned, score, highest)
-        total = tl.where(owned, total + 1.0, total)
-        output = output + new_value.to(tl.float32)[None, :]
+    owned = (filled == used) & (used < slots)  # the new entry's slot lies in this span
+    mine = in_dim & (dim < tl.where(owned, D, 0))
+    new_key = tl.load(key + segment * D + dim, mask=mine, other=0.0)
+    new_value = tl.load(value + segment * D + dim, mask=mine, other=0.0)
+    target = (first + used) * D + dim
+    tl.store(keys + target, new_key, mask=mine)
+    tl.store(values + target, new_value, mask=mine)
+    # the new entry starts the running softmax, so the loop never reads what was just written
+    score = tl.sum(q.to(tl.float32) * new_key.to(tl.float32)[None, :], axis=1) * scale
+    highest = tl.where(owned, score, float("-inf"))
+    total = tl.where(owned, 1.0, 0.0) + tl.zeros([ROWS], tl.float32)
+    output = tl.zeros([ROWS, DIM], tl.float32) + new_value.to(tl.float32)[None, :]
 
     for start in range(0, used, TILE):
         slot = start + tl.arange(0, TILE)
@@ -110,23 +120,22 @@ def _merge_spans(
     partial_max,
     partial_sum,
     partial_output,
-    items,
+    segments,
     ranges,
     length,
     output,
-    lse,
+    count_of_segments,
     G: tl.constexpr,
     D: tl.constexpr,
     DIM: tl.constexpr,
     SPANS: tl.constexpr,
-    APPEND: tl.constexpr,
 ):
-    """Join the partial results of one query head; with APPEND count the new entry."""
+    """Join the partial results of one query head, some of its dimensions, and count the new entry."""
     segment = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
+    dim = tl.program_id(2) * DIM + tl.arange(0, DIM)
     first = tl.load(ranges + segment * 2).to(tl.int64)
     count = tl.load(ranges + segment * 2 + 1)
-    dim = tl.arange(0, DIM)
     in_dim = dim < D
 
     highest = tl.full([1], float("-inf"), tl.float32)
@@ -149,53 +158,122 @@ def _merge_spans(
         highest = new_highest
 
     result = joined / tl.where(total != 0, total, 1.0)  # a segment without entries gives zeros
-    place = segment * G + head
-    tl.store(output + place * D + dim, result.to(output.dtype.element_ty), mask=in_dim)
-    logarithm = highest + tl.log2(tl.where(total != 0, total, 1.0))
-    tl.store(lse + place + tl.arange(0, 1), logarithm * 0.6931471805599453)
-    if APPEND:
-        last = items + (first + tl.maximum(count, 1) - 1) * 4
-        capacity = tl.where(count > 0, tl.load(last + 2) + tl.load(last + 3), 0)
-        filled = tl.load(length + segment)
-        tl.store(length + segment, filled + 1, mask=(head == 0) & (filled < capacity))
+    tl.store(output + (segment * G + head) * D + dim, result.to(output.dtype.element_ty), mask=in_dim)
+    filled = tl.load(length + segment)
+    counts = (head == 0) & (tl.program_id(2) == 0)
+    has_room = filled < tl.load(segments + count_of_segments + segment)
+    tl.store(length + segment, filled + 1, mask=counts & has_room)
+
+
+@triton.jit
+def _store_prompt(
+    key,
+    value,
+    order,
+    segments,
+    keys,
+    values,
+    slots,
+    length,
+    count_of_segments,
+    row_stride,
+    head_stride,
+    position_stride,
+    K: tl.constexpr,
+    D: tl.constexpr,
+    DIM: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Copy some of a segment's kept entries, by rank, to its first slots; nothing beyond the pool."""
+    segment = tl.program_id(0).to(tl.int64)
+    count = tl.load(segments + count_of_segments + segment)
+    rank = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    position = tl.load(order + segment * length + rank, mask=rank < count, other=0)
+    dim = tl.arange(0, DIM)
+    slot = tl.load(segments + segment) + rank
+    mask = (rank[:, None] < count) & (slot[:, None] < slots) & (dim[None, :] < D)
+    source = (segment // K) * row_stride + (segment % K) * head_stride
+    source = source + position[:, None] * position_stride + dim[None, :]
+    target = slot[:, None] * D + dim[None, :]
+    tl.store(keys + target, tl.load(key + source, mask=mask), mask=mask)
+    tl.store(values + target, tl.load(value + source, mask=mask), mask=mask)
+
+
+def store_prompt(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    order: torch.Tensor,
+    segments: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    longest: int,
+) -> None:
+    """Copy the kept entries of a layer's prompt to their slots.
+
+    Parameters
+    ----------
+    key, value : torch.Tensor
+        [B, K, N, D].
+    order : torch.Tensor
+        int64 [B, K, N]: positions, those to keep first.
+    segments : torch.Tensor
+        int64 [2, B * K]: every segment's first slot, and how many entries it keeps.
+    keys, values : torch.Tensor
+        [slots, D], written to.
+    longest : int
+        Entries of the longest segment, or more.
+    """
+    kv_heads, length, dim = key.shape[1:]
+    key, value = (one if one.stride(3) == 1 else one.contiguous() for one in (key, value))
+    if key.stride() != value.stride():
+        key, value = key.contiguous(), value.contiguous()
+    tile = 32
+    with _device_of(key):
+        _store_prompt[(segments.shape[1], -(-longest // tile))](
+            key,
+            value,
+            order.contiguous(),
+            segments,
+            keys,
+            values,
+            len(keys),
+            length,
+            segments.shape[1],
+            *key.stride()[:3],
+            K=kv_heads,
+            D=dim,
+            DIM=triton.next_power_of_2(dim),
+            TILE=tile,
+        )
 
 
 def launch(
     query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pool: torch.Tensor,
+    segments: torch.Tensor,
     items: torch.Tensor,
     ranges: torch.Tensor,
     length: torch.Tensor,
     scaling: float,
-    new: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run both kernels; arguments and results are those of the operators in ``ragged_op``.
-
-    Parameters
-    ----------
-    new : tuple of torch.Tensor, optional
-        Key and value [S, D] to append before attending.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        Output [S, G, D] in the query's dtype and log-sum-exp float32 [S, G].
-    """
-    segments, group, dim = query.shape
-    query = query.contiguous()
-    key, value = (query, query) if new is None else (tensor.contiguous() for tensor in new)
-    output, lse = empty_results(query)
+    tuning: Tuning | None = None,
+) -> torch.Tensor:
+    """Run both kernels; arguments and results are those of the operator in ``ragged_op``."""
+    count, group, dim = query.shape
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    output = torch.empty_like(query)
     partial = query.new_empty((2, len(items), group), dtype=torch.float32)
     partial_output = query.new_empty((len(items), group, dim), dtype=torch.float32)
     padded = max(16, triton.next_power_of_2(dim))
+    tuning = tuning or Tuning()
     with _device_of(query):
         _attend_span[(len(items),)](
             query,
             key,
             value,
-            keys,
-            values,
+            pool,
+            segments,
             items,
             length,
             partial[0],
@@ -206,44 +284,34 @@ def launch(
             D=dim,
             ROWS=max(ROWS, triton.next_power_of_2(group)),
             DIM=padded,
-            TILE=_tile(padded, keys.element_size()),
-            APPEND=new is not None,
+            TILE=_tile(padded, query.element_size(), tuning.tile_elements),
             # Triton's interpreter multiplies the bit patterns of bfloat16 matrices
             WIDEN=not isinstance(_attend_span, triton.JITFunction) and query.dtype == torch.bfloat16,
-            num_warps=4,
-            num_stages=3,
+            num_warps=tuning.warps,
+            num_stages=tuning.stages,
         )
-        _merge_spans[(segments, group)](
+        _merge_spans[(count, group, -(-dim // MERGE_DIM))](
             partial[0],
             partial[1],
             partial_output,
-            items,
+            segments,
             ranges,
             length,
             output,
-            lse,
+            count,
             G=group,
             D=dim,
-            DIM=padded,
+            DIM=MERGE_DIM,
             SPANS=MERGE_SPANS,
-            APPEND=new is not None,
             num_warps=4,
         )
-    return output, lse
+    return output
 
 
-def empty_results(query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unfilled output [S, G, D] and log-sum-exp float32 [S, G]."""
-    return (
-        torch.empty_like(query, memory_format=torch.contiguous_format),
-        query.new_empty(query.shape[:2], dtype=torch.float32),
-    )
-
-
-def _tile(dim: int, element_size: int) -> int:
+def _tile(dim: int, element_size: int, elements: int) -> int:
     """Slots per step; full float32 products run on the plain cores and need their registers."""
-    elements = TILE_ELEMENTS if element_size == 2 else TILE_ELEMENTS // 4
-    return max(16, min(64, elements // dim))
+    elements = elements if element_size == 2 else elements // 4
+    return max(16, min(128, elements // dim))
 
 
 def _device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[None]:

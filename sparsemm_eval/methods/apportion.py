@@ -55,15 +55,20 @@ def _raise_level(share: torch.Tensor, weight: torch.Tensor, cap: int, target: fl
     order = full_at.argsort()
     # weight still open before each step, summed from the smallest up so that tiny weights survive
     open_weight = weight[order].flip(0).cumsum(0).flip(0)
-    missing, filled, level = target - float(share.sum()), 0.0, 0.0
-    for head, still_open in zip(order.tolist(), open_weight.tolist(), strict=True):
-        at = float(full_at[head])
-        if at == float("inf") or missing <= filled + still_open * at:
-            # rounding may leave a full head's last bit missing; the level never falls below that head's
-            level = max(level, (missing - filled) / still_open) if still_open > 0 else level
+    missing, filled = target - float(share.sum()), 0.0
+    added = torch.zeros_like(share)
+    for place, head in enumerate(order.tolist()):
+        at, still_open = float(full_at[head]), float(open_weight[place])
+        if still_open == 0:
             break
-        level, filled = at, filled + float(room[head])
-    return torch.minimum(share + max(level, 0.0) * weight, torch.full_like(share, cap))
+        if at == float("inf") or missing <= filled + still_open * at:
+            rest = order[place:]
+            # a share of the weight, not a level, which tiny weights would raise beyond all numbers
+            added[rest] = (missing - filled) * (weight[rest] / still_open)
+            break
+        added[head] = room[head]
+        filled += float(room[head])
+    return torch.minimum(share + added.clamp_min(0.0), torch.full_like(share, cap))
 
 
 def _largest_remainder(share: torch.Tensor, cap: int, target: int) -> torch.Tensor:

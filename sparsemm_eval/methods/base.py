@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -93,19 +92,27 @@ class PromptView:
         """N, padding included."""
         return self.key.shape[2]
 
-    @cached_property
+    @property
     def everything(self) -> torch.Tensor:
         """bool [B, N]: all positions but padding."""
         if self.valid is not None:
             return self.valid
-        return torch.ones(self.batch, self.length, dtype=torch.bool, device=self.key.device)
+        size, device = (self.batch, self.length), self.key.device
+        return self.once_per_prompt("everything", lambda: torch.ones(size, dtype=torch.bool, device=device))
 
-    @cached_property
+    @property
     def lengths(self) -> torch.Tensor:
         """int64 [B] on the CPU: prompt tokens, padding left out."""
-        if self.valid is None:
-            return torch.full((self.batch,), self.length)
-        return self.valid.sum(-1).cpu()
+
+        def count() -> torch.Tensor:
+            return torch.full((self.batch,), self.length) if self.valid is None else self.valid.sum(-1).cpu()
+
+        return self.once_per_prompt("lengths", count)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, padding left out."""
+        return self.once_per_prompt("longest", lambda: int(self.lengths.max()))
 
     @property
     def base(self) -> int:
@@ -236,10 +243,13 @@ class Method:
     score : Score, callable or None
         A callable is a score of the method's own name. None: nothing is scored, since nothing is evicted.
     allocate : callable or None
-        ``(view, scores) -> int64 [B, K]`` on the CPU: entries every KV head of this layer keeps, protected
-        ones included, before they are cut to the prompt. None: everything is kept.
+        ``(view, scores) -> int64 [B, K]``: entries every KV head of this layer keeps, protected ones
+        included, before they are cut to the prompt. On the CPU; where it depends on the prompt's content, it
+        may stay on the scores' device, so that nothing waits for a GPU, and a row has at most
+        ``K * (budget + 1)`` then. None: everything is kept.
     protect : callable
-        ``view -> bool [B, N]`` or ``[B, K, N]``: always kept, part of the budget.
+        ``view -> bool [B, N]``, for all layers of a prompt, or ``[B, K, N]``, of this layer: always kept,
+        part of the budget.
     mask : callable or None
         ``(head scores, config) -> [(layer, query head), …]``: heads whose attention is switched off.
     knobs : tuple of Knob

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods.base import PromptView, Settings
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The entries of one layer that are kept: of every KV head, the first ``count`` of its ``order``.
+
+    Attributes
+    ----------
+    order : torch.Tensor or None
+        int64 [B, K, N]: positions. None where nothing is left out and nothing is padding.
+    count : torch.Tensor
+        int64 [B, K]. On the CPU where it is known without waiting for a GPU, else on the order's device.
+    most : int
+        Entries in all; where ``count`` is not on the CPU, a number that they do not exceed.
+    whole : bool
+        Whether no layer of the prompt leaves anything out.
+    """
+
+    order: torch.Tensor | None
+    count: torch.Tensor
+    most: int
+    whole: bool = False
+
+    def mask(self, length: int) -> torch.Tensor:
+        """bool [B, K, N], for N = ``length``."""
+        if self.order is None:
+            return torch.ones(*self.count.shape, length, dtype=torch.bool)
+        rank = torch.arange(length, device=self.order.device)
+        chosen = rank < self.count.to(self.order.device)[..., None]
+        return torch.zeros(chosen.shape, dtype=torch.bool, device=chosen.device).scatter_(
+            -1, self.order, chosen
+        )
 
 
 def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
@@ -43,30 +75,66 @@ def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
         if not isinstance(config.head_scores, HeadScores):
             raise ConfigError("head_scores", config.head_scores, f"a HeadScores table, for {config.method}")
         config.head_scores.check_fits(len(views), views[0].heads)
-    return [keep_layer(view) for view in views]
+    return [keep_layer(view).mask(view.length).to(view.key.device) for view in views]
 
 
 @torch.no_grad()  # which entries are kept has no gradient
-def keep_layer(view: PromptView) -> torch.Tensor:
-    """``keep`` of one layer, whose view has its config: bool [B, K, N]."""
+def keep_layer(view: PromptView) -> Kept:
+    """``keep`` of one layer, whose view has its config.
+
+    Reads nothing back from a GPU that depends on the layer, unless the method does.
+    """
     config, lengths = view.config, view.lengths[:, None]
-    everything = view.everything[:, None].expand(-1, view.kv_heads, -1)
     # a prompt that fits into the mean budget is left whole: nothing would be gained by cutting it
-    if not config.evicts or int(lengths.max()) <= config.budget:
-        return everything
+    if not config.evicts or view.longest <= config.budget:
+        return _everything(view)
     scores = _shaped("score", view, config.score_in_use.function(view), (view.kv_heads, view.length))
     wanted = _shaped("allocate", view, config.rule.allocate(view, scores), (view.kv_heads,))
+    protected, least = _protected(view)
+    if wanted.device != least.device:  # to where the numbers are that depend on the prompt's content
+        place = scores.device
+        wanted, least, lengths = (part.to(place, non_blocking=True) for part in (wanted, least, lengths))
     wanted = torch.minimum(torch.where(lengths <= config.budget, lengths, wanted), lengths)
-    protected = config.rule.protect(view)
-    protected = (protected[:, None] if protected.ndim == 2 else protected) & everything
-    return protected | _best(scores, everything & ~protected, wanted.to(scores.device) - protected.sum(-1))
+    count = torch.maximum(wanted, least).expand(-1, view.kv_heads)
+    # what a layer's heads share by content is theirs together, give or take what rounding does to each
+    heads = view.batch * view.kv_heads
+    most = int(count.sum()) if count.device.type == "cpu" else heads * min(config.budget + 1, view.length)
+    # what is protected comes first and padding last, whatever their scores
+    limits = torch.finfo(scores.dtype)
+    scores = scores.clamp(limits.min, limits.max).masked_fill_(protected, torch.inf)
+    if view.valid is not None:
+        scores.masked_fill_(~view.everything[:, None], -torch.inf)
+    order = scores.argsort(dim=-1, descending=True, stable=True)  # the earlier position wins a tie
+    return Kept(order, count, most)
 
 
-def _best(scores: torch.Tensor, candidates: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """Mark the ``count`` [B, K] best candidates [B, K, N]; the earlier position wins a tie."""
-    order = scores.masked_fill(~candidates, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    chosen = torch.arange(scores.shape[-1], device=scores.device) < count[..., None]
-    return torch.zeros_like(chosen).scatter_(-1, order, chosen) & candidates
+def _everything(view: PromptView) -> Kept:
+    count = view.lengths[:, None].expand(-1, view.kv_heads)
+    order = None
+    if view.valid is not None:  # padding is on the left: turned to the end
+
+        def turned() -> torch.Tensor:
+            padding = (view.length - view.lengths).to(view.key.device)
+            position = torch.arange(view.length, device=view.key.device)
+            return ((position + padding[:, None]) % view.length)[:, None]
+
+        order = view.once_per_prompt("turned", turned).expand(-1, view.kv_heads, -1)
+    return Kept(order, count, int(count.sum()), whole=True)
+
+
+def _protected(view: PromptView) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is always kept, bool [B, 1 or K, N], and how many those are, int64 [B, 1 or K].
+
+    Of what is the same for all layers, the number is on the CPU.
+    """
+    if "protected" in view.shared:
+        return view.shared["protected"]
+    found = view.config.rule.protect(view)
+    if found.ndim == 3:
+        found = found & view.everything[:, None]
+        return found, found.sum(-1)
+    found = (found & view.everything)[:, None]
+    return view.once_per_prompt("protected", lambda: (found, found.sum(-1).cpu()))
 
 
 def _shaped(part: str, view: PromptView, found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -128,9 +128,9 @@ def method_named(name: str) -> Method:
     ConfigError
         If there is none of that name.
     """
-    known = methods()
+    known = _REGISTRY.look().methods
     if name not in known:
-        raise ConfigError("method", name, one_of(name, known))
+        raise ConfigError("method", name, one_of(name, methods()))
     return known[name]
 
 
@@ -142,9 +142,9 @@ def score_named(name: str) -> Score:
     ConfigError
         If there is none of that name.
     """
-    known = scores()
+    known = _REGISTRY.look().scores
     if name not in known:
-        raise ConfigError("score", name, one_of(name, known))
+        raise ConfigError("score", name, one_of(name, scores()))
     return known[name]
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from sparsemm_eval.checks import odd, one_of, whole
 from sparsemm_eval.methods.base import Knob, PromptView, Score
 
-# Larger intermediate results leave a GPU's second-level cache (40 to 60 MB) for nothing, smaller ones mean
-# more launches. It is 1.5 % of what a 7B feed-forward layer holds at 32K tokens (3 x 11008 x 32K, 16 bits).
-TEMPORARY_BYTES = 32 << 20
+# For intermediate results. On a CPU larger ones leave the cache; on a GPU smaller ones mean more launches,
+# which took 6 to 10 % of a prefill at 32 MiB. RoPE holds seven times as much for 32K tokens of a 7B model.
+TEMPORARY_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 LARGEST_KERNEL = 4095
 
 WINDOW = Knob("window", 32, whole(1), "last prompt tokens, always kept, whose attention scores the others")
@@ -21,7 +21,8 @@ GQA = Knob("gqa", "mean", one_of("mean", "max"), "query heads of a group → KV 
 
 def window_attention(view: PromptView) -> torch.Tensor:
     """SnapKV's score of a prompt: float32 [B, K, N]; infinity for the window, which scores the others."""
-    config = view.config
+    config, device = view.config, view.key.device
+    future = view.once_per_prompt(("future", config.window), lambda: future_of(config.window, device))
     importance = window_importance(
         view.query,
         view.key,
@@ -31,6 +32,7 @@ def window_attention(view: PromptView) -> torch.Tensor:
         gqa=config.gqa,
         scaling=view.scaling,
         valid=view.valid,
+        future=future,
     )
     return F.pad(importance, (0, config.window), value=torch.inf)
 
@@ -54,7 +56,8 @@ def window_importance(
     gqa: str = "mean",
     scaling: float | None = None,
     valid: torch.Tensor | None = None,
-    temporary_bytes: int = TEMPORARY_BYTES,
+    temporary_bytes: int | None = None,
+    future: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last ``window`` queries on the positions before them, smoothed over positions.
 
@@ -75,9 +78,12 @@ def window_importance(
         Factor on the scores; default ``D ** -0.5``.
     valid : torch.Tensor, optional
         bool [B, N]; False marks left padding, which receives exactly zero importance.
-    temporary_bytes : int
-        Memory for intermediate results; changes no bit of the result on a CPU. One KV head's scores in the
-        keys' dtype and two float32 copies of one query head's are needed in any case.
+    temporary_bytes : int, optional
+        Memory for intermediate results, TEMPORARY_BYTES by default; changes no bit of the result on a CPU.
+        One KV head's scores in the keys' dtype and two float32 copies of one query head's are needed in any
+        case.
+    future : torch.Tensor, optional
+        ``future_of(window)``, where it is at hand.
 
     Returns
     -------
@@ -89,12 +95,14 @@ def window_importance(
     group = heads // kv_heads
     scaling = dim**-0.5 if scaling is None else scaling
     # a GQA group's queries share the keys, so they become extra rows instead of expanded keys
+    if temporary_bytes is None:
+        temporary_bytes = TEMPORARY_BYTES.get(key.device.type, TEMPORARY_BYTES["cpu"])
     rows = query[:, :, -window:].reshape(batch, kv_heads, group * window, dim)  # [B, K, G*w, D]
     score_bytes = window * length * rows.element_size()  # of a query head's matrix product
     softmax_bytes = window * length * 8  # of its scores and their softmax in float32
     kv_chunk = max(1, temporary_bytes // (group * (score_bytes + softmax_bytes)))
     chunk = max(1, (temporary_bytes - kv_chunk * group * score_bytes) // softmax_bytes)
-    future = torch.ones(window, window, dtype=torch.bool, device=key.device).triu_(1)
+    future = future_of(window, key.device) if future is None else future
     importance = rows.new_empty((batch, heads, length - window), dtype=torch.float32)
     # row by row: keys that are strided views of a projection would be copied to be one batch of matrices
     for row in range(batch):
@@ -104,17 +112,29 @@ def window_importance(
             scores = torch.matmul(rows[row, part], key[row, part].transpose(1, 2)).view(-1, window, length)
             target = importance[row, first * group :][: len(scores)]
             for mean, some in zip(target.split(chunk), scores.split(chunk), strict=True):
-                mean.copy_(_mean_attention(some, scaling, future, padding))
+                _mean_attention(some, scaling, future, padding, mean)
             del scores, some  # before the next ones are made
     importance = importance.view(batch, kv_heads, group, length - window)
-    importance = importance.mean(dim=2) if gqa == "mean" else importance.amax(dim=2)
+    if group == 1:
+        importance = importance[:, :, 0]
+    else:
+        importance = importance.mean(dim=2) if gqa == "mean" else importance.amax(dim=2)
     return smooth(importance, kernel_size, pooling)
 
 
+def future_of(window: int, device: torch.device) -> torch.Tensor:
+    """bool [w, w]: which keys of the window come after a query of it."""
+    return torch.ones(window, window, dtype=torch.bool, device=device).triu_(1)
+
+
 def _mean_attention(
-    scores: torch.Tensor, scaling: float, future: torch.Tensor, padding: torch.Tensor | None
-) -> torch.Tensor:
-    """float32 [heads, P] from products [heads, w, N] of the window's queries with all keys."""
+    scores: torch.Tensor,
+    scaling: float,
+    future: torch.Tensor,
+    padding: torch.Tensor | None,
+    mean: torch.Tensor,
+) -> None:
+    """Fill float32 [heads, P] from products [heads, w, N] of the window's queries with all keys."""
     window, length = scores.shape[1:]
     scores = scores.float().mul_(scaling)
     scores[..., length - window :].masked_fill_(future, float("-inf"))
@@ -124,7 +144,7 @@ def _mean_attention(
     if padding is not None:
         # rows of the window that are padding themselves look at nothing
         attention.masked_fill_(padding[length - window :, None], 0.0)
-    return attention.mean(dim=1)
+    torch.mean(attention, dim=1, out=mean)
 
 
 def smooth(importance: torch.Tensor, kernel_size: int, pooling: str) -> torch.Tensor:

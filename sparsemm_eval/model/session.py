@@ -14,8 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from sparsemm_eval import compat
-from sparsemm_eval.cache.arena import Arena
-from sparsemm_eval.cache.ragged_cache import DEFAULT_RESERVE, RaggedCache
+from sparsemm_eval.cache.ragged_cache import DEFAULT_RESERVE, Arena, RaggedCache, new_arena
 from sparsemm_eval.cache.static_cache import StaticCache
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
@@ -28,6 +27,7 @@ from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
+from sparsemm_eval.model.feed_forward import in_parts
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder, rotary_embedding
 
@@ -164,8 +164,13 @@ class CompressionSession:
         """Memory of all samples in modes other than ``eager``."""
         if self._arena is None:
             kernel = dispatch.choose(self.kernel, self.model.device)
-            self._arena = Arena(self.config, self.decoder.num_layers, kernel)
+            self._arena = new_arena(self.config, self.decoder.num_layers, kernel)
         return self._arena
+
+    @property
+    def captures(self) -> int:
+        """Decode steps recorded so far; on a CPU, how often one would have been."""
+        return 0 if self._loop is None else self._loop.captures
 
     def __enter__(self) -> CompressionSession:
         text_config = self.decoder.config
@@ -200,6 +205,7 @@ class CompressionSession:
             self.model.register_forward_hook(self._note_prefill),
         ):
             self._undo.callback(hook.remove)
+        self._undo.enter_context(in_parts(self.decoder.feed_forwards))
         if self.masked:
             self._undo.enter_context(masked_heads(self.model, self.masked, self.config.mask_mode))
         self._wrap_generate()

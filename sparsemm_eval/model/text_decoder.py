@@ -20,10 +20,13 @@ class TextDecoder:
         Of the text model; its attention modules share this object.
     attentions : tuple of nn.Module
         Attention modules, one per layer, in order.
+    feed_forwards : tuple of nn.Module
+        The modules beside them that treat every token by itself; empty where they are not found.
     """
 
     config: PreTrainedConfig
     attentions: tuple[nn.Module, ...]
+    feed_forwards: tuple[nn.Module, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -67,7 +70,12 @@ def find_text_decoder(model: PreTrainedModel) -> TextDecoder:
             f"{type(model).__name__}: found attention layers {sorted(found)} of {config.num_hidden_layers}; "
             "supported are Llama, Mistral, Qwen2 and models that use them below images (LLaVA-NeXT, Qwen2-VL)"
         )
-    decoder = TextDecoder(config, tuple(found[layer] for layer in sorted(found)))
+    beside = {
+        id(getattr(module, "self_attn", None)): getattr(module, "mlp", None) for module in model.modules()
+    }
+    attentions = tuple(found[layer] for layer in sorted(found))
+    feed_forwards = tuple(beside.get(id(attention)) for attention in attentions)
+    decoder = TextDecoder(config, attentions, () if None in feed_forwards else feed_forwards)
     reason = _against(decoder)
     if reason is not None:
         raise UnsupportedError(f"{type(model).__name__} {reason}")

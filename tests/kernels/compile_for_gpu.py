@@ -14,14 +14,15 @@ from triton.compiler import ASTSource
 
 from sparsemm_eval.kernels import ragged_triton
 
-POINTERS = {"items": "*i32", "ranges": "*i32", "length": "*i64", "lse": "*fp32", "scale": "fp32"}
+POINTERS = {"items": "*i32", "ranges": "*i32", "length": "*i64", "pool": "*i64", "segments": "*i64"}
+NUMBERS = {"scale": "fp32", "count_of_segments": "i32"}
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 def compile_kernel(kernel, capability, dtype, constants):
     """Machine code and facts of one kernel; pointers are taken to be aligned, as torch's are."""
     signature = {name: "constexpr" if name in constants else f"*{dtype}" for name in kernel.arg_names}
-    signature |= {name: kind for name, kind in POINTERS.items() if name in signature}
+    signature |= {name: kind for name, kind in (POINTERS | NUMBERS).items() if name in signature}
     signature |= {name: "*fp32" for name in signature if name.startswith("partial")}
     place = {name: (number,) for number, name in enumerate(kernel.arg_names)}
     source = ASTSource(
@@ -30,9 +31,8 @@ def compile_kernel(kernel, capability, dtype, constants):
         constexprs={place[name]: value for name, value in constants.items()},
         attrs={place[n]: [["tt.divisibility", 16]] for n, kind in signature.items() if kind.startswith("*")},
     )
-    return triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4, "num_stages": 3}
-    )
+    options = {"num_warps": ragged_triton.Tuning().warps, "num_stages": ragged_triton.Tuning().stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def main(*targets):
@@ -40,11 +40,13 @@ def main(*targets):
     for target in targets:
         capability, dtype, dim = target.split(":")
         padded = triton.next_power_of_2(int(dim))
-        common = {"G": 7, "D": int(dim), "DIM": padded, "APPEND": True}
-        span = {"ROWS": ragged_triton.ROWS, "TILE": ragged_triton._tile(padded, BYTES[dtype]), "WIDEN": False}
+        tile = ragged_triton._tile(padded, BYTES[dtype], ragged_triton.Tuning().tile_elements)
+        common = {"G": 7, "D": int(dim)}
+        span = {"ROWS": ragged_triton.ROWS, "DIM": padded, "TILE": tile, "WIDEN": False}
+        merge = {"DIM": ragged_triton.MERGE_DIM, "SPANS": ragged_triton.MERGE_SPANS}
         for kernel, constants in (
             (ragged_triton._attend_span, common | span),
-            (ragged_triton._merge_spans, common | {"SPANS": ragged_triton.MERGE_SPANS}),
+            (ragged_triton._merge_spans, common | merge),
         ):
             binary = compile_kernel(kernel, int(capability), dtype, constants)
             facts = {
@@ -52,7 +54,8 @@ def main(*targets):
                 "target": target,
                 "shared": binary.metadata.shared,
                 "matrix_units": "mma.sync" in binary.asm["ptx"],
-                "asynchronous": "cp.async" in binary.asm["ptx"],
+                # 16 bytes at once, which needs the pool's alignment to be known
+                "asynchronous": "cp.async.cg" in binary.asm["ptx"],
                 "code": len(binary.asm["cubin"]),
             }
             print(json.dumps(facts))

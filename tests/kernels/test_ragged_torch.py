@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sparsemm_eval.cache import ragged_store
 from sparsemm_eval.cache.ragged_store import RaggedStore, block_size
+from sparsemm_eval.methods.keep import Kept
 from tests import reference
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -28,9 +29,14 @@ def store_of(counts, dim, dtype, seed=0, scale=1.0, reserve=40, fixed=False):
     return filled(key, value, kept, reserve, fixed), segments
 
 
+def kept_of(mask):
+    """Entries marked in bool [B, K, N]."""
+    return Kept(mask.float().argsort(dim=-1, descending=True, stable=True), mask.sum(-1), int(mask.sum()))
+
+
 def filled(key, value, kept, room, fixed=False):
-    store = RaggedStore("torch", block_size(float(kept.sum(-1).double().mean())), fixed=fixed)
-    store.fill(key, value, kept, kept.sum(-1), room)
+    store = RaggedStore(block_size(float(kept.sum(-1).double().mean())), fixed=fixed)
+    store.fill(key, value, kept_of(kept), room)
     return store
 
 
@@ -136,7 +142,7 @@ def test_a_fixed_store_takes_another_sample_at_the_same_addresses():
     for counts in ([[1, 400], [7, 7]], [[33, 64], [95, 128]]):
         kept = torch.arange(400) < torch.tensor(counts)[..., None]
         key, value = (torch.randn(2, 2, 400, 16, generator=generator) for _ in range(2))
-        store.fill(key, value, kept, torch.tensor(counts), 30)
+        store.fill(key, value, kept_of(kept), 30)
         segments = [
             (key[b, k, : counts[b][k]], value[b, k, : counts[b][k]]) for b in range(2) for k in range(2)
         ]

@@ -1,67 +1,61 @@
 """Spans cover every slot of every segment once, in lists whose shape does not depend on the prompt."""
 
-import torch
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsemm_eval.kernels import work_list
-from sparsemm_eval.kernels.work_list import plan
+from sparsemm_eval.kernels.work_list import TILE, plan, rows
+
+LAYERS = st.lists(st.lists(st.integers(0, 3000), min_size=5, max_size=5), min_size=1, max_size=4)
 
 
-def starts_of(sizes, gap=0):
-    """Runs one after the other, the first ones of all segments before the second ones."""
-    ends = sizes.T.flatten().cumsum(0).view(sizes.T.shape).T
-    return ends - sizes + gap
+@given(lengths=LAYERS, room=st.integers(1, 300), programs=st.sampled_from([1, 3, 16, 264]))
+def test_every_slot_is_in_one_span(lengths, room, programs):
+    lengths = np.array(lengths)
+    items, ranges = plan(lengths, lengths + room, programs)
+    assert items.shape == (len(lengths), rows(5, programs), 4)
+    assert ranges.shape == (*lengths.shape, 2)
+    for layer, sizes in enumerate(lengths + room):
+        for segment, (first, count) in enumerate(ranges[layer]):
+            spans = items[layer, first : first + count]
+            assert len(spans) == count >= 1
+            assert (spans[:, 0] == segment).all()
+            assert (spans[:, 2] > 0).all()
+            assert spans[:, 1].tolist() == [0, *spans[:-1, 2].cumsum()]
+            assert spans[:, 2].sum() == sizes[segment]
+            assert (spans[:-1, 2] % TILE == 0).all()
+            assert len(set(spans[:-1, 2])) <= 1
+        assert items[layer, :, 2].sum() == sizes.sum()  # the other rows are idle
 
 
-@st.composite
-def runs(draw):
-    """Sizes [S, R]: prompts of any length, then chunks of one size."""
-    prompts = draw(st.lists(st.integers(0, 700), min_size=1, max_size=9))
-    chunks, chunk = draw(st.integers(0, 4)), draw(st.sampled_from([32, 64, 256]))
-    return torch.tensor([[prompt, *[chunk] * chunks] for prompt in prompts])
+@given(lengths=LAYERS)
+def test_no_shorter_spans_would_fit(lengths):
+    """Against a search over all lengths, one layer at a time."""
+    lengths, programs = np.array(lengths), 16
+    items, _ = plan(lengths, lengths + 1, programs)
+    for layer, sizes in enumerate(lengths):
+        tiles = [max(-(-size // TILE), 1) for size in sizes.tolist()]
+        best = next(n for n in range(1, max(tiles) + 1) if sum(-(-t // n) for t in tiles) <= rows(5, 16))
+        spans = items[layer][items[layer, :, 2] > 0]
+        follows = spans[1:, 0] == spans[:-1, 0]  # all but a segment's last span
+        assert (spans[:-1][follows][:, 2] <= best * TILE).all()
 
 
-@given(
-    sizes=runs(),
-    gap=st.integers(0, 90),
-    spare=st.integers(0, 500),
-    programs=st.sampled_from([1, 3, 50]),
-)
-def test_every_slot_is_in_one_span(sizes, gap, spare, programs):
-    starts = starts_of(sizes, gap)
-    items, ranges = plan(starts, sizes, int(sizes.sum()) + gap + spare, programs=programs)
-    for segment, (first, count) in enumerate(ranges.tolist()):
-        covered = []
-        for owner, slot, before, slots in items[first : first + count].tolist():
-            assert owner == segment
-            assert slots > 0
-            assert before == len(covered)
-            covered += range(slot, slot + slots)
-        owned = zip(starts[segment].tolist(), sizes[segment].tolist(), strict=True)
-        assert covered == [slot for start, size in owned for slot in range(start, start + size)]
-    assert int(items[:, 3].sum()) == int(sizes.sum())  # the other rows are idle
+def test_a_short_prompt_keeps_all_processors_busy_whatever_was_before():
+    for length, count in ((2_048, 32), (32_000, 32), (500_000, 4)):
+        items, _ = plan(np.full((1, count), length), np.full((1, count), length + 256), 264)
+        assert 132 <= (items[0, :, 2] > 0).sum() <= 264
 
 
-@given(prompts=st.lists(st.integers(0, 700), min_size=3, max_size=3), chunks=st.integers(0, 8))
-def test_shape_does_not_depend_on_the_prompt(prompts, chunks):
-    sizes = torch.tensor([[prompt, *[256] * chunks] for prompt in prompts])
-    static = plan(torch.tensor([[0], [5], [9]]), torch.tensor([[5], [4], [7]]), 3 * (700 + 8 * 256))
-    new = plan(starts_of(sizes), sizes, 3 * (700 + 8 * 256))
-    assert new.items.shape == static.items.shape
-    assert new.ranges.shape == static.ranges.shape
-    assert len(new.items).bit_count() == 1
+def test_a_long_head_is_cut_as_finely_as_the_others():
+    lengths = np.array([[200] * 31 + [200_000]])
+    items, ranges = plan(lengths, lengths + 64, 264)
+    assert ranges[0, -1, 1] > 200
+    assert items[0, :, 2].max() < 1.1 * 200_000 / 200
 
 
-def test_long_segments_get_many_spans_of_the_same_length():
-    capacity = torch.tensor([64, 65536, 192])
-    sizes = capacity[:, None]
-    items, ranges = plan(starts_of(sizes), sizes, int(capacity.sum()), programs=128)
-    assert ranges[:, 1].tolist() == [1, 114, 1]
-    assert items[1:114, 3].unique().tolist() == [576]
-
-
-def test_span_count_stays_near_the_aim():
-    for slots in (1 << 13, 1 << 17, 1 << 20, (1 << 25) + 1):
-        assert -(-slots // work_list.span_slots(slots)) <= work_list.PROGRAMS
-    assert work_list.span_slots(100) == work_list.SHORTEST_SPAN
+def test_many_segments_have_one_span_each_and_long_ones_more():
+    lengths = np.array([[256] * 1000 + [4096] * 24])
+    _, ranges = plan(lengths, lengths + 64, 264)
+    assert (ranges[0, :1000, 1] == 1).all()
+    assert (ranges[0, 1000:, 1] > 3).all()

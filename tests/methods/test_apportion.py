@@ -19,6 +19,13 @@ def test_totals_and_caps_are_exact(weights, floor, cap, total):
         assert int(given_out.min()) >= min(floor, cap)
 
 
+def test_weights_too_small_to_divide_by():
+    """A level that gives 1e-308 a whole entry is no number; this did not end."""
+    weight = torch.tensor([72.8, 2.3e-308, 0.0, 2.3e-308, 0.0], dtype=torch.float64)
+    given_out = water_fill(torch.full_like(weight, 13), weight, cap=80, total=203)
+    assert given_out.tolist() == [80, 48, 13, 49, 13] or given_out.tolist() == [80, 49, 13, 48, 13]
+
+
 @settings(max_examples=100, deadline=None)
 @given(weights=weights, cap=st.integers(1, 100), total=st.integers(0, 2000))
 def test_more_weight_never_gets_less(weights, cap, total):

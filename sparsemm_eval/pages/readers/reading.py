@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -14,14 +13,16 @@ from sparsemm_eval.model.images import rgb_image
 from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
-from sparsemm_eval.tasks import FOLDER
-from sparsemm_eval.tasks.pages.metrics import METRICS
 
 MAX_NEW_TOKENS = {"pages_qa": 16, "pages_ocr": 448}  # as in the tasks' YAML
 
 
 def documents(task: str, limit: int | None = None) -> list[dict[str, Any]]:
     """A page task's first documents, images decoded; all by default."""
+    import datasets  # takes a second
+
+    from sparsemm_eval.tasks import FOLDER
+
     path = str(FOLDER / "pages" / "data" / f"{task}.parquet")
     rows = datasets.load_dataset("parquet", data_files=path, split="train")
     return list(rows.select(range(min(limit or len(rows), len(rows)))))
@@ -79,6 +80,8 @@ def scores(
 
 def score_of(task: str, reply: str, row: Mapping[str, Any]) -> float:
     """A reply's score as the task gives it."""
+    from sparsemm_eval.tasks.pages.metrics import METRICS
+
     if task == "pages_qa":
         reply = reply.split("\n")[0]  # the task's `until`
     return METRICS[task](reply, row["answer"])
@@ -117,6 +120,8 @@ def prove(
 
     Page sizes take turns, so that batches mix them.
     """
+    from sparsemm_eval.tasks.pages.metrics import METRICS
+
     rows: dict[str, list[dict[str, Any]]] = {"pages_qa": [], "pages_ocr": []}
     for i in range(qa_count):
         page = make_page("heldout", seed, i, PAGE_SIZES[i % len(PAGE_SIZES)])
