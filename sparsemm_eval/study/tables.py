@@ -311,14 +311,14 @@ def masking_tables(study: Study) -> list[Table]:
 def of_kind(study: Study, kind: str) -> list[Table]:
     """Tables by the name that the command line gives them; ``all`` leaves out what the study does not have.
 
-    ``ablation`` is every crossed knob but ρ.
+    ``ablation`` is every crossed knob but ρ; where ρ alone is crossed, as in the paper's ablation, all rows.
     """
     others = [name for name in study.knobs if name != "ratio"]
     parts: dict[str, Callable[[], list[Table]]] = {
         "headline": lambda: headline_tables(study),
         "paired": lambda: paired_tables(study),
         "main": lambda: main_tables(study),
-        "ablation": lambda: knob_tables(study, others),
+        "ablation": lambda: knob_tables(study, others) or (main_tables(study) if kind == "ablation" else []),
         "rho": lambda: knob_tables(study, ["ratio"]),
         "masking": lambda: masking_tables(study),
     }
