@@ -233,7 +233,12 @@ def test_rho_table(tmp_path):
         ]
     ]
     assert any("0.519 to 0.145" in note for note in found[0].notes)
-    assert tables(tmp_path / "s", "ablation") == []
+    # the paper's ablation crosses ρ alone: all its rows
+    (ablation,) = tables(tmp_path / "s", "ablation")
+    assert [row[0] for row in ablation.rows] == ["fullkv", "sparsemm", "sparsemm", "sparsemm"]
+    assert ablation.columns[:3] == ["method", "budget", "ratio"]
+    everything = [table.title for table in tables(tmp_path / "s", "all")]
+    assert len(everything) == len(set(everything))
 
 
 def test_published_numbers_stand_beside_the_same_checkpoint_only(tmp_path):
