@@ -296,7 +296,7 @@ def test_shipped_studies_are_listed_and_run_by_name(tmp_path, monkeypatch):
     assert call("run", "paper/ablation", "--dry-run").exit_code == 0
     outcome = call("run", "tiny", "--dry-run")
     assert outcome.exit_code == 0, outcome.output
-    assert "123 cells: 123 pending; folder" in outcome.output
+    assert "143 cells: 143 pending; folder" in outcome.output
     (tmp_path / "tiny").write_text("name: [")  # a file of the user's goes first
     assert call("run", "tiny", "--dry-run").exception.exit_code == 2
     assert call("run", "huge", "--dry-run").exception.exit_code == 2
