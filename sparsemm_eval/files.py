@@ -106,7 +106,9 @@ def source_digest() -> str:
     """Hex SHA-256 of all Python files of this package; a version number does not tell checkouts apart."""
     files = {}
     for package in PACKAGES:
-        for folder in map(Path, importlib.util.find_spec(package).submodule_search_locations):
+        spec = importlib.util.find_spec(package)
+        # a source checkout that is not installed has the first one only
+        for folder in map(Path, spec.submodule_search_locations if spec else ()):
             for path in folder.rglob("*.py"):
                 name = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
                 files[name] = hashlib.sha256(path.read_bytes()).hexdigest()

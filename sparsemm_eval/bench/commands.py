@@ -321,6 +321,9 @@ def compare(
     rows = report.compare(*contents)
     if not rows:
         raise ConfigError("new", str(new), f"a file that measured something of what {old} did")
+    devices = [report.device_of(content) for content in contents]
+    if devices[0] != devices[1]:
+        typer.echo(f"Measured on different devices: {devices[0]}, then {devices[1]}.", err=True)
     cells = [[row["what"], row["figure"], f"{row['slower']:.2f}"] for row in rows]
     _print_table("new / old, above 1 is worse", ("what", "figure", "ratio"), cells)
     worst = max(rows, key=lambda row: row["slower"])

@@ -30,12 +30,12 @@ from sparsemm_eval import compat
 from sparsemm_eval.bench import kernel_checks
 from sparsemm_eval.bench.clock import copy_bandwidth, extra_bytes, milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.decode_attention import Shape
-from sparsemm_eval.bench.model_runs import Setting, guarded, measure, samples_per_second
+from sparsemm_eval.bench.model_runs import MEMORY, Setting, guarded, measure, samples_per_second
 from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
 from sparsemm_eval.bench.report import machine, markdown
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.errors import in_one_line
-from sparsemm_eval.files import check_target, users_path, write_text_atomically
+from sparsemm_eval.errors import ConfigError, in_one_line
+from sparsemm_eval.files import check_target, source_digest, users_path, write_text_atomically
 from sparsemm_eval.kernels.dispatch import choose
 from sparsemm_eval.methods import adakv, fullkv, snapkv, sparsemm
 from sparsemm_eval.methods.window_attention import window_importance
@@ -44,6 +44,7 @@ from sparsemm_eval.model.session import compress
 
 TOTAL_SECONDS = 450.0
 RESULTS = "gpu_suite.json"
+NO_TIME = {"error": "no time left"}
 # KV heads, group, mean entries, batch of the layers whose attention is timed
 LAYERS = (
     (32, 1, 256, 1),
@@ -132,7 +133,7 @@ class Suite:
         rows: list[dict[str, Any]] = []
         for setting in settings:
             if not self.has_time:
-                rows.append({**asdict(setting), "error": "no time left"})
+                rows.append({**asdict(setting), **NO_TIME})
                 continue
             try:
                 rows.append(guarded(setting, partial(self._measured, name)))
@@ -152,8 +153,7 @@ class Suite:
 def environment(suite: Suite) -> dict[str, Any]:
     """Machine and copy bandwidth."""
     suite.bandwidth = copy_bandwidth(suite.device, 2**24 if suite.tiny else None)
-    facts = machine(suite.device)
-    return {**facts, "kernel": suite.kernel, "copy_gb_per_s": suite.bandwidth / 1e9}
+    return {**_facts(suite), "copy_gb_per_s": suite.bandwidth / 1e9}
 
 
 def kernel_is_right(suite: Suite) -> dict[str, Any]:
@@ -171,7 +171,9 @@ def kernel_is_fast(suite: Suite) -> dict[str, Any]:
     rows = []
     for kv_heads, group, entries, batch in TINY_LAYERS if suite.tiny else LAYERS:
         for ragged in (False, True):
-            if suite.has_time:
+            if not suite.has_time:
+                rows.append({"entries": entries, "ragged": ragged, **NO_TIME})
+            else:
                 shape = Shape(kv_heads, group, 32 if suite.tiny else 128, entries, suite.dtype)
                 rounds = 3 if suite.tiny else 40
                 row = kernel_checks.speed(
@@ -274,17 +276,9 @@ def images(suite: Suite) -> dict[str, Any]:
     """The embedded readers on pages, through processor and encoded images, alone and in batches."""
     from sparsemm_eval.model import checkpoint, shipped
     from sparsemm_eval.model.placement import place
-    from sparsemm_eval.pages.drawing.layout import PAGE_SIZES
-    from sparsemm_eval.pages.drawing.render import make_page
-    from sparsemm_eval.pages.readers.questions import VALUE_QUESTION
-    from sparsemm_eval.pages.readers.reading import replies
+    from sparsemm_eval.pages.readers.reading import replies, value_rows
 
-    rows = []
-    for number in range(6):
-        page = make_page("heldout", 5, number, PAGE_SIZES[number % len(PAGE_SIZES)])
-        entry = page.entries[number % len(page.entries)]
-        question = VALUE_QUESTION.format(key=entry.key)
-        rows.append({"image": page.image, "question": question, "answer": entry.value})
+    rows = value_rows(6, seed=5)
     outcome: dict[str, Any] = {}
     for name in shipped.NAMES:
         loaded = checkpoint.load(
@@ -431,7 +425,9 @@ def benchmark_mix(suite: Suite) -> dict[str, Any]:
     length = suite.lengths(2_300)[0]
     samples, rows = 2 if suite.tiny else 8, []
     for method, mode in BENCHMARK_MIX:
-        if suite.has_time:
+        if not suite.has_time:
+            rows.append({"method": method, "mode": mode, "length": length, **NO_TIME})
+        else:
             setting = suite.setting(method, mode, length)
             rate = samples_per_second(suite.model("vicuna"), setting, 16, samples, suite.scores("vicuna"))
             rows.append({"method": method, "mode": mode, "length": length, "samples_per_s": rate})
@@ -462,13 +458,12 @@ def run(suite: Suite, out: Path, names: set[str] | None = None) -> None:
     for name, section, seconds in SECTIONS:
         if names and name not in names and name != "environment":
             continue
-        known = suite.sections.get(name, {"error": "not run"})
-        if name != "environment" and "error" not in known:
+        if name != "environment" and _is_complete(suite.sections.get(name, NO_TIME)):
             continue
         started = time.monotonic()
         suite.ends = min(started + seconds, last)
         if not suite.has_time:
-            suite.sections[name] = {"error": "no time left"}
+            suite.sections[name] = dict(NO_TIME)
             continue
         print(f"[{name}] …", file=sys.stderr, flush=True)
         try:
@@ -480,10 +475,39 @@ def run(suite: Suite, out: Path, names: set[str] | None = None) -> None:
         write_text_atomically(out / RESULTS, json.dumps(suite.sections, indent=2) + "\n")
 
 
-def _earlier(out: Path) -> dict[str, Any]:
-    """Results of an earlier start in the same folder, of the same machine's kind."""
+def _is_complete(section: dict[str, Any]) -> bool:
+    """Whether a section and all its parts ended; what did not fit the memory never will."""
+    parts = (section, *_rows(section))
+    return all(part.get("error", MEMORY).startswith(MEMORY) for part in parts)
+
+
+def _earlier(out: Path, suite: Suite) -> dict[str, Any]:
+    """Results of an earlier start in the same folder.
+
+    Raises
+    ------
+    ConfigError
+        If they are of another machine, other libraries or other code: figures of one table must be of one.
+    """
     path = out / RESULTS
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        sections = json.loads(path.read_text(encoding="utf-8"))
+        before = sections["environment"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("out", str(out), f"a folder whose {RESULTS} is this suite's") from error
+    other = [
+        f"{name}={before.get(name)!r}" for name, fact in _facts(suite).items() if before.get(name) != fact
+    ]
+    if other:
+        raise ConfigError("out", str(out), f"another folder: here are results of {', '.join(other)}")
+    return sections
+
+
+def _facts(suite: Suite) -> dict[str, Any]:
+    """What all figures of a results file have in common."""
+    return {**machine(suite.device), "kernel": suite.kernel, "tiny": suite.tiny, "source": source_digest()}
 
 
 def _rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -504,7 +528,7 @@ def _cells(sections: dict[str, Any]) -> Iterator[str]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    if "error" not in row and "ms_per_token" not in row:
+    if "batch" not in row or ("error" not in row and "ms_per_token" not in row):
         return ", ".join(
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
             for name, value in row.items()
@@ -536,7 +560,7 @@ def main(arguments: list[str] | None = None) -> Suite:
         parser.error("no CUDA device here: --tiny tests the suite on a CPU")
     check_target("out", given.out, folder=True)
     suite = Suite(device, given.tiny, choose(given.kernel, device))
-    suite.sections = _earlier(given.out)
+    suite.sections = _earlier(given.out, suite)
     for name in given.only or ():
         suite.sections.pop(name, None)
     run(suite, given.out, set(given.only) if given.only else None)

@@ -24,6 +24,7 @@ from sparsemm_eval.model.session import CompressionSession, compress
 #: dynamic: a DynamicCache, as users have it. static: transformers' StaticCache, its step compiled on a GPU.
 PLAIN_MODES = ("dynamic", "static")  # of the full cache only
 MODES = (*PLAIN_MODES, "eager", "graph", "fused")
+MEMORY = "out of memory"  # how the error of what does not fit begins
 RUN_UP = 8  # calls before captured steps are timed: a GPU that was idle takes a while to raise its clocks
 
 
@@ -93,7 +94,7 @@ def guarded(setting: Setting, run: Callable[[Setting], dict[str, Any]]) -> dict[
     try:
         return run(setting)
     except torch.OutOfMemoryError as error:
-        message = f"out of memory: {str(error).splitlines()[0]}"
+        message = f"{MEMORY}: {str(error).splitlines()[0]}"
     torch.cuda.empty_cache()  # here the failed attempt's tensors are gone
     return {**asdict(setting), "error": message}
 
@@ -111,8 +112,8 @@ def measure(
         and kept keys and values, read once per step; ``floor_ms``, the time of a copy of as many bytes;
         ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the ``weights`` and what is
         allocated for keys and values during decode, ``kv``; most bytes allocated during each phase,
-        ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None
-        where the device counts none.
+        ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None where the device
+        counts none.
 
     Raises
     ------

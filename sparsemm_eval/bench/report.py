@@ -117,7 +117,7 @@ def compare(old: Any, new: Any) -> list[dict[str, Any]]:
     """
     before, rows = dict(_measured(old)), []
     for place, row in _measured(new):
-        for figure in ("ms_per_token", "prefill_ms", "samples_per_s", "microseconds", "kv"):
+        for figure in FIGURES:
             pair = before.get(place, {}).get(figure), row.get(figure)
             if None not in pair:
                 slower = pair[0] / pair[1] if figure == "samples_per_s" else pair[1] / pair[0]
@@ -125,31 +125,44 @@ def compare(old: Any, new: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _measured(content: Any, section: str = "") -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+def device_of(content: Any) -> str:
+    """The device that a result file was measured on."""
+    facts = content if isinstance(content, dict) else {}
+    return str(facts.get("device", facts.get("environment", {}).get("device", "unknown")))
+
+
+#: What tells measurements apart: in a row itself, or in what it is part of.
+MEASURED = (
+    "shape",
+    "dtype",
+    "method",
+    "mode",
+    "length",
+    "batch",
+    "budget",
+    "kv_heads",
+    "group",
+    "entries",
+    "ragged",
+)
+FIGURES = ("ms_per_token", "prefill_ms", "samples_per_s", "microseconds", "kv")
+
+
+def _measured(
+    content: Any, section: str = "", around: dict[str, Any] | None = None
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Every row of figures in a result file of any of our commands, and what it measures."""
-    if isinstance(content, dict):
-        names = (
-            "shape",
-            "method",
-            "mode",
-            "length",
-            "batch",
-            "budget",
-            "kv_heads",
-            "group",
-            "entries",
-            "ragged",
-        )
-        if "error" not in content and (
-            "ms_per_token" in content or "samples_per_s" in content or "microseconds" in content
-        ):
-            yield (section, *(content.get(name, "") for name in names)), content
-        for name, part in content.items():
-            inside = f"{section} {name}".strip() if name != "rows" else section
-            yield from _measured(part, inside)
-    elif isinstance(content, list):
+    if isinstance(content, list):
         for part in content:
-            yield from _measured(part, section)
+            yield from _measured(part, section, around)
+    if not isinstance(content, dict):
+        return
+    known = {**(around or {}), **{name: content[name] for name in MEASURED if name in content}}
+    if "error" not in content and any(name in content for name in FIGURES):
+        yield (section, *(known.get(name, "") for name in MEASURED)), content
+    for name, part in content.items():
+        inside = f"{section} {name}".strip() if name != "rows" else section
+        yield from _measured(part, inside, known)
 
 
 def _ratio(value: float | None) -> str:

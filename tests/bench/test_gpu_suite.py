@@ -29,7 +29,8 @@ import sys
 
 for name in {BLOCKED!r}:
     sys.modules[name] = None  # as if it were not installed
-sys.modules["sparsemm_eval.head_scores"] = None  # mapped by an installation only
+for name in ("head_scores", "model_wrappers", "tasks"):
+    sys.modules["sparsemm_eval." + name] = None  # mapped by an installation only
 import sparsemm_eval.bench.gpu_suite as suite
 suite.main(["--tiny", "--out", sys.argv[1], "--only", "kernel is right", "long prompts"])
 """
@@ -58,6 +59,55 @@ def test_a_failing_section_leaves_the_others(tmp_path, monkeypatch, capsys):
     assert suite.sections["late"] == {"error": "no time left"}
     assert "copy_gb_per_s" in suite.sections["environment"]
     assert "FAIL broken" in capsys.readouterr().out
+
+
+def test_it_goes_on_with_what_is_missing_failed_or_was_cut_short(tmp_path, monkeypatch):
+    ran = []
+
+    def section(name, result):
+        def run(suite):
+            ran.append(name)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        return (name, run, 60)
+
+    memory = {"rows": [{"error": "out of memory: 1 GB"}]}
+    cut = {"rows": [{"method": "m", "error": "no time left"}]}
+    sections = [
+        section("done", {}),
+        section("large", memory),
+        section("cut", cut),
+        section("broken", KeyError()),
+    ]
+    environment = ("environment", gpu_suite.environment, 5)
+    monkeypatch.setattr(gpu_suite, "SECTIONS", (environment, *sections[:-1]))
+    gpu_suite.main(["--tiny", "--out", str(tmp_path)])
+    monkeypatch.setattr(gpu_suite, "SECTIONS", (environment, *sections))
+    for again in (["cut", "broken"], ["cut", "broken"]):
+        ran.clear()
+        gpu_suite.main(["--tiny", "--out", str(tmp_path)])
+        assert ran == again
+    ran.clear()
+    gpu_suite.main(["--tiny", "--out", str(tmp_path), "--only", "done"])
+    assert ran == ["done"]
+
+
+def test_results_of_another_machine_or_other_code_are_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_suite, "SECTIONS", (("environment", gpu_suite.environment, 5),))
+    gpu_suite.main(["--tiny", "--out", str(tmp_path)])
+    path = tmp_path / gpu_suite.RESULTS
+    found = json.loads(path.read_text())
+    for name, value in (("device", "another GPU"), ("torch", "2.0"), ("source", "0" * 64)):
+        changed = {"environment": found["environment"] | {name: value}}
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match=f"out=.*another folder: here are results of {name}='{value}'"):
+            gpu_suite.main(["--tiny", "--out", str(tmp_path)])
+        assert json.loads(path.read_text()) == changed
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"out=.*this suite's"):
+        gpu_suite.main(["--tiny", "--out", str(tmp_path)])
 
 
 def test_wrong_arguments_are_refused_before_anything_runs(monkeypatch, capsys):

@@ -73,6 +73,18 @@ def test_two_files_are_compared_row_by_row(files):
     assert "1.05, more than 1.04" in done.output
 
 
+def test_only_what_measured_the_same_is_compared(files):
+    """Shape and dtype stand beside the rows, once for a file."""
+    facts = {"shape": "Vicuna", "dtype": "bfloat16", "device": "A", "rows": [row("sparsemm", "graph", 4.0)]}
+    old = files("old.json", facts)
+    for other in ({"shape": "tiny"}, {"dtype": "float32"}):
+        done = CliRunner().invoke(app, ["compare", old, files("new.json", facts | other)])
+        assert "measured something of what" in str(done.exception)
+    done = CliRunner().invoke(app, ["compare", old, files("new.json", facts | {"device": "B"})])
+    assert done.exit_code == 0
+    assert "Measured on different devices: A, then B." in done.output
+
+
 @pytest.mark.parametrize("content", ["{", {"rows": []}])
 def test_what_is_no_result_file_is_named(files, content):
     old, new = files("old.json", suite(4.0, 2.0)), files("new.json", content)
