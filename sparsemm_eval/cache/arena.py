@@ -22,6 +22,14 @@ def static_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devic
     return tensor
 
 
+def fits(pool: torch.Tensor | None, like: torch.Tensor, slots: int) -> bool:
+    """Whether a pool [slots, D] can hold so many entries [..., D] of this kind."""
+    if pool is None:
+        return False
+    facts = pool.dtype, pool.device, pool.shape[-1]
+    return facts == (like.dtype, like.device, like.shape[-1]) and len(pool) >= slots
+
+
 class ArenaBase:
     """What the arenas of both kernels have in common.
 

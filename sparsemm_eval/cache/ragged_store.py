@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sparsemm_eval import compat
-from sparsemm_eval.cache.arena import NO_ROOM, ArenaBase, static_zeros, writable
+from sparsemm_eval.cache.arena import NO_ROOM, ArenaBase, fits, static_zeros, writable
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.kernels.ragged_torch import Blocks, ragged_attention, shifted_attention
 from sparsemm_eval.methods.keep import Kept
@@ -117,7 +117,7 @@ class RaggedStore:
         self.appended = self._begun_at = 0
         self._blocks, self._full = None, []
         self.room = self._whole_blocks(max(room, 1))
-        if not self._fits(key):
+        if not fits(self.keys, key, self._slots_needed()):
             self.keys = self.values = None  # before larger ones are taken
             self._allocate(key)
         else:  # weights of zero do not silence what is not finite
@@ -132,7 +132,7 @@ class RaggedStore:
             return
         length = self.index["length"].clone()
         self.room = self._whole_blocks(tokens)
-        if not self._fits(self.keys):
+        if len(self.keys) < self._slots_needed():
             filled = self.keys, self.values
             self._allocate(self.keys)
             for pool, old in zip((self.keys, self.values), filled, strict=True):
@@ -204,13 +204,6 @@ class RaggedStore:
 
     def _slots_needed(self) -> int:
         return self._prompt_slots + self.segments * self.room
-
-    def _fits(self, like: torch.Tensor) -> bool:
-        if self.keys is None:
-            return False
-        facts = self.keys.dtype, self.keys.device, self.keys.shape[1]
-        same = facts == (like.dtype, like.device, like.shape[-1])
-        return same and len(self.keys) >= self._slots_needed()
 
     def _allocate(self, like: torch.Tensor) -> None:
         blocks = self._slots_needed() // self.block

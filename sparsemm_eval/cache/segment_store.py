@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sparsemm_eval import compat
-from sparsemm_eval.cache.arena import NO_ROOM, ArenaBase, static_zeros, writable
+from sparsemm_eval.cache.arena import NO_ROOM, ArenaBase, fits, static_zeros, writable
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.kernels import work_list
 from sparsemm_eval.kernels.dispatch import triton_operators
@@ -47,7 +47,7 @@ class SegmentStore:
         self.values: torch.Tensor | None = None
         self.room = self.asked = 0
         self.most = 0  # prompt entries at most
-        self.kept: torch.Tensor | None = None  # int64 [S] on the device: prompt entries of every segment
+        self.kept: torch.Tensor | None = None  # int64 [S], where it is known: prompt entries
         self.segments = self.items = self.ranges = self.length = self.prompt = self.pool = None
         self._operator: Any = triton_operators().ragged_decode_step
 
@@ -89,9 +89,10 @@ class SegmentStore:
         """
         batch, kv_heads, length, _ = key.shape
         count, self.most, self.asked = batch * kv_heads, kept.most, room
-        if not self._fits(key, kept.most + count * room):
+        slots = kept.most + count * room
+        if not fits(self.keys, key, slots):
             self.keys = self.values = None  # before larger ones are taken
-            self._allocate(key, kept.most + count * room)
+            self._allocate(key, slots)
         self.room = (len(self.keys) - kept.most) // count
         self.kept = kept.count.flatten()
         if kept.order is None:  # everything, one segment after the other
@@ -130,12 +131,6 @@ class SegmentStore:
             pool[target] = filled[source]
         self.room = self.asked = room
 
-    def _fits(self, like: torch.Tensor, slots: int) -> bool:
-        if self.keys is None:
-            return False
-        facts = self.keys.dtype, self.keys.device, self.keys.shape[1]
-        return facts == (like.dtype, like.device, like.shape[-1]) and len(self.keys) >= slots
-
     def _allocate(self, like: torch.Tensor, slots: int) -> None:
         with writable():
             shape = slots, like.shape[-1]
@@ -163,7 +158,6 @@ class SegmentArena(ArenaBase):
         self.stores = [SegmentStore(self, layer) for layer in range(num_layers)]
         self.counts: np.ndarray | None = None
         self._held: dict[tuple[int, torch.device], Held] = {}
-        self._programs: dict[torch.device, int] = {}
 
     def fill(self, layer: int, key: torch.Tensor, value: torch.Tensor, kept: Kept, room: int) -> None:
         """Store a layer of a prompt; the last one reads the number of entries of all, at once."""
@@ -217,9 +211,9 @@ class SegmentArena(ArenaBase):
         """Tell the steps of the present sample where everything lies, in two copies."""
         counts, stores = self.counts, self.stores
         rooms = np.array([[store.room] for store in stores])
-        first = counts.cumsum(1) - counts + np.arange(counts.shape[1]) * rooms
+        first = np.stack([first_slots(store.counts, store.room).numpy() for store in stores])
         capacity = counts + rooms
-        programs = self._programs_of(stores[0].keys.device)
+        programs = work_list.programs_of(stores[0].keys.device)
         lists = work_list.plan(np.minimum(lengths + LOOK_AHEAD, capacity), capacity, programs)
         pools = np.array([[store.keys.data_ptr(), store.values.data_ptr()] for store in stores])
         facts = np.stack([first, capacity, lengths, counts], axis=1)
@@ -249,11 +243,3 @@ class SegmentArena(ArenaBase):
         for view in (tensor for own in views for tensor in own):
             compat.mark_static_address(view)
         return longs, ints, views
-
-    def _programs_of(self, device: torch.device) -> int:
-        if device not in self._programs:
-            processors = work_list.UNKNOWN_DEVICE_PROCESSORS
-            if device.type == "cuda":
-                processors = torch.cuda.get_device_properties(device).multi_processor_count
-            self._programs[device] = processors * work_list.PROGRAMS_PER_PROCESSOR
-        return self._programs[device]

@@ -9,7 +9,6 @@ read.
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
 
 import torch
 import triton
@@ -19,14 +18,10 @@ LOG2_E = 1.4426950408889634
 ROWS = 16  # smallest number of rows of a matrix instruction
 MERGE_SPANS = 64  # partial results joined per step
 MERGE_DIM = 32  # numbers of a result that one program joins
-
-
-class Tuning(NamedTuple):
-    """How a span is read."""
-
-    tile_elements: int = 8192  # of keys per step
-    warps: int = 4
-    stages: int = 3  # steps in flight
+# how a span is read; within 2 % of the best of what was tried on an H200 (docs/performance.md)
+TILE_ELEMENTS = 8192  # of keys per step
+WARPS = 4
+STAGES = 3  # steps in flight
 
 
 @triton.jit
@@ -257,7 +252,6 @@ def launch(
     ranges: torch.Tensor,
     length: torch.Tensor,
     scaling: float,
-    tuning: Tuning | None = None,
 ) -> torch.Tensor:
     """Run both kernels; arguments and results are those of the operator in ``ragged_op``."""
     count, group, dim = query.shape
@@ -266,7 +260,6 @@ def launch(
     partial = query.new_empty((2, len(items), group), dtype=torch.float32)
     partial_output = query.new_empty((len(items), group, dim), dtype=torch.float32)
     padded = max(16, triton.next_power_of_2(dim))
-    tuning = tuning or Tuning()
     with _device_of(query):
         _attend_span[(len(items),)](
             query,
@@ -284,11 +277,11 @@ def launch(
             D=dim,
             ROWS=max(ROWS, triton.next_power_of_2(group)),
             DIM=padded,
-            TILE=_tile(padded, query.element_size(), tuning.tile_elements),
+            TILE=_tile(padded, query.element_size()),
             # Triton's interpreter multiplies the bit patterns of bfloat16 matrices
             WIDEN=not isinstance(_attend_span, triton.JITFunction) and query.dtype == torch.bfloat16,
-            num_warps=tuning.warps,
-            num_stages=tuning.stages,
+            num_warps=WARPS,
+            num_stages=STAGES,
         )
         _merge_spans[(count, group, -(-dim // MERGE_DIM))](
             partial[0],
@@ -308,9 +301,9 @@ def launch(
     return output
 
 
-def _tile(dim: int, element_size: int, elements: int) -> int:
+def _tile(dim: int, element_size: int) -> int:
     """Slots per step; full float32 products run on the plain cores and need their registers."""
-    elements = elements if element_size == 2 else elements // 4
+    elements = TILE_ELEMENTS if element_size == 2 else TILE_ELEMENTS // 4
     return max(16, min(128, elements // dim))
 
 

@@ -9,10 +9,18 @@ by the kernel itself.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 TILE = 64  # entries; spans are whole tiles
 PROGRAMS_PER_PROCESSOR = 2  # that a multiprocessor works on at once
-UNKNOWN_DEVICE_PROCESSORS = 132
+WITHOUT_A_GPU = 132  # multiprocessors that a list is made for
+
+
+def programs_of(device: torch.device) -> int:
+    """Spans that a device works on at once."""
+    if device.type != "cuda":
+        return WITHOUT_A_GPU * PROGRAMS_PER_PROCESSOR
+    return torch.cuda.get_device_properties(device).multi_processor_count * PROGRAMS_PER_PROCESSOR
 
 
 def rows(segments: int, programs: int) -> int:

@@ -16,7 +16,7 @@ ADAKV_FLOOR = Knob("adakv_floor", 0.2, Share, "share of a head's budget that it 
 def by_competition(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     """The best K * base positions of a layer's heads together, counted by head: int64 [B, K].
 
-    With ``surplus=drop`` on the scores' device: nothing needs to know them before the prompt is through.
+    On the scores' device: with ``surplus=drop`` nothing needs to know them before the prompt is through.
     """
     return torch.stack([_row(view, scores[row], int(length)) for row, length in enumerate(view.lengths)])
 
@@ -24,7 +24,7 @@ def by_competition(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
 def _row(view: PromptView, scores: torch.Tensor, length: int) -> torch.Tensor:
     config, base = view.config, view.base
     if length <= config.budget:
-        return torch.full((view.kv_heads,), length, dtype=torch.int64, device=_device(view, scores))
+        return torch.full((view.kv_heads,), length, dtype=torch.int64, device=scores.device)
     candidates = scores[:, view.length - length : view.length - config.window]
     ranked = candidates.sort(dim=-1, descending=True).values
     # official rule: a head counts by how much of its attention its own top `base` would recover
@@ -37,13 +37,9 @@ def _row(view: PromptView, scores: torch.Tensor, length: int) -> torch.Tensor:
     if config.surplus == "drop":
         share = (1 - config.adakv_floor) * counts + floor
         return share.round().to(torch.int64) + config.window
-    counts = counts.cpu()
     floors = torch.full((view.kv_heads,), float(floor + config.window), dtype=torch.float64)
-    return water_fill(floors, counts.double(), cap=length, total=config.budget * view.kv_heads)
-
-
-def _device(view: PromptView, scores: torch.Tensor) -> torch.device:
-    return scores.device if view.config.surplus == "drop" else torch.device("cpu")
+    weight, total = counts.cpu().double(), config.budget * view.kv_heads
+    return water_fill(floors, weight, cap=length, total=total).to(scores.device)
 
 
 METHOD = Method(

@@ -31,7 +31,7 @@ def compile_kernel(kernel, capability, dtype, constants):
         constexprs={place[name]: value for name, value in constants.items()},
         attrs={place[n]: [["tt.divisibility", 16]] for n, kind in signature.items() if kind.startswith("*")},
     )
-    options = {"num_warps": ragged_triton.Tuning().warps, "num_stages": ragged_triton.Tuning().stages}
+    options = {"num_warps": ragged_triton.WARPS, "num_stages": ragged_triton.STAGES}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -40,7 +40,7 @@ def main(*targets):
     for target in targets:
         capability, dtype, dim = target.split(":")
         padded = triton.next_power_of_2(int(dim))
-        tile = ragged_triton._tile(padded, BYTES[dtype], ragged_triton.Tuning().tile_elements)
+        tile = ragged_triton._tile(padded, BYTES[dtype])
         common = {"G": 7, "D": int(dim)}
         span = {"ROWS": ragged_triton.ROWS, "DIM": padded, "TILE": tile, "WIDEN": False}
         merge = {"DIM": ragged_triton.MERGE_DIM, "SPANS": ragged_triton.MERGE_SPANS}

@@ -94,6 +94,17 @@ def mean_and_error(points: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(error)
 
 
+def value_rows(count: int, seed: int) -> list[dict[str, Any]]:
+    """Held-out pages of all sizes in turn, each asked for a value: `image`, `question`, `answer`."""
+    rows = []
+    for i in range(count):
+        page = make_page("heldout", seed, i, PAGE_SIZES[i % len(PAGE_SIZES)])
+        entry = page.entries[i % len(page.entries)]
+        question = VALUE_QUESTION.format(key=entry.key)
+        rows.append({"image": page.image, "question": question, "answer": entry.value})
+    return rows
+
+
 @dataclass(frozen=True)
 class Proof:
     """Held-out scores of a reader, in [0, 1].
@@ -122,12 +133,7 @@ def prove(
     """
     from sparsemm_eval.tasks.pages.metrics import METRICS
 
-    rows: dict[str, list[dict[str, Any]]] = {"pages_qa": [], "pages_ocr": []}
-    for i in range(qa_count):
-        page = make_page("heldout", seed, i, PAGE_SIZES[i % len(PAGE_SIZES)])
-        entry = page.entries[i % len(page.entries)]
-        question = VALUE_QUESTION.format(key=entry.key)
-        rows["pages_qa"].append({"image": page.image, "question": question, "answer": entry.value})
+    rows: dict[str, list[dict[str, Any]]] = {"pages_qa": value_rows(qa_count, seed), "pages_ocr": []}
     for i in range(qa_count, qa_count + ocr_count):
         page = make_page("heldout", seed, i, READING_SIZES[i % len(READING_SIZES)])
         rows["pages_ocr"].append({"image": page.image, "question": READ_QUESTION, "answer": page.text()})
