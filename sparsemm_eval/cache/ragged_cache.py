@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -15,8 +15,8 @@ from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.kernels.dispatch import choose
-from sparsemm_eval.methods.base import PromptView
-from sparsemm_eval.methods.keep import Kept, keep_layer
+from sparsemm_eval.methods.base import PromptView, Rotation
+from sparsemm_eval.methods.keep import Kept, keep_layer, per_query_head
 
 if TYPE_CHECKING:
     from sparsemm_eval.cache.segment_store import SegmentArena, SegmentStore
@@ -52,8 +52,16 @@ class Shared:
         Where the entries lie, if they outlive the cache, or the kernel wants them together.
     images : torch.Tensor or None
         bool [B, N]: which positions of the prompts are image tokens, for methods that ask.
+    rotation : Rotation or None
+        How RoPE turns the prompts, for methods that ask.
+    received : torch.Tensor or None
+        float32 [L, B, K, N]: of a first pass over the prompts, for methods that ask.
     once : dict
         What methods compute once for all layers; see ``PromptView``.
+    held : list of RaggedLayer
+        Layers that may still be cut further, before they are stored.
+    held_peak : int
+        Most bytes of keys and values while layers were held.
     """
 
     config: CompressionConfig
@@ -62,7 +70,11 @@ class Shared:
     kernel: str = "auto"
     arena: Arena | None = None
     images: torch.Tensor | None = None
+    rotation: Rotation | None = None
+    received: torch.Tensor | None = None
     once: dict[Hashable, Any] = field(default_factory=dict)
+    held: list[RaggedLayer] = field(default_factory=list)
+    held_peak: int = 0
 
 
 def _refused(reason: str) -> Callable[..., None]:
@@ -94,6 +106,7 @@ class RaggedLayer(CacheLayerMixin):
         self.prompt_width = 0  # prompt tokens, padding included
         self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
         self.stored_bytes = 0  # right after compression
+        self.copies = 1  # segments per KV head: the group's size where query heads keep entries of their own
         self._kv_heads = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -167,32 +180,94 @@ class RaggedLayer(CacheLayerMixin):
             raise UnsupportedError(
                 "padding inside or right of a prompt: pad on the left (padding_side='left')"
             )
-        view = PromptView(
-            query,
-            key,
-            value if "values" in self.shared.config.needs else None,
-            valid,
-            self.shared.images,
-            output_weight,
-            scaling,
-            self.layer,
-            self.shared.num_layers,
-            self.shared.config,
-            self.shared.once,
+        shared, config = self.shared, self.shared.config
+        view = per_query_head(
+            PromptView(
+                query,
+                key,
+                value if "values" in config.needs else None,
+                valid,
+                shared.images,
+                output_weight,
+                scaling,
+                shared.rotation,
+                shared.received,
+                self.layer,
+                shared.num_layers,
+                config,
+                shared.once,
+            )
         )
         self.prompt_lengths, self._kv_heads = view.lengths, key.shape[1]
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
         self.prompt_width = key.shape[2]
         self.dense_bytes = 2 * key.numel() * key.element_size()
-        self.store = self._stored(key, value, keep_layer(view))
+        kept = keep_layer(view)
+        if kept.whole:
+            self._finish(key, value, kept)
+            return
+        self.copies = view.kv_heads // key.shape[1]
+        if self.copies > 1:
+            key, value = view.key, value.repeat_interleave(self.copies, 1)
+        if config.rule.merge is not None:
+            key, value = config.rule.merge(view, kept.mask(self.prompt_width))
+        if "all_layers" not in config.rule.needs:
+            self._finish(key, value, kept)
+            return
+        self._hold(key, value, kept)
+        for layer, count in zip(shared.held, kept.earlier, strict=False):
+            layer._trim(count)
+        if self.layer == shared.num_layers - 1:
+            for layer in shared.held:
+                layer._release()
+            shared.held.clear()
+
+    def _finish(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> None:
+        self.store = self._stored(key, value, kept)
         self.stored_bytes = self.store.nbytes
+
+    def _hold(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> None:
+        """Keep the entries that are kept as of now, best first, until all layers have reported."""
+        self.keys, self.values, self._held = key, value, kept
+        self.shared.held.append(self)
+        before = sum(layer.held_bytes for layer in self.shared.held)
+        self._select(kept.order, kept.count)
+        self.stored_bytes = self.held_bytes
+        self.shared.held_peak = max(self.shared.held_peak, before + self.held_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of keys and values before they are stored."""
+        return 0 if self.keys is None else 2 * self.keys.numel() * self.keys.element_size()
+
+    def _trim(self, count: torch.Tensor) -> None:
+        if int(count.max()) < self.keys.shape[2]:
+            self._select(self._held.order, count)
+        else:
+            self._held = replace(self._held, count=count, most=int(count.sum()))
+
+    def _select(self, order: torch.Tensor, count: torch.Tensor) -> None:
+        order = order[..., : int(count.max())]
+        index = order[..., None].expand(-1, -1, -1, self.keys.shape[3])
+        self.keys, self.values = self.keys.gather(2, index), self.values.gather(2, index)
+        place = torch.arange(order.shape[-1], device=order.device).expand_as(order)  # now in that order
+        self._held = Kept(place, count, int(count.sum()))
+
+    def _release(self) -> None:
+        key, value, held = self.keys, self.values, self._held
+        self.keys = self.values = self._held = None
+        self.store = self._stored(key, value, held)
+        rest = sum(layer.held_bytes for layer in self.shared.held)
+        stored = sum(layer.store.nbytes for layer in self.shared.held if layer.store is not None)
+        peak = rest + stored + 2 * key.numel() * key.element_size()
+        self.shared.held_peak = max(self.shared.held_peak, peak)
 
     @property
     def kept(self) -> torch.Tensor:
-        """int64 [B, K] on the CPU: entries kept of the prompt."""
+        """int64 [B, K] on the CPU: entries kept of the prompt, in all segments of a KV head."""
         if self.is_dense:
             return self.prompt_lengths[:, None].expand(-1, self._kv_heads)
-        return self.store.counts.view(-1, self._kv_heads)
+        return self.store.counts.view(-1, self._kv_heads, self.copies).sum(-1)
 
     def _stored(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> Store | DenseStore:
         shared, room = self.shared, min(self.shared.reserve, RESERVE)
@@ -204,7 +279,8 @@ class RaggedLayer(CacheLayerMixin):
             shared.arena.fill(self.layer, key, value, kept, room)
             return shared.arena.stores[self.layer]
         counts = kept.count.cpu()
-        if bool((counts == self.prompt_lengths[:, None]).all()):
+        whole = bool((counts == self.prompt_lengths[:, None]).all())
+        if whole and self.copies == 1 and key.shape[2] == self.prompt_width and not shared.held:
             return DenseStore(key, value, shared.reserve)
         store = RaggedStore(block_size(float(counts.double().mean())))
         store.fill(key, value, kept, room)
@@ -217,6 +293,13 @@ class RaggedLayer(CacheLayerMixin):
         arena = self.shared.arena
         if arena is not None and self.layer == 0 and self.generated > arena.room:
             arena.make_room(arena.room + RESERVE)
+        return self._attend(query, key, value, scaling)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        if self.copies > 1:
+            key, value = (part.repeat_interleave(self.copies, 1) for part in (key, value))
         return self.store.attend(query, key, value, scaling)
 
     @property
@@ -273,8 +356,11 @@ class RaggedCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.shared.images = None
-        self.shared.once.clear()
+        shared = self.shared
+        shared.images = shared.rotation = shared.received = None
+        shared.once.clear()
+        shared.held.clear()
+        shared.held_peak = 0
         super().reset()
 
     @property
@@ -302,6 +388,6 @@ class RaggedCache(Cache):
             prompt_lengths=first.prompt_lengths,
             entry_bytes=torch.tensor([layer.entry_bytes for layer in self.layers]),
             generated=first.generated,
-            kv_bytes_peak=max(prefill_peak, end),
+            kv_bytes_peak=max(prefill_peak, self.shared.held_peak, end),
             kv_bytes_allocated=end,
         )

@@ -37,7 +37,7 @@ class StaticLayer(RaggedLayer):
         """Add one token's [B, K, 1, D], then its attention [B, H, 1, D] over all entries -> [B, 1, H, D]."""
         if self.layer == 0:  # all layers have the same room
             self.store.check_room()
-        return self.store.attend(query, key, value, scaling)
+        return self._attend(query, key, value, scaling)
 
     def get_seq_length(self) -> int | torch.Tensor:
         """Tokens seen, not entries kept; int64 [] on the device once the prompt is compressed."""

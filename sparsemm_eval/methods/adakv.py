@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.checks import Share
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.methods.apportion import SURPLUS, water_fill
-from sparsemm_eval.methods.base import Knob, Method, PromptView, Style
+from sparsemm_eval.methods.base import Knob, Method, PromptView, Settings, Style
 from sparsemm_eval.methods.published import sparsemm_table
 from sparsemm_eval.methods.window_attention import WINDOW_ATTENTION
 
@@ -42,6 +43,13 @@ def _row(view: PromptView, scores: torch.Tensor, length: int) -> torch.Tensor:
     return water_fill(floors, weight, cap=length, total=total).to(scores.device)
 
 
+def sums(config: Settings) -> None:
+    """Refuse scores whose sums mean nothing."""
+    if config.score_in_use.negative:
+        remedy = f"a score that is never below zero: adakv adds scores up, and {config.score}'s can be"
+        raise ConfigError("score", config.score, remedy)
+
+
 METHOD = Method(
     name="adakv",
     title="AdaKV",
@@ -49,6 +57,7 @@ METHOD = Method(
     meaning="a layer's heads compete for its budget",
     score=WINDOW_ATTENTION,
     allocate=by_competition,
+    check=sums,
     knobs=(SURPLUS, ADAKV_FLOOR),
     published=sparsemm_table(256, (0.65, 0.48, 0.62, 0.49, 0.66)),
     style=Style("#b26a00", "D"),

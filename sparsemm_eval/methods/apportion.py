@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.checks import one_of
+from sparsemm_eval.checks import PositiveShare, one_of
 from sparsemm_eval.methods.base import Knob
 
 SURPLUS = Knob(
@@ -12,6 +12,12 @@ SURPLUS = Knob(
     "drop",
     one_of("drop", "redistribute"),
     "budget beyond the prompt: `drop` as published, or `redistribute` to heads that can use it",
+)
+PROMPT_SHARE = Knob(
+    "prompt_share",
+    None,
+    PositiveShare | None,
+    "budget as the authors give it: a share of each prompt's tokens, in place of `budget`",
 )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,7 +21,13 @@ NEEDS = {
     "values": "the values: ``view.value``",
     "images": "which positions are image tokens: ``view.images``",
     "output_weight": "the weight of the attention's output projection: ``view.output_weight``",
+    "rotation": "how RoPE turned queries and keys: ``view.rotation``",
+    "repeat_attention": "a pass over the context repeated: ``view.received``, before the prompt is prefilled",
+    "answer_attention": "a pass that answers with the whole cache: ``view.received``, before the prompt",
+    "all_layers": "to say again, after every layer, what earlier layers keep",
 }
+#: Passes over the model before the prompt is prefilled; a method has at most one.
+FIRST_PASSES = frozenset({"repeat_attention", "answer_attention"})
 
 
 class Settings(Protocol):
@@ -31,6 +37,23 @@ class Settings(Protocol):
     budget: int
     window: int
     head_scores: HeadScores | Any
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """RoPE as a prompt's queries and keys went through it.
+
+    Attributes
+    ----------
+    cos, sin : torch.Tensor
+        [B or 1, N, D] (half-split convention: channel i turns with channel i + D / 2).
+    future : callable
+        ``count -> (cos, sin)``, float32 [B or 1, D]: means over the ``count`` positions after the prompt.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    future: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +72,11 @@ class PromptView:
         bool [B, N], True for image tokens, for methods that need ``images``.
     output_weight : torch.Tensor, optional
         [hidden, H * D], for methods that need ``output_weight``.
+    rotation : Rotation, optional
+        For methods that need ``rotation``.
+    received : torch.Tensor, optional
+        float32 [L, B, K, N]: attention that every prompt entry of every layer received in a first pass, for
+        methods that need one.
     scaling : float, optional
         Factor on attention scores; None: ``D ** -0.5``.
     layer, layers : int
@@ -66,6 +94,8 @@ class PromptView:
     images: torch.Tensor | None = None
     output_weight: torch.Tensor | None = None
     scaling: float | None = None
+    rotation: Rotation | None = None
+    received: torch.Tensor | None = None
     layer: int = 0
     layers: int = 1
     config: Settings | None = None
@@ -123,6 +153,44 @@ class PromptView:
         """B numbers -> int64 [B, K], the same for every KV head of a row."""
         return torch.tensor(per_row, dtype=torch.int64)[:, None].expand(-1, self.kv_heads)
 
+    def rows(self) -> Iterator[PromptView]:
+        """Every prompt of the batch as a view of its own, without padding."""
+        for row, length in enumerate(self.lengths.tolist()):
+            here, tokens = slice(row, row + 1), slice(self.length - length, None)
+
+            def cut(tensor: torch.Tensor | None, *index: Any) -> torch.Tensor | None:
+                return None if tensor is None else tensor[index]
+
+            yield replace(
+                self,
+                query=self.query[here, :, tokens],
+                key=self.key[here, :, tokens],
+                value=cut(self.value, here, slice(None), tokens),
+                valid=None,
+                images=cut(self.images, here, tokens),
+                rotation=None if self.rotation is None else _row_of(self.rotation, row, tokens),
+                received=cut(self.received, slice(None), here, slice(None), tokens),
+                shared=self.once_per_prompt(("row", row), dict),
+            )
+
+    def by_row(self, function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+        """float32 [B, K, N] from a function of one prompt: it sees no padding, nor another row.
+
+        Parameters
+        ----------
+        function : callable
+            ``(view of one prompt, its part of every tensor) -> [K, n]``.
+        *tensors : torch.Tensor
+            [B, K, N], or [B, K] where they have no positions.
+        """
+        shape = (self.batch, self.kv_heads, self.length)
+        found = torch.zeros(shape, dtype=torch.float32, device=self.key.device)
+        for row, view in enumerate(self.rows()):
+            tokens = slice(self.length - view.length, None)
+            parts = (tensor[row] if tensor.ndim == 2 else tensor[row, :, tokens] for tensor in tensors)
+            found[row, :, tokens] = function(view, *parts)
+        return found
+
     def once(self, name: Hashable, compute: Callable[[], Value]) -> Value:
         """A result that several parts of a method use, computed once for this layer."""
         if name not in self._memo:
@@ -134,6 +202,16 @@ class PromptView:
         if name not in self.shared:
             self.shared[name] = compute()
         return self.shared[name]
+
+
+def _row_of(rotation: Rotation, row: int, tokens: slice) -> Rotation:
+    row = min(row, len(rotation.cos) - 1)  # one row of angles may serve all prompts
+    here = slice(row, row + 1)
+
+    def future(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(mean[here] if len(mean) > 1 else mean for mean in rotation.future(count))
+
+    return Rotation(rotation.cos[here, tokens], rotation.sin[here, tokens], future)
 
 
 @dataclass(frozen=True)
@@ -178,6 +256,11 @@ class Score:
     knobs : tuple of Knob
     needs : tuple of str
         Of ``NEEDS``.
+    select : callable or None
+        ``(view, scores, count int64 [B, K]) -> float32 [B, K, N]``: by what a head chooses its entries once
+        it knows how many, where that is not ``function`` itself, by which budgets are shared.
+    negative : bool
+        Whether a score can lie below zero, so that sums of scores mean nothing.
     """
 
     name: str
@@ -185,6 +268,8 @@ class Score:
     meaning: str = ""
     knobs: tuple[Knob, ...] = ()
     needs: tuple[str, ...] = ()
+    select: Callable[[PromptView, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,10 +304,20 @@ class Published:
     score: float
 
 
+def last_tokens(view: PromptView, count: int) -> torch.Tensor:
+    """The last tokens of every prompt: bool [B, N]."""
+    position = torch.arange(view.length, device=view.key.device)
+    return (position >= view.length - count).expand(view.batch, -1)
+
+
 def last_window(view: PromptView) -> torch.Tensor:
     """The observation window: bool [B, N]."""
-    position = torch.arange(view.length, device=view.key.device)
-    return (position >= view.length - view.config.window).expand(view.batch, -1)
+    return last_tokens(view, view.config.window)
+
+
+def nothing(view: PromptView) -> torch.Tensor:
+    """No position is kept whatever its score: bool [B, N]."""
+    return last_tokens(view, 0)
 
 
 Allocate = Callable[[PromptView, torch.Tensor], torch.Tensor]
@@ -246,7 +341,9 @@ class Method:
         ``(view, scores) -> int64 [B, K]``: entries every KV head of this layer keeps, protected ones
         included, before they are cut to the prompt. On the CPU; where it depends on the prompt's content, it
         may stay on the scores' device, so that nothing waits for a GPU, and a row has at most
-        ``K * (budget + 1)`` then. None: everything is kept.
+        ``K * (budget + 1)`` then. A method that needs ``all_layers`` returns int64 [layer + 1, B, K]: what
+        this layer and all before it keep as of now; no layer gets back what it has given up. None: everything
+        is kept.
     protect : callable
         ``view -> bool [B, N]``, for all layers of a prompt, or ``[B, K, N]``, of this layer: always kept,
         part of the budget.
@@ -256,6 +353,12 @@ class Method:
         Beside those of the score.
     check : callable or None
         Raises ConfigError for settings that are right one by one, but not together.
+    per_query_head : callable or None
+        ``config -> bool``: whether every query head of a GQA group keeps entries of its own, as if the model
+        had no groups.
+    merge : callable or None
+        ``(view, kept: bool [B, K, N]) -> (key, value)``, [B, K, N, D] each: what is stored of the kept
+        entries, where evicted ones leave something in them.
     needs : tuple of str
         Of ``NEEDS``.
     published : tuple of Published
@@ -272,6 +375,8 @@ class Method:
     mask: Callable[[HeadScores, Settings], list[Head]] | None = None
     knobs: tuple[Knob, ...] = ()
     check: Callable[[Settings], None] | None = None
+    per_query_head: Callable[[Settings], bool] | None = None
+    merge: Callable[[PromptView, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     needs: tuple[str, ...] = ()
     published: tuple[Published, ...] = field(default=(), repr=False)
     style: Style = Style()

@@ -26,12 +26,15 @@ class Kept:
         Entries in all; where ``count`` is not on the CPU, a number that they do not exceed.
     whole : bool
         Whether no layer of the prompt leaves anything out.
+    earlier : tuple of torch.Tensor
+        int64 [B, K] for every earlier layer: what is left of it, where that changes with later layers.
     """
 
     order: torch.Tensor | None
     count: torch.Tensor
     most: int
     whole: bool = False
+    earlier: tuple[torch.Tensor, ...] = ()
 
     def mask(self, length: int) -> torch.Tensor:
         """bool [B, K, N], for N = ``length``."""
@@ -68,14 +71,27 @@ def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
     """
     shared: dict = {}
     views = [
-        replace(view, config=config, layer=layer, layers=len(views), shared=shared)
+        per_query_head(replace(view, config=config, layer=layer, layers=len(views), shared=shared))
         for layer, view in enumerate(views)
     ]
     if views and "head_scores" in config.needs:
         if not isinstance(config.head_scores, HeadScores):
             raise ConfigError("head_scores", config.head_scores, f"a HeadScores table, for {config.method}")
         config.head_scores.check_fits(len(views), views[0].heads)
-    return [keep_layer(view).mask(view.length).to(view.key.device) for view in views]
+    kept = [keep_layer(view) for view in views]
+    if kept and kept[-1].earlier:
+        kept = [*map(_trimmed, kept, kept[-1].earlier), kept[-1]]
+    return [one.mask(view.length).to(view.key.device) for one, view in zip(kept, views, strict=True)]
+
+
+def per_query_head(view: PromptView) -> PromptView:
+    """The view of a model without groups, for methods whose query heads keep entries of their own."""
+    rule, group = view.config.rule, view.heads // view.kv_heads
+    if group == 1 or rule.per_query_head is None or not rule.per_query_head(view.config):
+        return view
+    value = None if view.value is None else view.value.repeat_interleave(group, 1)
+    received = None if view.received is None else view.received.repeat_interleave(group, 2)
+    return replace(view, key=view.key.repeat_interleave(group, 1), value=value, received=received)
 
 
 @torch.no_grad()  # which entries are kept has no gradient
@@ -89,23 +105,44 @@ def keep_layer(view: PromptView) -> Kept:
     if not config.evicts or view.longest <= config.budget:
         return _everything(view)
     scores = _shaped("score", view, config.score_in_use.function(view), (view.kv_heads, view.length))
-    wanted = _shaped("allocate", view, config.rule.allocate(view, scores), (view.kv_heads,))
     protected, least = _protected(view)
-    if wanted.device != least.device:  # to where the numbers are that depend on the prompt's content
-        place = scores.device
-        wanted, least, lengths = (part.to(place, non_blocking=True) for part in (wanted, least, lengths))
-    wanted = torch.minimum(torch.where(lengths <= config.budget, lengths, wanted), lengths)
-    count = torch.maximum(wanted, least).expand(-1, view.kv_heads)
+
+    def limited(wanted: torch.Tensor) -> torch.Tensor:
+        floor, longest = least, lengths
+        if wanted.device != least.device:  # to where the numbers are that depend on the prompt's content
+            place = scores.device
+            wanted, floor, longest = (part.to(place, non_blocking=True) for part in (wanted, least, lengths))
+        wanted = torch.minimum(torch.where(longest <= config.budget, longest, wanted), longest)
+        return torch.maximum(wanted, floor).expand(-1, view.kv_heads)
+
+    found, earlier = config.rule.allocate(view, scores), ()
+    if "all_layers" in config.rule.needs:
+        _shaped("allocate", view, found[-1], (view.kv_heads,))
+        before = view.once_per_prompt("counts", list)
+        before[:] = [
+            torch.minimum(limited(new), old) for new, old in zip(found[:-1], before, strict=True)
+        ]
+        earlier, found = tuple(before), found[-1]
+    count = limited(_shaped("allocate", view, found, (view.kv_heads,)))
+    if "all_layers" in config.rule.needs:
+        before.append(count)
     # what a layer's heads share by content is theirs together, give or take what rounding does to each
     heads = view.batch * view.kv_heads
     most = int(count.sum()) if count.device.type == "cpu" else heads * min(config.budget + 1, view.length)
+    if config.score_in_use.select is not None:
+        scores = config.score_in_use.select(view, scores, count)
+        scores = _shaped("select", view, scores, (view.kv_heads, view.length))
     # what is protected comes first and padding last, whatever their scores
     limits = torch.finfo(scores.dtype)
     scores = scores.clamp(limits.min, limits.max).masked_fill_(protected, torch.inf)
     if view.valid is not None:
         scores.masked_fill_(~view.everything[:, None], -torch.inf)
     order = scores.argsort(dim=-1, descending=True, stable=True)  # the earlier position wins a tie
-    return Kept(order, count, most)
+    return Kept(order, count, most, earlier=earlier)
+
+
+def _trimmed(kept: Kept, count: torch.Tensor) -> Kept:
+    return replace(kept, count=count, most=int(count.sum()))
 
 
 def _everything(view: PromptView) -> Kept:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.methods.base import PromptView, Score
+from sparsemm_eval.methods.base import Method, PromptView, Score, Style
 from sparsemm_eval.methods.random_scores import SEED
+from sparsemm_eval.methods.snapkv import uniform
+from sparsemm_eval.methods.window_attention import WINDOW
 
 
 def random_positions(view: PromptView) -> torch.Tensor:
@@ -19,4 +21,13 @@ def random_positions(view: PromptView) -> torch.Tensor:
     return scores.to(view.key.device)
 
 
-SCORE = Score("random", random_positions, "drawn at random: the control for every other score", (SEED,))
+METHOD = Method(
+    name="random_positions",
+    title="random positions",
+    paper="a control",
+    meaning="the observation window, and positions drawn at random",
+    score=Score("random", random_positions, "drawn at random: the control for every other score", (SEED,)),
+    allocate=uniform,
+    knobs=(WINDOW,),
+    style=Style("#b0bec5", "x"),
+)

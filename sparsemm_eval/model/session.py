@@ -22,13 +22,17 @@ from sparsemm_eval.decode import modes
 from sparsemm_eval.decode import settings as generation_settings
 from sparsemm_eval.decode.loop import DecodeLoop
 from sparsemm_eval.decode.step import RECOMPILE_LIMIT
+from sparsemm_eval.decode.positions import recorded_positions
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch
+from sparsemm_eval.methods.base import FIRST_PASSES
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.feed_forward import in_parts
+from sparsemm_eval.model.first_pass import first_pass
 from sparsemm_eval.model.masked_heads import masked_heads
+from sparsemm_eval.model.rotary import Rotary
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder, rotary_embedding
 
 
@@ -141,6 +145,8 @@ class CompressionSession:
         )
         self._undo = ExitStack()
         self._prefilled_at: float | None = None
+        self._rotary: Rotary | None = None
+        self._received: torch.Tensor | None = None
         self._compile_seconds: Callable[[], float] = float  # until the block is entered: 0.0
 
     def new_cache(self, max_new_tokens: int = DEFAULT_RESERVE) -> RaggedCache:
@@ -197,8 +203,11 @@ class CompressionSession:
             self._compile_seconds = self._undo.enter_context(compat.compile_clock())
         name = ATTENTION if self.decode == "eager" else STATIC_ATTENTION
         self._undo.enter_context(compat.attention_set_to(text_config, name))
+        if "rotation" in self.config.needs:
+            rotary = rotary_embedding(self.model, self.decoder)
+            self._rotary = Rotary(rotary, self._undo.enter_context(recorded_positions(rotary)))
         for attention in self.decoder.attentions:
-            hook = attention.register_forward_pre_hook(_hand_over_cache_layer, with_kwargs=True)
+            hook = attention.register_forward_pre_hook(self._hand_over_cache_layer, with_kwargs=True)
             self._undo.callback(hook.remove)
         for hook in (
             self.model.register_forward_pre_hook(self._ensure_cache, with_kwargs=True),
@@ -236,6 +245,8 @@ class CompressionSession:
         self._prefilled_at = None
         started, warmed_up = self._now(), self._warm_up_seconds()
         kwargs = with_encoded_images(self.model, kwargs)
+        self._received = first_pass(self.model, self.decoder, self.config, original, kwargs)
+        self._prefilled_at = None  # a first pass is part of the time to the first token
         if self._loop is not None:
             output, cache = self._loop.generate(original, self.new_cache, kwargs)
             stats = cache.stats()
@@ -285,9 +296,21 @@ class CompressionSession:
         cache = kwargs.get("past_key_values")
         if cache is not None:
             _check_call(kwargs)
-        if "images" in self.config.needs and cache is not None and not cache.is_prefilled:
-            cache.shared.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
+        if cache is not None and not cache.is_prefilled:
+            self._answer_needs(cache, kwargs.get("input_ids", args[0] if args else None))
         return args, kwargs
+
+    def _answer_needs(self, cache: RaggedCache, ids: torch.Tensor | None) -> None:
+        needs = cache.shared.config.needs
+        if "images" in needs:
+            cache.shared.images = self._image_positions(ids)
+        if needs & FIRST_PASSES:
+            if self._received is None:
+                raise UnsupportedError(
+                    f"method {self.config.method!r} looks at a first pass, which only generate makes: call "
+                    "model.generate in place of an own loop"
+                )
+            cache.shared.received, self._received = self._received, None
 
     def _image_positions(self, ids: torch.Tensor | None) -> torch.Tensor:
         if ids is None:
@@ -296,6 +319,18 @@ class CompressionSession:
             )
         token = getattr(self.model.config, "image_token_id", None)
         return torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token
+
+    def _hand_over_cache_layer(
+        self, attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Attention functions do not get the cache: pass this layer's part along."""
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, RaggedCache):
+            layer = cache.layers[attention.layer_idx]
+            kwargs["kv_layer"] = layer
+            if self._rotary is not None and layer.layer == 0 and not layer.is_prefilled:
+                cache.shared.rotation = self._rotary.rotation(*kwargs["position_embeddings"])
+        return args, kwargs
 
     def _note_prefill(self, model: PreTrainedModel, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling() and self._prefilled_at is None:
@@ -315,13 +350,3 @@ def _check_call(arguments: dict[str, Any]) -> None:
         )
     if arguments.get("output_attentions"):
         raise UnsupportedError("output_attentions=True: attention over a compressed cache gives no weights")
-
-
-def _hand_over_cache_layer(
-    attention: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Attention functions do not get the cache: pass this layer's part along."""
-    cache = kwargs.get("past_key_values")
-    if isinstance(cache, RaggedCache):
-        kwargs["kv_layer"] = cache.layers[attention.layer_idx]
-    return args, kwargs

@@ -9,10 +9,19 @@ from hypothesis import strategies as st
 
 from sparsemm_eval import CompressionConfig, HeadScores
 from sparsemm_eval.errors import ConfigError, HeadScoreError
-from sparsemm_eval.methods import Method, PromptView, keep, scores
+from sparsemm_eval.methods import Method, PromptView, keep
 from sparsemm_eval.methods.snapkv import uniform
 from tests import reference
-from tests.methods.matrix import EVICTING, LOSSLESS, config_of, positions, random_views, registered
+from tests.methods.matrix import (
+    EVICTING,
+    LOSSLESS,
+    alone,
+    config_of,
+    pairs,
+    positions,
+    random_views,
+    registered,
+)
 
 
 @pytest.mark.parametrize("method", LOSSLESS)
@@ -20,13 +29,10 @@ from tests.methods.matrix import EVICTING, LOSSLESS, config_of, positions, rando
 @pytest.mark.parametrize(("heads", "kv_heads", "length"), [(4, 4, 60), (4, 2, 33), (7, 1, 50)])
 def test_equals_loops(method, pooling, heads, kv_heads, length):
     table = HeadScores(torch.rand(3, heads, generator=torch.Generator().manual_seed(9)))
-    config = config_of(method, table, budget=14, window=6, kernel_size=3, pooling=pooling, ratio=0.2)
+    config = config_of(method, table, budget=14, window=6, kernel_size=3, pooling=pooling, ratio=0.2, lag=8)
     views = random_views(heads, kv_heads, [length])
     ours = [layer[0] for layer in positions(config, views)]
-    truth = [
-        reference.kept_positions(config, layer, 3, view.query[0], view.key[0], table.table.tolist())
-        for layer, view in enumerate(views)
-    ]
+    truth = reference.kept_positions(config, views, table.table.tolist())
     assert [[len(head) for head in layer] for layer in ours] == [
         [len(head) for head in layer] for layer in truth
     ]
@@ -34,28 +40,26 @@ def test_equals_loops(method, pooling, heads, kv_heads, length):
         assert ours == truth
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
-    method=st.sampled_from(LOSSLESS),
-    score=st.sampled_from([None, *scores()]),
+    pair=st.sampled_from(pairs()),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     budget=st.integers(9, 40),
     surplus=st.sampled_from(["drop", "redistribute"]),
 )
-def test_a_padded_row_keeps_what_it_keeps_alone(method, score, lengths, budget, surplus):
-    table = HeadScores(torch.rand(3, 4) + 0.01)
-    config = config_of(method, table, score=score, budget=budget, window=8, surplus=surplus)
+def test_a_padded_row_keeps_what_it_keeps_alone(pair, lengths, budget, surplus):
+    table, (method, score) = HeadScores(torch.rand(3, 4) + 0.01), pair
+    config = config_of(
+        method, table, score=score, budget=budget, window=4, surplus=surplus, lag=6, future=16
+    )
     views = random_views(4, 2, lengths, seed=budget)
     together = positions(config, views)
     width = max(lengths)
     for row, length in enumerate(lengths):
         start = width - length
-        alone = positions(
-            config,
-            [PromptView(v.query[row : row + 1, :, start:], v.key[row : row + 1, :, start:]) for v in views],
-        )
+        by_itself = positions(config, [alone(view, row, length) for view in views])
         for layer in range(3):
-            assert [[p - start for p in head] for head in together[layer][row]] == alone[layer][0]
+            assert [[p - start for p in head] for head in together[layer][row]] == by_itself[layer][0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from sparsemm_eval import CompressionConfig, HeadScores, RaggedCache, compress
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError
-from sparsemm_eval.methods import Method, PromptView, keep
+from sparsemm_eval.methods import Method, keep
 from sparsemm_eval.methods.snapkv import uniform
 from tests.methods import matrix
 from tests.methods.matrix import EVICTING, LOSSLESS, registered
@@ -44,6 +45,27 @@ def scores_of(model, seed=0):
 
 def config_of(method, model, budget=24, **knobs):
     return matrix.config_of(method, scores_of(model), budget=budget, window=8, **knobs)
+
+
+@contextmanager
+def known_to_the_cache(session):
+    """What its prompts' caches know beside queries, keys and values, filled in when one is compressed."""
+    known, original = {}, session.new_cache
+
+    def new_cache(*args):
+        cache = original(*args)
+        finish = cache.stats
+
+        def stats():
+            shared = cache.shared
+            known.update(images=shared.images, rotation=shared.rotation, received=shared.received)
+            return finish()
+
+        cache.stats = stats
+        return cache
+
+    session.new_cache = new_cache
+    yield known
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,14 +99,14 @@ def test_rows_of_a_batch_answer_as_alone(family, method):
 @pytest.mark.parametrize("method", EVICTING)
 def test_bytes_shrink_as_keep_says(family, method):
     model, prompt = model_of(family), prompt_of(family)
-    config, recorder = config_of(method, model), NaiveAttention()
+    config = config_of(method, model)
+    with compress(model, config) as session, known_to_the_cache(session) as known:
+        generate(model, prompt.rows[0], tokens=3)
+    recorder = NaiveAttention(**known)
     with naive_attention(model, recorder), torch.inference_mode():
         model(**prompt.rows[0])
-    views = [PromptView(recorder.queries[i], recorder.keys[i]) for i in range(len(recorder.queries))]
-    expected = torch.stack([mask[0].sum(-1) for mask in keep(config, views)])
-    with compress(model, config) as session:
-        generate(model, prompt.rows[0], tokens=3)
-    dim = recorder.keys[0].shape[-1]
+    expected = torch.stack([mask[0].sum(-1) for mask in keep(config, recorder.views)])
+    dim = recorder.views[0].key.shape[-1]
     assert torch.equal(session.stats.kept[:, 0], expected)
     assert session.stats.kv_bytes.tolist() == [int(expected.sum()) * dim * 2 * 4]
     assert session.stats.effective_budget == pytest.approx(float(expected.double().mean()))
@@ -95,12 +117,11 @@ def test_bytes_shrink_as_keep_says(family, method):
 def test_decoding_attends_to_what_loops_say(family, method):
     model, prompt = model_of(family), prompt_of(family)
     config = config_of(method, model)
-    layers = model.config.get_text_config().num_hidden_layers
-    naive = NaiveAttention(config, layers, scores_of(model).table.tolist())
+    with compress(model, config) as session, known_to_the_cache(session) as known:
+        _, ours = answer(model, prompt.rows[0], tokens=4)
+    naive = NaiveAttention(config, scores_of(model).table.tolist(), **known)
     with naive_attention(model, naive):
         _, truth = answer(model, prompt.rows[0], tokens=4)
-    with compress(model, config):
-        _, ours = answer(model, prompt.rows[0], tokens=4)
     for a, b in zip(ours, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 

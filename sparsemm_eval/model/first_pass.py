@@ -1,0 +1,203 @@
+"""A pass over the model before the prompt is prefilled: what is looked at while it is repeated, or answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from sparsemm_eval import compat
+from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
+from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.methods.base import PromptView
+from sparsemm_eval.methods.prompt_attention import paid_by
+from sparsemm_eval.model.attention import ATTENTION
+from sparsemm_eval.model.text_decoder import TextDecoder
+
+Observe = Callable[[PromptView], torch.Tensor]
+
+
+class _ObservingLayer(RaggedLayer):
+    """Looks at a layer's queries and keys, and stores nothing."""
+
+    observe: Observe
+    found: torch.Tensor
+
+    def compress(
+        self,
+        query: torch.Tensor,
+        valid: torch.Tensor | None,
+        scaling: float | None,
+        output_weight: torch.Tensor | None = None,
+    ) -> None:
+        view = PromptView(query, self.keys, valid=valid, scaling=scaling, shared=self.shared.once)
+        self.keys = self.values = None
+        self.found = self.observe(view)
+
+
+class _ObservingCache(RaggedCache):
+    layer_type = _ObservingLayer
+
+
+def first_pass(
+    model: PreTrainedModel,
+    decoder: TextDecoder,
+    config: CompressionConfig,
+    generate: Callable[..., Any],
+    arguments: dict[str, Any],
+) -> torch.Tensor | None:
+    """Attention that every entry of the prompts receives in the pass a method asks for.
+
+    It takes the memory of one layer's dense keys and values, and ``answer_attention`` before that of a whole
+    FullKV cache.
+
+    Parameters
+    ----------
+    generate : callable
+        The model's own ``generate``.
+    arguments : dict
+        Of the call, by name, with encoded images.
+
+    Returns
+    -------
+    torch.Tensor or None
+        float32 [L, B, K, N]; None where the method asks for none.
+
+    Raises
+    ------
+    UnsupportedError
+        If the call gives no token ids, or the model takes no encoded images.
+    """
+    if "repeat_attention" in config.needs:
+        prepare = _repetition
+    elif "answer_attention" in config.needs:
+        prepare = _answer
+    else:
+        return None
+    ids = arguments.get("input_ids", arguments.get("inputs"))
+    if ids is None:
+        raise UnsupportedError(f"input_ids=None: the first pass of {config.method!r} needs token ids")
+    mask = arguments.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask
+    full = CompressionConfig("fullkv")
+    with torch.no_grad(), compat.attention_set_to(decoder.config, ATTENTION):
+        inputs, observe = prepare(model, decoder, full, generate, arguments, ids, mask)
+        cache = _ObservingCache(full, decoder.num_layers)
+        for layer in cache.layers:
+            layer.observe = observe
+        model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return torch.stack([layer.found.to(ids.device) for layer in cache.layers])
+
+
+def _answer(
+    model: PreTrainedModel,
+    decoder: TextDecoder,
+    full: CompressionConfig,
+    generate: Callable[..., Any],
+    arguments: dict[str, Any],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> tuple[dict[str, Any], Observe]:
+    """FullKV's answer behind the prompt; what the rows that its tokens came from look at, summed."""
+    output = generate(past_key_values=RaggedCache(full, decoder.num_layers), **arguments)
+    tokens, width = getattr(output, "sequences", output), ids.shape[1]
+    counts = _answer_lengths(tokens[:, width:], _end_tokens(model, arguments))
+    tokens = tokens[:, : width + max(counts) - 1]
+    added = tokens.shape[1] - width
+    inputs = _inputs(model, arguments, tokens, torch.cat([mask, mask.new_ones(len(mask), added)], 1))
+
+    def observe(view: PromptView) -> torch.Tensor:
+        found = torch.zeros(view.batch, view.kv_heads, width, device=view.key.device)
+        for row, one in enumerate(view.rows()):
+            length = one.length - added
+            paid = paid_by(one, length - 1, length - 1 + counts[row], "sum")
+            found[row, :, width - length :] = paid[:, :length]
+        return found
+
+    return inputs, observe
+
+
+def _repetition(
+    model: PreTrainedModel,
+    decoder: TextDecoder,
+    full: CompressionConfig,
+    generate: Callable[..., Any],
+    arguments: dict[str, Any],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> tuple[dict[str, Any], Observe]:
+    """The context twice; the largest attention of its second time on every position of the first."""
+    image, begin = getattr(model.config, "image_token_id", None), model.generation_config.bos_token_id
+    contexts, twice = [], []
+    for row, present in zip(ids, mask.bool(), strict=True):
+        tokens = row[present]
+        places = (tokens == image).nonzero() if image is not None else tokens[:0]
+        context = tokens[: int(places[-1]) + 1] if len(places) else tokens
+        again = context[1:] if begin is not None and int(context[0]) == begin else context
+        contexts.append(len(context))
+        twice.append(torch.cat([context, again]))
+    width, longest = ids.shape[1], max(map(len, twice))
+    extended, valid = ids.new_zeros(len(ids), longest), mask.new_zeros(len(ids), longest)
+    for row, tokens in enumerate(twice):
+        extended[row, longest - len(tokens) :] = tokens
+        valid[row, longest - len(tokens) :] = 1
+    counts = [int((row == image).sum()) if image is not None else 0 for row in ids]
+    inputs = _inputs(model, _images_twice(arguments, counts), extended, valid)
+
+    def observe(view: PromptView) -> torch.Tensor:
+        found = torch.zeros(view.batch, view.kv_heads, width, device=view.key.device)
+        for row, one in enumerate(view.rows()):
+            start, context = width - int(mask[row].sum()), contexts[row]
+            paid = paid_by(one, context, one.length, "max")
+            found[row, :, start : start + context] = paid[:, :context]
+        return found
+
+    return inputs, observe
+
+
+def _images_twice(arguments: dict[str, Any], counts: Sequence[int]) -> dict[str, Any]:
+    """The arguments with every prompt's images given twice; counts: image tokens per prompt."""
+    if not sum(counts):
+        return arguments
+    outputs = arguments.get("mm_encoder_outputs")
+    if outputs is None:
+        raise UnsupportedError("the context cannot be repeated: the model takes no encoded images")
+    features, grid = list(outputs["image"].pooler_output), arguments.get("image_grid_thw")
+    order, image = [], 0
+    for count in counts:
+        first = image
+        while count > 0:
+            count -= len(features[image])
+            image += 1
+        order += [*range(first, image)] * 2
+    doubled = BaseModelOutputWithPooling(pooler_output=[features[place] for place in order])
+    arguments = {**arguments, "mm_encoder_outputs": {"image": doubled}}
+    return arguments if grid is None else {**arguments, "image_grid_thw": grid[order]}
+
+
+def _inputs(
+    model: PreTrainedModel, arguments: dict[str, Any], ids: torch.Tensor, mask: torch.Tensor
+) -> dict[str, Any]:
+    """Of a forward call: the given images with other tokens."""
+    names = ("mm_encoder_outputs", "image_grid_thw", "pixel_values", "image_sizes")
+    inputs = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    if arguments.get("mm_token_type_ids") is not None:
+        kinds = (ids == model.config.image_token_id).to(arguments["mm_token_type_ids"])
+        inputs["mm_token_type_ids"] = kinds
+    return {**inputs, "input_ids": ids, "attention_mask": mask}
+
+
+def _end_tokens(model: PreTrainedModel, arguments: dict[str, Any]) -> set[int]:
+    config = arguments.get("generation_config") or model.generation_config
+    ends = arguments.get("eos_token_id", config.eos_token_id)
+    return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {int(ends)}
+
+
+def _answer_lengths(answers: torch.Tensor, ends: set[int]) -> list[int]:
+    """Tokens of every answer, its end token included."""
+    rows = answers.tolist()
+    return [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
