@@ -150,7 +150,7 @@ class _Prompt:
 
 
 def best(values, count, always):
-    """Sorted positions: those always kept, and the best others up to the count, earlier first among equals."""
+    """Sorted positions: those always kept, and the best others up to the count, earlier first if equal."""
     others = [p for p in range(len(values)) if p not in always]
     others.sort(key=lambda p: (-values[p], p))
     return sorted([*always, *others[: max(count - len(always), 0)]])
@@ -163,7 +163,12 @@ def _selected(values, counts, always):
 def _window_scores(config, prompt):
     """SnapKV's score [K][N], infinite in the window."""
     past = importance(
-        prompt.view.query[0], prompt.view.key[0], config.window, config.kernel_size, config.pooling, config.gqa
+        prompt.view.query[0],
+        prompt.view.key[0],
+        config.window,
+        config.kernel_size,
+        config.pooling,
+        config.gqa,
     )
     return [[*row, *[math.inf] * config.window] for row in past]
 
@@ -353,7 +358,7 @@ def _duoattention(config, layers, scores):
     ]
     length, streaming = layers[0].length, config.sinks + config.window
     left = (config.budget - streaming) * len(heads)
-    counts = {head: streaming for head in heads}
+    counts = dict.fromkeys(heads, streaming)
     for head in sorted(heads, reverse=True):
         counts[head] += min(left, length - streaming)
         left -= counts[head] - streaming
@@ -373,10 +378,12 @@ def _expected_attention(config, layers, scores):
 
     def turn(vector, cos, sin):
         half = len(vector) // 2
-        return torch.cat([
-            vector[:half] * cos[:half] - vector[half:] * sin[:half],
-            vector[half:] * cos[half:] + vector[:half] * sin[half:],
-        ])
+        return torch.cat(
+            [
+                vector[:half] * cos[:half] - vector[half:] * sin[:half],
+                vector[half:] * cos[half:] + vector[:half] * sin[half:],
+            ]
+        )
 
     def values(prompt):
         rotation = prompt.view.rotation
@@ -385,7 +392,9 @@ def _expected_attention(config, layers, scores):
         matrix = torch.stack([turn(axis, *future) for axis in torch.eye(prompt.dim).double()], dim=1)
 
         def of_head(h):
-            before = torch.stack([turn(prompt.query[h, p], cos[p], -sin[p]) for p in range(first, prompt.length)])
+            before = torch.stack(
+                [turn(prompt.query[h, p], cos[p], -sin[p]) for p in range(first, prompt.length)]
+            )
             mean = before.mean(0)
             spread = sum(torch.outer(q - mean, q - mean) for q in before) / len(before)
             mean, spread = matrix @ mean, matrix @ spread @ matrix.T
@@ -442,7 +451,9 @@ def _dealt(wanted, rest, cap):
 
 
 def _vlcache(config, layers, scores):
-    assert config.vlcache_heads and config.vlcache_layers and not config.vlcache_layer_recent
+    assert config.vlcache_heads
+    assert config.vlcache_layers
+    assert not config.vlcache_layer_recent
     length, density, values = layers[0].length, [], []
     images = [p for p, image in enumerate(layers[0].images) if image]
     first = min(images[-1] + 1, length - 1) if images else length - config.window
@@ -451,7 +462,8 @@ def _vlcache(config, layers, scores):
         rows = [prompt.rows(h, range(first, length)) for h in range(prompt.heads)]
         some = sum(float((a >= 0.01 * a.max(-1, keepdim=True).values).sum()) for a in rows)
         density.append(some / prompt.heads / sum(row + 1 for row in range(first, length)))
-        values.append(prompt.everywhere(lambda k, p=prompt, rows=rows: p.of_group(k, lambda h: rows[h].sum(0))))
+        sums = [one.sum(0) for one in rows]
+        values.append(prompt.everywhere(lambda k, p=prompt, sums=sums: p.of_group(k, sums.__getitem__)))
     recent = max(1, int(0.1 * length * share))
     kept = []
     for found, one in zip(values, density, strict=True):
@@ -494,7 +506,11 @@ def _kvzip(config, layers, scores):
     winners = [entry[1:] for entry in entries[: max((config.budget - len(always)) * heads, 0)]]
     return [
         [
-            best(prompt.view.received[layer, 0, head].tolist(), len(always) + winners.count((layer, head)), always)
+            best(
+                prompt.view.received[layer, 0, head].tolist(),
+                len(always) + winners.count((layer, head)),
+                always,
+            )
             for head in range(prompt.kv_heads)
         ]
         for layer, prompt in enumerate(layers)

@@ -24,7 +24,7 @@ TEXT_CONFIGS = {
 }
 IMAGE_FAMILIES = ("tiny-reader", "tiny-reader-mistral", "tiny-reader-qwen2vl")
 FAMILIES = (*TEXT_CONFIGS, *IMAGE_FAMILIES)
-VOCABULARY, PAD = 97, 0
+VOCABULARY, PAD = 331, 0
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def prompt_of(family: str, lengths: tuple[int, ...] = (150,)) -> Prompt:
     return text_prompt(lengths) if family in TEXT_CONFIGS else image_prompt(family, len(lengths))
 
 
-def text_prompt(lengths: tuple[int, ...], seed: int = 0) -> Prompt:
-    """Random token ids, left-padded to the longest."""
+def text_prompt(lengths: tuple[int, ...], seed: int = 0, vocabulary: int = VOCABULARY) -> Prompt:
+    """Random token ids, at most ``vocabulary`` - 1, left-padded to the longest."""
     generator = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(1, VOCABULARY, (1, n), generator=generator) for n in lengths]
+    # no token twice: keys of equal tokens can have equal norms, and ties are broken by rounding then
+    rows = [(torch.randperm(vocabulary - 1, generator=generator)[:n] + 1)[None] for n in lengths]
     width = max(lengths)
     ids = torch.cat([torch.nn.functional.pad(row, (width - row.shape[1], 0), value=PAD) for row in rows])
     mask = torch.stack([torch.arange(width) >= width - n for n in lengths]).long()

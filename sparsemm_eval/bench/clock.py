@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
@@ -96,6 +99,22 @@ def extra_bytes(work: Callable[[], object], device: torch.device) -> int | None:
     work()
     after = peak_bytes(device)
     return None if before is None or after is None else after - before
+
+
+def traced_peak_bytes(work: Callable[[], object]) -> int:
+    """Most bytes that the CPU's allocator handed out at a time while a piece of work ran, from a profile."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"
+    )
+    return int(torch.tensor([change for _, change in changes]).cumsum(0).max())
 
 
 def captured(run: Callable[[], None]) -> Callable[[], None]:

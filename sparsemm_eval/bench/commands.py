@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsemm_eval.checks import Count, Natural, checked, listed, one_of
+from sparsemm_eval.checks import Count, Natural, checked, listed, one_of, whole
 from sparsemm_eval.errors import ConfigError, reason_of
 from sparsemm_eval.files import check_target, users_path
 
@@ -27,7 +27,7 @@ def _option(kind: Any, default: Any, meaning: str, **limits: Any) -> tuple[Any, 
 
 #: Options of all commands over whole models, and what they are where a command says nothing else.
 OPTIONS: dict[str, tuple[Any, Any]] = {
-    "shape": _option(str, "vicuna", "vicuna, mistral, qwen2vl or tiny."),
+    "shape": _option(str, "vicuna", "vicuna, mistral, qwen2vl, smol or tiny."),
     "methods": _option(str | None, None, "Methods, comma-separated; default FullKV and SparseMM."),
     "modes": _option(
         str,
@@ -46,6 +46,12 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "kernel": _option(str, "auto", "auto, torch or triton."),
     "out": _option(Path | None, None, "Folder for JSON, Markdown and a plot.", parser=users_path),
 }
+
+
+# for signatures that are written out
+_Shape, _Lengths, _Budget, _Device, _Dtype, _Out = (
+    OPTIONS[name][0] for name in ("shape", "lengths", "budget", "device", "dtype", "out")
+)
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,50 @@ def attention(
         ("mean entries", "longest", "group", "SDPA ms", "SDPA rows ms", "ragged ms", "/ SDPA", "/ rows"),
         [row.cells() for row in rows],
     )
+
+
+@app.command("methods")
+def methods_command(
+    shape: _Shape = "smol",
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model, at most the shape's own.")] = 4,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated; default all that evict.")] = None,
+    lengths: _Lengths = "1024,4096",
+    budget: _Budget = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed prefills of each.")] = 5,
+    device: _Device = "cpu",
+    dtype: _Dtype = "float32",
+    out: _Out = None,
+) -> None:
+    """What a method costs while a prompt is read: time and memory beside FullKV's, and waits for the device.
+
+    Example: sparsemm bench methods --methods snapkv,h2o --lengths 1024
+    """
+    from sparsemm_eval.bench import method_costs, report
+    from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
+    from sparsemm_eval.files import write_text_atomically
+    from sparsemm_eval.methods import methods as known
+    from sparsemm_eval.model.placement import device_named
+
+    kind, where = SHAPES[checked(one_of(*SHAPES), "shape", shape)], device_named(device)
+    layers = checked(whole(1, kind.layers), "layers", layers)
+    evicting = [method.name for method in known().values() if method.evicts]
+    chosen = _names("methods", methods or ",".join(evicting), evicting)
+    sizes = listed(whole(budget + 1), "lengths", lengths)
+    if out is not None:
+        check_target("out", out, folder=True)
+    model = build(kind, where, _dtype(dtype), max(sizes) * 2 + 64, layers)
+    scores, costs = synthetic_scores(layers, kind.heads), []
+    for length in sizes:
+        for cost in method_costs.measure(model, chosen, length, budget, rounds, scores):
+            costs.append(cost)
+            typer.echo(f"{cost.method} {length}: {cost.times_fullkv:.2f} times FullKV's prefill", err=True)
+    typer.echo(method_costs.markdown(costs))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        facts = {**report.machine(where), "shape": kind.title, "layers": layers, "dtype": dtype}
+        content = {**facts, "rows": method_costs.to_records(costs)}
+        write_text_atomically(out / "bench-methods.json", json.dumps(content, indent=2) + "\n")
+        write_text_atomically(out / "bench-methods.md", method_costs.markdown(costs))
 
 
 @app.command("compare")

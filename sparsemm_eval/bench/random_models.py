@@ -62,6 +62,7 @@ SHAPES = {
     "vicuna": ModelShape("LLaVA-NeXT-Vicuna-7B", LlamaConfig, 32, 4096, 11008, 32, 32, 32064),
     "mistral": ModelShape("LLaVA-NeXT-Mistral-7B", MistralConfig, 32, 4096, 14336, 32, 8, 32064, NO_WINDOW),
     "qwen2vl": ModelShape("Qwen2-VL-7B", Qwen2Config, 28, 3584, 18944, 28, 4, 152064),
+    "smol": ModelShape("SmolLM2-135M", LlamaConfig, 30, 576, 1536, 9, 3, 49152),
     "tiny": ModelShape("tiny", LlamaConfig, 2, 64, 96, 4, 2, 97),
 }
 

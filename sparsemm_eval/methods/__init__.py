@@ -5,6 +5,6 @@ from sparsemm_eval.methods.keep import keep
 from sparsemm_eval.methods.registry import method_named, methods, register, scores
 
 __all__ = [
-    "Knob", "Method", "PromptView", "Rotation", "Score", "Style", "keep", "method_named", "methods", "register",
-    "scores",
+    "Knob", "Method", "PromptView", "Rotation", "Score", "Style", "keep", "method_named", "methods",
+    "register", "scores",
 ]  # fmt: skip

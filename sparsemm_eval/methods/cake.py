@@ -12,31 +12,34 @@ from sparsemm_eval.methods.window_attention import KERNEL_SIZE, WINDOW, smooth
 SPREAD = Knob("cake_tau1", 1.6, Positive, "τ1: layers count by entropy of attention to the power 1/τ1")
 CHANGE = Knob("cake_tau2", 0.4, Positive, "τ2: and by its variance over the window to the power 1/τ2")
 GAMMA = Knob("cake_gamma", 200.0, NonNegative, "γ: weight of a position's variance beside its mean attention")
-CASCADING = Knob("cascading", True, bool, "whether layers are cut again as later ones report, or all at the end")
+CASCADING = Knob(
+    "cascading", True, bool, "whether layers are cut again as later ones report, or all at the end"
+)
 
 
-def _statistics(view: PromptView) -> list[tuple[float, torch.Tensor]]:
-    """Per prompt: the layer's preference, and every position's score, float32 [K, n]."""
+def _statistics(view: PromptView) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Per prompt: entropy and variance of the layer's attention, [2], and scores, float32 [K, n]."""
 
-    def of_prompt(one: PromptView) -> tuple[float, torch.Tensor]:
+    def of_prompt(one: PromptView) -> tuple[torch.Tensor, torch.Tensor]:
         config, past = view.config, max(one.length - view.config.window, 0)
         scores = torch.full((one.kv_heads, one.length), torch.inf, device=one.key.device)
-        entropy, change = 0.0, 0.0
+        entropy, change = scores.new_zeros(2)
         for head, attention in attention_rows(one, past, one.length):
             attention = attention[..., :past]
             entropy = entropy - (attention * (attention + 1e-10).log()).sum()
             variance = attention.var(1) if attention.shape[1] > 1 else torch.zeros_like(attention[:, 0])
             change = change + variance.sum()
-            pooled = smooth((attention.mean(1) + config.cake_gamma * variance)[None], config.kernel_size, "avg")
+            pooled = smooth(
+                (attention.mean(1) + config.cake_gamma * variance)[None], config.kernel_size, "avg"
+            )
             scores[head, :past] = pooled[0].mean(0)
-        preference = entropy ** (1 / config.cake_tau1) * change ** (1 / config.cake_tau2)
-        return float(preference), scores
+        return torch.stack([entropy, change]), scores
 
     return view.once("cake", lambda: [of_prompt(one) for one in view.rows()])
 
 
 def attention_and_change(view: PromptView) -> torch.Tensor:
-    """The window's attention, its mean plus ``cake_gamma`` times its variance, smoothed: float32 [B, K, N]."""
+    """Mean of the window's attention plus ``cake_gamma`` times its variance, smoothed: float32 [B, K, N]."""
     scores = iter(_statistics(view))
     return view.by_row(lambda one: next(scores)[1])
 
@@ -50,12 +53,18 @@ def by_preference(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     layer has reported. As in the source, a prompt of up to budget + window tokens is not cut.
     """
     preferences = view.once_per_prompt("cake", list)
-    preferences.append([preference for preference, _ in _statistics(view)])
+    preferences.append(preferences_of(view))
     rows = [
         _targets(view, [layer[row] for layer in preferences], length)
         for row, length in enumerate(view.lengths.tolist())
     ]
     return torch.tensor(rows).T[..., None].expand(-1, -1, view.kv_heads)
+
+
+def preferences_of(view: PromptView) -> list[float]:
+    """E ** (1 / τ1) * V ** (1 / τ2) of every prompt: entropy E and variance V of the layer's attention."""
+    powers = 1 / view.config.cake_tau1, 1 / view.config.cake_tau2
+    return [float(one[0] ** powers[0] * one[1] ** powers[1]) for one, _ in _statistics(view)]
 
 
 def _targets(view: PromptView, preferences: list[float], length: int) -> list[int]:

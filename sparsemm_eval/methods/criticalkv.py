@@ -47,7 +47,7 @@ def two_stages(view: PromptView, scores: torch.Tensor, count: torch.Tensor) -> t
 def by_safeguarded_competition(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     """AdaKV as kvpress has it (CriticalAdaKVPress): int64 [B, K], on the scores' device.
 
-    A head's best fifth of the budget counts as won; then the best K * budget entries of all heads are counted.
+    A head's best fifth of the budget counts as won; then the best K * budget entries of all are counted.
     The authors' AdaKV weighs heads by the attention they keep, and mixes counts with a floor.
     """
     floor = max(1, int(FLOOR * view.config.budget))

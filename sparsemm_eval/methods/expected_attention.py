@@ -12,14 +12,16 @@ from sparsemm_eval.methods.streamingllm import SINKS, sinks
 FUTURE = Knob("future", 512, Count, "positions to come over which expected queries are averaged")
 COVARIANCE = Knob("covariance", True, bool, "whether the spread of queries counts, beside their mean")
 VALUE_NORM = Knob("value_norm", True, bool, "whether attention counts times the norm of the value")
-EPSILON = Knob("epsilon", 0.0, NonNegative, "added to expected attention before it is multiplied by the value norm")
+EPSILON = Knob(
+    "epsilon", 0.0, NonNegative, "added to expected attention before it is multiplied by the value norm"
+)
 
 
 def expected_attention(view: PromptView) -> torch.Tensor:
     """Attention of a Gaussian query behind the prompt: float32 [B, K, N].
 
-    The rule of kvpress 0.5.5 (ExpectedAttentionPress). Mean and covariance of the queries before RoPE, without
-    those of the ``sinks``, are turned by RoPE averaged over ``future`` positions; softmax over all but the
+    The rule of kvpress 0.5.5 (ExpectedAttentionPress). Mean and covariance of the queries before RoPE,
+    without those of the ``sinks``, are turned by RoPE averaged over ``future`` positions; softmax over all but the
     sinks; mean over the group; times the L2 norm of the value. RoPE is taken back from the turned queries,
     which costs the last bits.
     """

@@ -10,7 +10,9 @@ from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Settings
 from sparsemm_eval.methods.prompt_attention import paid_by
 from sparsemm_eval.methods.snapkv import uniform
 
-RECENT = Knob("recent", None, Natural | None, "last tokens that are always kept; none given: half of the budget")
+RECENT = Knob(
+    "recent", None, Natural | None, "last tokens that are always kept; none given: half of the budget"
+)
 
 
 def recent_tokens(config: Settings) -> int:
@@ -21,7 +23,9 @@ def recent_tokens(config: Settings) -> int:
 def recent_fits(config: Settings) -> None:
     """Refuse recent tokens that leave no room for others."""
     if config.recent is not None and config.recent >= config.budget:
-        raise ConfigError("recent", config.recent, f"an integer < budget ({config.budget}), which it is part of")
+        raise ConfigError(
+            "recent", config.recent, f"an integer < budget ({config.budget}), which it is part of"
+        )
 
 
 def received(view: PromptView) -> torch.Tensor:
@@ -42,7 +46,7 @@ def column_sums(view: PromptView) -> torch.Tensor:
 
 
 def column_means(view: PromptView) -> torch.Tensor:
-    """The same per query that sees the position: float32 [B, K, N], as kvpress 0.5.5 (ObservedAttentionPress)."""
+    """The same per query that sees a position: float32 [B, K, N], kvpress 0.5.5's ObservedAttentionPress."""
 
     def of_prompt(one: PromptView) -> torch.Tensor:
         return received(one) / torch.arange(one.length, 0, -1, device=one.key.device)

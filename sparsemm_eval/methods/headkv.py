@@ -11,7 +11,9 @@ from sparsemm_eval.checks import Positive, one_of
 from sparsemm_eval.methods.base import Knob, Method, PromptView, Settings, Style
 from sparsemm_eval.methods.window_attention import WINDOW_ATTENTION
 
-BETA = Knob("headkv_beta", 1.2, Annotated[Positive, Ge(1)], "β: 1/β of the budget beside the window goes by score")
+BETA = Knob(
+    "headkv_beta", 1.2, Annotated[Positive, Ge(1)], "β: 1/β of the budget beside the window goes by score"
+)
 TEMPERATURE = Knob("headkv_temp", 1.0, Positive, "exponent of the head scores")
 PER = Knob(
     "headkv_per",

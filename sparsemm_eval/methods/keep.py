@@ -119,9 +119,7 @@ def keep_layer(view: PromptView) -> Kept:
     if "all_layers" in config.rule.needs:
         _shaped("allocate", view, found[-1], (view.kv_heads,))
         before = view.once_per_prompt("counts", list)
-        before[:] = [
-            torch.minimum(limited(new), old) for new, old in zip(found[:-1], before, strict=True)
-        ]
+        before[:] = [torch.minimum(limited(new), old) for new, old in zip(found[:-1], before, strict=True)]
         earlier, found = tuple(before), found[-1]
     count = limited(_shaped("allocate", view, found, (view.kv_heads,)))
     if "all_layers" in config.rule.needs:

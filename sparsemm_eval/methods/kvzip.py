@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.checks import one_of
-from sparsemm_eval.errors import ConfigError, one_of as choice
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import one_of as choice
 from sparsemm_eval.methods.apportion import PROMPT_SHARE
 from sparsemm_eval.methods.base import FIRST_PASSES, Knob, Method, PromptView, Score, Settings, Style
-from sparsemm_eval.methods.streamingllm import SINKS, sinks
 from sparsemm_eval.methods.registry import scores as all_scores
+from sparsemm_eval.methods.streamingllm import SINKS, sinks
 
 LEVEL = Knob(
     "kvzip_level",
@@ -42,7 +43,6 @@ def over_all_heads(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     entries of all heads (their threshold is not kept itself), or that share of each head's, with
     ``kvzip_level=uniform``.
     """
-    config = view.config
 
     def tables() -> torch.Tensor:
         return torch.stack([_row(view, row) for row in range(view.batch)], dim=1)

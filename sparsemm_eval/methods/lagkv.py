@@ -44,7 +44,9 @@ def _scores(view: PromptView) -> torch.Tensor:
     position = torch.arange(view.length, dtype=torch.float32, device=view.key.device)
     if last <= first:
         return position.expand(view.kv_heads, -1)
-    spread = (_spread(view.key[0, :, first : last + lag], lag) + _spread(view.value[0, :, first : last + lag], lag)) / 2
+    spread = (
+        _spread(view.key[0, :, first : last + lag], lag) + _spread(view.value[0, :, first : last + lag], lag)
+    ) / 2
     if view.config.lag_ranks == "partition":
         spread = spread.argsort(-1).argsort(-1) / lag
     scores = torch.ones(view.kv_heads, view.length, device=view.key.device)
@@ -53,7 +55,7 @@ def _scores(view: PromptView) -> torch.Tensor:
 
 
 def _spread(entries: torch.Tensor, lag: int) -> torch.Tensor:
-    """Softmax within each partition [K, P, lag] of the standard deviation over channels, of [K, (P+1)*lag, D]."""
+    """Softmax within partitions of the deviation over channels: [K, (P + 1) * lag, D] -> [K, P, lag]."""
     parts = entries.unflatten(1, (-1, lag))
     low, high = parts[:, 1:].amin(2, keepdim=True), parts[:, 1:].amax(2, keepdim=True)
     return ((parts[:, :-1] - low) / (high - low)).std(-1).softmax(-1)

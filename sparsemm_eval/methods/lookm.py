@@ -16,14 +16,16 @@ TEXT = Knob(
     one_of("first", "all"),
     "text goes `first` within the budget, or `all` of it is kept beyond the budget, as in the authors' code",
 )
-MERGE = Knob("lookm_merge", "pivot", one_of("pivot", "off"), "what becomes of evicted entries: merged, or nothing")
+MERGE = Knob(
+    "lookm_merge", "pivot", one_of("pivot", "off"), "what becomes of evicted entries: merged, or nothing"
+)
 
 
 def text_first(view: PromptView) -> torch.Tensor:
     """Rank by attention received from all queries, every text token above all image tokens: [B, K, N].
 
-    SUSTechBruce/LOOK-M ecf0f51 (kv_token_merge/modify_llama.py, TextPivotMerge_LayerWise) takes a large number
-    off the scores of image tokens, which rounds their differences away in half precision; here ranks are
+    SUSTechBruce/LOOK-M ecf0f51 (kv_token_merge/modify_llama.py, TextPivotMerge_LayerWise) takes a large
+    number off the scores of image tokens, which rounds their differences away in half precision; here ranks are
     compared. The source knows no GQA groups; the mean over a group is ours (and EffiVLM-Bench's).
     """
 
@@ -61,7 +63,9 @@ def pivot(view: PromptView, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
                 continue
             old = view.key[row, head].float()
             nearest = (F.normalize(old[gone], dim=-1) @ F.normalize(old[here], dim=-1).T).argmax(-1)
-            came = torch.ones(len(here), device=old.device).index_add_(0, nearest, torch.ones_like(old[gone, 0]))
+            came = torch.ones(len(here), device=old.device).index_add_(
+                0, nearest, torch.ones_like(old[gone, 0])
+            )
             for entries in (key[row, head], value[row, head]):
                 stay, go = entries[here].float(), entries[gone].float()
                 total = stay.index_add(0, nearest, (go + stay[nearest]) / 2)

@@ -60,8 +60,8 @@ def mixed(view: PromptView, scores: torch.Tensor, count: torch.Tensor) -> torch.
     (importance + value norm), where the last two are scaled to [0, 1] and then to the mean of importance.
 
     The source reads r from a table that was averaged offline, of Qwen2-VL whatever the model is, and throws
-    the value of the prompt itself away; the paper describes the latter. Here r is ``redundancy=online`` unless
-    a table is given, as published numbers had. A constant value norm gives NaN there and counts for nothing
+    the value of the prompt itself away; the paper describes the latter. Here r is ``redundancy=online``
+    unless a table is given, as published numbers had. A constant value norm gives NaN there and counts for nothing
     here.
     """
     view.once_per_prompt("redundancy fits", lambda: _fits(view))

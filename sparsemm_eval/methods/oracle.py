@@ -10,7 +10,7 @@ from sparsemm_eval.methods.window_attention import KERNEL_SIZE, POOLING, WINDOW,
 
 
 def answer_attention(view: PromptView) -> torch.Tensor:
-    """Attention that FullKV's own answer pays, summed over its tokens, mean over the group: float32 [B, K, N].
+    """Attention FullKV's own answer pays, summed over its tokens, mean over the group: float32 [B, K, N].
 
     No method can know it: a first pass answers with the whole cache, and attention of the rows that its
     tokens came from is smoothed as SnapKV's is.

@@ -9,9 +9,13 @@ from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style, l
 from sparsemm_eval.methods.prompt_attention import attention_rows
 from sparsemm_eval.methods.window_attention import WINDOW
 
-HEADWISE = Knob("vlcache_heads", True, bool, "whether every KV head has an order of its own, or a layer has one")
+HEADWISE = Knob(
+    "vlcache_heads", True, bool, "whether every KV head has an order of its own, or a layer has one"
+)
 LAYERWISE = Knob("vlcache_layers", True, bool, "whether layers share the budget by their sparsity, or evenly")
-LAYER_RECENT = Knob("vlcache_layer_recent", False, bool, "whether the last tokens kept follow a layer's share")
+LAYER_RECENT = Knob(
+    "vlcache_layer_recent", False, bool, "whether the last tokens kept follow a layer's share"
+)
 RECENT_SHARE = 0.1  # of a layer's entries, the last ones
 THRESHOLD = 0.01  # of a row's largest attention, below which an entry counts as zero
 SMALLEST = 0.01  # share of the prompt that every layer keeps
@@ -37,6 +41,11 @@ def _statistics(view: PromptView) -> list[tuple[float, torch.Tensor]]:
     return view.once("vlcache", lambda: [of_prompt(one) for one in view.rows()])
 
 
+def sparsities_of(view: PromptView) -> list[float]:
+    """Of every prompt: the share of the text's causal attention that is next to nothing, mean over heads."""
+    return [sparsity for sparsity, _ in _statistics(view)]
+
+
 def text_attention(view: PromptView) -> torch.Tensor:
     """Attention of the text behind the last image, the window's where there is none: float32 [B, K, N]."""
     statistics = iter(_statistics(view))
@@ -44,7 +53,7 @@ def text_attention(view: PromptView) -> torch.Tensor:
 
 
 def _ordered(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
-    """With a layer's own number of last tokens: minus the place at which a growing budget takes a position."""
+    """With a layer's own number of last tokens: minus the place at which a growing budget takes one."""
     if not view.config.vlcache_layer_recent:
         return scores
     places = torch.zeros_like(scores)
@@ -62,7 +71,7 @@ def _ordered(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
 
 
 def recent(view: PromptView) -> torch.Tensor:
-    """The last tokens, a tenth of the prompt's share: bool [B, N]; none where layers have their own number."""
+    """The last tokens, a tenth of the share: bool [B, N]; none where layers have numbers of their own."""
     if view.config.vlcache_layer_recent:
         return nothing(view)
     counts = [max(1, int(RECENT_SHARE * n * _share(view, n))) for n in view.lengths.tolist()]
@@ -84,7 +93,7 @@ def by_sparsity(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     layer: they only fall, so the end is the same as if all layers had been held.
     """
     sparsity = view.once_per_prompt("vlcache", list)
-    sparsity.append([one for one, _ in _statistics(view)])
+    sparsity.append(sparsities_of(view))
     rows = [
         _targets(view, [layer[row] for layer in sparsity], length)
         for row, length in enumerate(view.lengths.tolist())

@@ -15,7 +15,12 @@ LARGEST_KERNEL = 4095
 
 WINDOW = Knob("window", 32, whole(1), "last prompt tokens, always kept, whose attention scores the others")
 KERNEL_SIZE = Knob("kernel_size", 5, odd(LARGEST_KERNEL), "odd width of the pooling over positions")
-POOLING = Knob("pooling", "avg", one_of("avg", "max"), "pooling over positions: `avg` or `max`")
+POOLING = Knob(
+    "pooling",
+    "avg",
+    one_of("avg", "max", "forward"),
+    "pooling over positions: `avg` or `max` around them, or `forward`, the max over those before",
+)
 GQA = Knob("gqa", "mean", one_of("mean", "max"), "query heads of a group → KV head: `mean` or `max`")
 
 
@@ -73,7 +78,7 @@ def window_importance(
     window, kernel_size : int
         Observation window and odd pooling width, in positions.
     pooling, gqa : str
-        ``avg`` or ``max``; ``mean`` or ``max``.
+        ``avg``, ``max`` or ``forward``; ``mean`` or ``max``.
     scaling : float, optional
         Factor on the scores; default ``D ** -0.5``.
     valid : torch.Tensor, optional
@@ -148,8 +153,14 @@ def _mean_attention(
 
 
 def smooth(importance: torch.Tensor, kernel_size: int, pooling: str) -> torch.Tensor:
-    """Pool [B, K, P] over positions with stride 1; zero padding counts in the average."""
+    """Pool [B, K, P] over positions with stride 1; zero padding counts in the average.
+
+    ``forward`` gives a position the largest importance among itself and the ``kernel_size`` - 1 before it:
+    what is looked for in a text often stands right behind what is looked at.
+    """
     if kernel_size == 1 or importance.shape[-1] == 0:
         return importance
+    if pooling == "forward":
+        return F.max_pool1d(F.pad(importance, (kernel_size - 1, 0)), kernel_size, stride=1)
     pool = F.avg_pool1d if pooling == "avg" else F.max_pool1d
     return pool(importance, kernel_size, stride=1, padding=kernel_size // 2)

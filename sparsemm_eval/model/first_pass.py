@@ -1,4 +1,4 @@
-"""A pass over the model before the prompt is prefilled: what is looked at while it is repeated, or answered."""
+"""A pass before the prompt is prefilled: what the model looks at while it repeats it, or answers."""
 
 from __future__ import annotations
 
@@ -161,9 +161,9 @@ def _repetition(
 
 def _images_twice(arguments: dict[str, Any], counts: Sequence[int]) -> dict[str, Any]:
     """The arguments with every prompt's images given twice; counts: image tokens per prompt."""
-    if not sum(counts):
-        return arguments
     outputs = arguments.get("mm_encoder_outputs")
+    if outputs is None and arguments.get("pixel_values") is None:
+        return arguments
     if outputs is None:
         raise UnsupportedError("the context cannot be repeated: the model takes no encoded images")
     features, grid = list(outputs["image"].pooler_output), arguments.get("image_grid_thw")

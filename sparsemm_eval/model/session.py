@@ -21,8 +21,8 @@ from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode import modes
 from sparsemm_eval.decode import settings as generation_settings
 from sparsemm_eval.decode.loop import DecodeLoop
-from sparsemm_eval.decode.step import RECOMPILE_LIMIT
 from sparsemm_eval.decode.positions import recorded_positions
+from sparsemm_eval.decode.step import RECOMPILE_LIMIT
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.kernels import dispatch

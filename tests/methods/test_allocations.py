@@ -153,7 +153,7 @@ def test_sparsemm_budgets_follow_their_scores(order, surplus):
     assert int(difference.abs().max()) <= (1 if surplus == "redistribute" else 0)
 
 
-@pytest.mark.parametrize("method", [m for m in EVICTING if m != "streamingllm"])
+@pytest.mark.parametrize("method", ["snapkv", "pyramidkv", "adakv", "sparsemm", "random"])
 @pytest.mark.parametrize("prompt", [5, 30, 41, 90, 400])
 def test_equals_loops(method, prompt):
     """Allocations of made-up scores, which random queries and keys could not give."""

@@ -1,7 +1,7 @@
 """Parity with what reference code of further methods keeps, where its record is at hand.
 
-docs/method.md says what the record is and how to make one. ``SPARSEMM_GOLDEN_METHODS`` names another record in
-the same format.
+docs/method.md says what the record is and how to make one. ``SPARSEMM_GOLDEN_METHODS`` names another record
+in the same format.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ import torch
 
 from sparsemm_eval import HeadScores
 from sparsemm_eval.methods import PromptView, Rotation, keep
+from sparsemm_eval.methods.cake import preferences_of
 from sparsemm_eval.methods.prompt_attention import paid_by
+from sparsemm_eval.methods.vlcache import sparsities_of
 from tests.methods.matrix import config_of
 
 FOLDER = Path(os.environ.get("SPARSEMM_GOLDEN") or Path(__file__).parents[3] / "shared" / "golden")
@@ -259,9 +261,9 @@ def beside_a_longer_one(view):
         query=widened(view.query),
         key=widened(view.key),
         value=widened(view.value),
-        received=None if view.received is None else torch.stack(
-            [widened(layer[:, :, :, None])[..., 0] for layer in view.received]
-        ),
+        received=None
+        if view.received is None
+        else torch.stack([widened(layer[:, :, :, None])[..., 0] for layer in view.received]),
         valid=everything,
         images=images,
         rotation=rotation,
@@ -281,17 +283,15 @@ def merged_sums(config, views):
 
 
 def test_statistics_of_layers_are_those_of_the_reference():
-    from sparsemm_eval.methods import cake as cake_file
-    from sparsemm_eval.methods import vlcache as vlcache_file
-
+    rules = {"cake": ("layer_preference", preferences_of), "vlcache": ("sparsity", sparsities_of)}
     for case in CASES:
-        name = {"cake": "layer_preference", "vlcache": "sparsity"}.get(case["method"])
-        if name is None:
+        if case["method"] not in rules:
             continue
-        file = cake_file if case["method"] == "cake" else vlcache_file
+        name, rule = rules[case["method"]]
         config = CONFIGS[case["method"]](case)
         inputs = [inputs_of(case, layer) for layer in range(case["layers"])]
-        found = [file._statistics(replace(v, config=config))[0][0] for v in views_of(case, inputs, torch.float32)]
+        views = views_of(case, inputs, torch.float32)
+        found = [rule(replace(view, config=config))[0] for view in views]
         assert found == pytest.approx(case[name], rel=1e-3, abs=1e-6)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparsemm_eval import HeadScores
+from sparsemm_eval.bench.method_costs import OnDevice, counted_reads
 from sparsemm_eval.methods.base import Method, PromptView
 from sparsemm_eval.methods.keep import keep_layer
 from sparsemm_eval.methods.window_attention import WINDOW_ATTENTION
@@ -13,22 +14,6 @@ from tests.methods.matrix import config_of, registered
 
 pytest.importorskip("triton", reason="Triton is not installed", exc_type=ImportError)
 LAYERS = 4
-WAITING = {"cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"}
-
-
-class OnDevice(torch.Tensor):
-    """A tensor that notes where it is read; what is computed from one is one."""
-
-    reads = 0
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        """Count, and hand plain numbers out only here."""
-        result = super().__torch_function__(function, types, args, kwargs or {})
-        if getattr(function, "__name__", "") in WAITING:
-            OnDevice.reads += 1
-            return result.as_subclass(torch.Tensor) if isinstance(result, torch.Tensor) else result
-        return result
 
 
 def reads_per_layer(method, padded):
@@ -43,9 +28,9 @@ def reads_per_layer(method, padded):
         query, key, value = (torch.randn(2, heads, 90, 16).as_subclass(OnDevice) for heads in (4, 2, 2))
         view = PromptView(query, key, value, layer=layer, layers=LAYERS, config=config, shared=shared)
         view = replace(view, valid=valid.as_subclass(OnDevice)) if padded else view
-        OnDevice.reads = 0
-        arena.fill(layer, key, value, keep_layer(view), 4)
-        counts.append(OnDevice.reads)
+        with counted_reads() as count:
+            arena.fill(layer, key, value, keep_layer(view), 4)
+        counts.append(count())
     return counts
 
 

@@ -1,12 +1,11 @@
 """The importance pass holds a bounded part of the window's attention at a time; which does not matter."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsemm_eval.bench.clock import traced_peak_bytes
 from sparsemm_eval.methods import window_attention
 from sparsemm_eval.methods.window_attention import window_importance
 
@@ -24,20 +23,8 @@ def projections(heads, kv_heads, length, dim, dtype, batch=1, seed=0):
     )
 
 
-def peak_bytes(function, folder):
-    """Most memory that the allocator handed out at a time while the function ran."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        function()
-    profile.export_chrome_trace(str(folder / "trace.json"))
-    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
-    return int(torch.tensor([change for _, change in changes]).cumsum(0).max())
-
-
 @pytest.mark.parametrize(("heads", "kv_heads"), [VICUNA, QWEN])
-def test_temporary_memory_is_bounded(heads, kv_heads, tmp_path):
+def test_temporary_memory_is_bounded(heads, kv_heads):
     length, window = 8192, 32
     query, key = projections(heads, kv_heads, length, 128, torch.bfloat16)
     query = query[:, :, -window:]
@@ -48,8 +35,8 @@ def test_temporary_memory_is_bounded(heads, kv_heads, tmp_path):
     run(positions=64)  # what libraries set up once is not counted
     results = 4 * (heads + 2 * kv_heads) * length  # per query head, per KV head, smoothed
     scratch = key[0, 0].numel() * key.element_size()  # CPU libraries may lay a matrix out anew
-    assert peak_bytes(run, tmp_path) <= LIMIT + results + scratch
-    assert peak_bytes(lambda: run(EVERYTHING), tmp_path) > 2 * LIMIT
+    assert traced_peak_bytes(run) <= LIMIT + results + scratch
+    assert traced_peak_bytes(lambda: run(EVERYTHING)) > 2 * LIMIT
 
 
 @settings(max_examples=30, deadline=None)

@@ -57,7 +57,6 @@ class NaiveAttention:
             output[0, 0, head] = reference.attend(query[0, head, 0], keys, values, scaling)
         return output, None
 
-
     def _merge(self):
         for layer, view in enumerate(self.views):
             for head, kept in enumerate(self.kept[layer]):

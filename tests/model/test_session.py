@@ -176,7 +176,8 @@ def test_no_dense_keys_or_values_live_after_prefill(family, monkeypatch):
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
 @pytest.mark.parametrize("method", EVICTING)
 def test_text_only_prompts(family, method):
-    model, prompt = model_of(family), text_prompt((60, 35))
+    model = model_of(family)
+    prompt = text_prompt((60, 35), vocabulary=model.config.get_text_config().vocab_size)
     with compress(model, config_of(method, model)) as session:
         together = generate(model, prompt.inputs)
         assert session.stats.prompt_lengths.tolist() == [60, 35]

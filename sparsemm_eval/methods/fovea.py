@@ -1,0 +1,91 @@
+"""Fovea, a method of this project: sharper SparseMM budgets, filled by what stands behind attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from sparsemm_eval.checks import Count, NonNegative, Positive, Share
+from sparsemm_eval.methods.apportion import water_fill
+from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style
+from sparsemm_eval.methods.keydiff import mean_direction
+from sparsemm_eval.methods.window_attention import GQA, WINDOW, smooth, window_importance
+
+REACH = Knob("fovea_reach", 9, Count, "positions, itself and those before, whose largest attention counts")
+DIVERSITY = Knob("fovea_diversity", 3.0, NonNegative, "λ: weight of key diversity in visual heads")
+VISUAL = Knob(
+    "fovea_visual", 0.05, Share, "share of the largest head score from which a KV head counts as visual"
+)
+POWER = Knob("fovea_power", 1.5, Positive, "exponent of the head scores that budgets follow")
+UNIFORM = Knob("fovea_ratio", 0.3, Share, "uniform share of what is left after the window")
+
+
+def _kv_head_scores(view: PromptView) -> torch.Tensor:
+    """float64 [L, K]: head scores summed over groups."""
+    table = view.config.head_scores.table
+    return view.once_per_prompt("fovea scores", lambda: table.view(view.layers, view.kv_heads, -1).sum(-1))
+
+
+def reach_and_diversity(view: PromptView) -> torch.Tensor:
+    """Forward-pooled attention of the window, plus key diversity in visual heads: float32 [B, K, N].
+
+    The largest attention among a position and the ones before it, divided by its mean over all positions
+    before the window. In KV heads whose score is at least ``fovea_visual`` of the largest, ``fovea_diversity`` times
+    1 - cos(key, mean key) is added, divided by its mean, too.
+    """
+    visual = _kv_head_scores(view)
+    visual = (visual >= view.config.fovea_visual * visual.max())[view.layer].to(view.key.device)
+    return view.by_row(lambda one: _scores(one, visual))
+
+
+def _scores(view: PromptView, visual: torch.Tensor) -> torch.Tensor:
+    config, past = view.config, view.length - view.config.window
+    if past <= 0:
+        return torch.zeros(view.kv_heads, view.length, device=view.key.device)
+    attention = window_importance(
+        view.query, view.key, window=config.window, kernel_size=1, gqa=config.gqa, scaling=view.scaling
+    )
+    attention = _by_mean(smooth(attention, config.fovea_reach, "forward")[0])
+    key = view.key[0].float()
+    diversity = _by_mean(1 - F.cosine_similarity(key, mean_direction(key), dim=-1)[:, :past])
+    mixed = attention + config.fovea_diversity * visual[:, None] * diversity
+    return F.pad(mixed, (0, config.window), value=torch.inf)
+
+
+def _by_mean(raw: torch.Tensor) -> torch.Tensor:
+    return raw / raw.mean(-1, keepdim=True).clamp_min(torch.finfo(raw.dtype).tiny)
+
+
+def by_sharper_score(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
+    """Window + uniform share + share by head score to the power ``fovea_power``: int64 [B, K].
+
+    What a head cannot hold goes to the others, and whole numbers add up exactly.
+    """
+    config, share = view.config, _kv_head_scores(view) ** view.config.fovea_power
+
+    def fill(length: int) -> torch.Tensor:
+        floor = torch.full_like(share, int(config.fovea_ratio * view.base) + config.window)
+        total = config.budget * share.numel()
+        return water_fill(floor.flatten(), share.flatten(), cap=length, total=total).view_as(share)
+
+    tables = [view.once_per_prompt(("fovea", n), lambda n=n: fill(n)) for n in view.lengths.tolist()]
+    return torch.stack([table[view.layer] for table in tables])
+
+
+METHOD = Method(
+    name="fovea",
+    title="Fovea",
+    paper="this project, docs/methods.md",
+    meaning="SparseMM's budgets, filled by what stands behind attended positions and by key diversity",
+    score=Score(
+        "fovea",
+        reach_and_diversity,
+        "attention of the window on the positions before, and key diversity in visual heads",
+        (WINDOW, GQA, REACH, DIVERSITY, VISUAL),
+        ("head_scores",),
+    ),
+    allocate=by_sharper_score,
+    knobs=(POWER, UNIFORM),
+    needs=("head_scores",),
+    style=Style("#d50000", "*"),
+)
