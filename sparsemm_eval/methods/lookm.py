@@ -25,8 +25,8 @@ def text_first(view: PromptView) -> torch.Tensor:
     """Rank by attention received from all queries, every text token above all image tokens: [B, K, N].
 
     SUSTechBruce/LOOK-M ecf0f51 (kv_token_merge/modify_llama.py, TextPivotMerge_LayerWise) takes a large
-    number off the scores of image tokens, which rounds their differences away in half precision; here ranks are
-    compared. The source knows no GQA groups; the mean over a group is ours (and EffiVLM-Bench's).
+    number off the scores of image tokens, which rounds their differences away in half precision; here ranks
+    are compared. The source knows no GQA groups; the mean over a group is ours (and EffiVLM-Bench's).
     """
 
     def of_prompt(one: PromptView) -> torch.Tensor:

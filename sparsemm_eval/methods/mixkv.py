@@ -61,8 +61,8 @@ def mixed(view: PromptView, scores: torch.Tensor, count: torch.Tensor) -> torch.
 
     The source reads r from a table that was averaged offline, of Qwen2-VL whatever the model is, and throws
     the value of the prompt itself away; the paper describes the latter. Here r is ``redundancy=online``
-    unless a table is given, as published numbers had. A constant value norm gives NaN there and counts for nothing
-    here.
+    unless a table is given, as published numbers had. A constant value norm gives NaN there and counts for
+    nothing here.
     """
     view.once_per_prompt("redundancy fits", lambda: _fits(view))
     return view.by_row(_mixed, scores)
