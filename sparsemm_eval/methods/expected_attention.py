@@ -20,10 +20,10 @@ EPSILON = Knob(
 def expected_attention(view: PromptView) -> torch.Tensor:
     """Attention of a Gaussian query behind the prompt: float32 [B, K, N].
 
-    The rule of kvpress 0.5.5 (ExpectedAttentionPress). Mean and covariance of the queries before RoPE,
-    without those of the ``sinks``, are turned by RoPE averaged over ``future`` positions; softmax over all but
-    the sinks; mean over the group; times the L2 norm of the value. RoPE is taken back from the turned queries,
-    which costs the last bits.
+    The rule of kvpress 0.5.5 (ExpectedAttentionPress). Mean and covariance of the queries before RoPE, those
+    of the ``sinks`` left out, are turned by RoPE averaged over ``future`` positions; softmax over all but the
+    sinks; mean over the group; times the L2 norm of the value. RoPE is taken back from queries that were
+    turned, which costs the last bits.
     """
     return view.by_row(_scores)
 

@@ -30,8 +30,8 @@ def reach_and_diversity(view: PromptView) -> torch.Tensor:
     """Forward-pooled attention of the window, plus key diversity in visual heads: float32 [B, K, N].
 
     The largest attention among a position and the ones before it, divided by its mean over all positions
-    before the window. In KV heads whose score is at least ``fovea_visual`` of the largest, ``fovea_diversity``
-    times 1 - cos(key, mean key) is added, divided by its mean, too.
+    before the window. In KV heads whose score is at least ``fovea_visual`` of the largest, 1 - cos(key, mean
+    key), also divided by its mean, is added ``fovea_diversity`` times.
     """
     visual = _kv_head_scores(view)
     visual = (visual >= view.config.fovea_visual * visual.max())[view.layer].to(view.key.device)
