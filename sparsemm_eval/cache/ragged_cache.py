@@ -13,7 +13,7 @@ from sparsemm_eval.cache.dense_store import DenseStore
 from sparsemm_eval.cache.ragged_store import RESERVE, RaggedArena, RaggedStore, block_size
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.kernels.dispatch import choose
 from sparsemm_eval.methods.base import PromptView
 from sparsemm_eval.methods.keep import Kept, keep_layer
@@ -52,6 +52,8 @@ class Shared:
         Where the entries lie, if they outlive the cache, or the kernel wants them together.
     images : torch.Tensor or None
         bool [B, N]: which positions of the prompts are image tokens, for methods that ask.
+    evidence : torch.Tensor or None
+        bool [B, N]: positions of the prompts of which each KV head's kept ones are counted, if asked for.
     once : dict
         What methods compute once for all layers; see ``PromptView``.
     """
@@ -62,6 +64,7 @@ class Shared:
     kernel: str = "auto"
     arena: Arena | None = None
     images: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
     once: dict[Hashable, Any] = field(default_factory=dict)
 
 
@@ -94,6 +97,7 @@ class RaggedLayer(CacheLayerMixin):
         self.prompt_width = 0  # prompt tokens, padding included
         self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
         self.stored_bytes = 0  # right after compression
+        self.evidence_kept: torch.Tensor | None = None  # int64 [B, K] on the layer's device, where asked for
         self._kv_heads = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -184,7 +188,13 @@ class RaggedLayer(CacheLayerMixin):
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
         self.prompt_width = key.shape[2]
         self.dense_bytes = 2 * key.numel() * key.element_size()
-        self.store = self._stored(key, value, keep_layer(view))
+        kept, evidence = keep_layer(view), self.shared.evidence
+        if evidence is not None:
+            if tuple(evidence.shape) != (view.batch, view.length):
+                remedy = f"bool [B, N], here {(view.batch, view.length)}"
+                raise ConfigError("evidence", tuple(evidence.shape), remedy)
+            self.evidence_kept = kept.count_of(evidence.to(key.device))
+        self.store = self._stored(key, value, kept)
         self.stored_bytes = self.store.nbytes
 
     @property
@@ -273,7 +283,7 @@ class RaggedCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.shared.images = None
+        self.shared.images = self.shared.evidence = None
         self.shared.once.clear()
         super().reset()
 
@@ -296,7 +306,8 @@ class RaggedCache(Cache):
             prefill_peak = max(prefill_peak, earlier + layer.dense_bytes + layer.stored_bytes)
             earlier += layer.stored_bytes
         end = sum(layer.store.nbytes for layer in self.layers)
-        first = self.layers[0]
+        first, evidence = self.layers[0], self.shared.evidence
+        found = [layer.evidence_kept for layer in self.layers if layer.evidence_kept is not None]
         return CacheStats(
             kept=torch.stack([layer.kept for layer in self.layers]),
             prompt_lengths=first.prompt_lengths,
@@ -304,4 +315,7 @@ class RaggedCache(Cache):
             generated=first.generated,
             kv_bytes_peak=max(prefill_peak, end),
             kv_bytes_allocated=end,
+            # read back at once, after the last token
+            evidence_kept=torch.stack([part.to(found[0].device) for part in found]).cpu() if found else None,
+            evidence_tokens=evidence.sum(-1).cpu() if found else None,
         )
