@@ -76,8 +76,9 @@ def recall_figures(
     visual[np.argsort(-shares, axis=None, kind="stable")[: count_of(VISUAL_SHARE, shares.size)]] = True
     others = recall.ravel()[~visual]
     return found | {
-        "evidence_recall": float((shares * recall).sum()),
-        "evidence_chance": float((shares * blind).sum()),
+        # the shares may add up to a little more than 1
+        "evidence_recall": min(float((shares * recall).sum()), 1.0),
+        "evidence_chance": min(float((shares * blind).sum()), 1.0),
         "evidence_recall_visual": float(recall.ravel()[visual].mean()),
         "evidence_recall_others": float(others.mean()) if others.size else None,
     }
