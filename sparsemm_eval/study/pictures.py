@@ -93,8 +93,7 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
             )
         seen = part[part["evidence_recall"].notna()]
         if len(seen):
-            what = "Score against evidence recall; hollow: recall by chance; numbers: budgets"
-            yield _by_task(str(model), "evidence", what, seen, _recall)
+            yield _by_task(str(model), "evidence", "Score against evidence recall", seen, _recall)
         masked = [name for name in part["method"].unique() if name in methods() and methods()[name].mask]
         if masked:
             rows = part[part["method"].isin([*masked, REFERENCE])]
@@ -197,7 +196,7 @@ def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
             place = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7, "color": style.color}
             axes.annotate(f"{row.budget:g}", (row.evidence_recall, row.score), **place)
     axes.set_xlim(0, 1.03)
-    axes.set_xlabel("evidence recall: share of the answer's box tokens kept, by head scores")
+    axes.set_xlabel("evidence recall, weighted share; hollow: by chance")
     return handles
 
 
