@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from loguru import logger
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.files import digest_of
 from sparsemm_eval.heads.scores.lookup import check_made_for
+from sparsemm_eval.heads.scores.recall import known_shares
 from sparsemm_eval.methods.base import Method
 from sparsemm_eval.model import checkpoint, placement
 from sparsemm_eval.model.families.base import Family
@@ -104,7 +106,18 @@ class Wrapper(lmms):
         self._policy = FailurePolicy(arguments.on_error, arguments.max_skipped)
         context = self._model.config.get_text_config().max_position_embeddings
         names = identity.names_of(arguments, self.compression, loaded)
-        self._report = Report(self.identity, names, digest, arguments, context, self.rank, self.world_size)
+        heads = decoder.num_layers, decoder.num_heads, decoder.num_kv_heads
+        self._report = Report(
+            self.identity,
+            names,
+            digest,
+            arguments,
+            context,
+            self.rank,
+            self.world_size,
+            partial(known_shares, arguments.pretrained, loaded.fingerprint["weights"], *heads),
+            self.compression.kept_window,
+        )
         self._loop = AnswerLoop(
             reader, self._journal, self._policy, self._report, self.batch_size, self.rank, self.world_size
         )

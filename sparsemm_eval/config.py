@@ -15,7 +15,7 @@ from sparsemm_eval.checks import Count, checked
 from sparsemm_eval.errors import ConfigError, nearest, one_of
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods import sparsemm
-from sparsemm_eval.methods.base import Knob, Method, Score
+from sparsemm_eval.methods.base import Knob, Method, Score, last_window
 from sparsemm_eval.methods.registry import all_knobs, method_named, score_named
 from sparsemm_eval.methods.window_attention import WINDOW
 
@@ -125,6 +125,11 @@ class CompressionConfig:
     def uses_window(self) -> bool:
         """Whether the observation window plays a part."""
         return WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
+
+    @property
+    def kept_window(self) -> int:
+        """Tokens at a prompt's end that every KV head keeps; 0 where the method does not protect them."""
+        return self.window if self.evicts and self.rule.protect is last_window else 0
 
     def _own_knobs(self) -> dict[str, Knob]:
         every = knobs_in_use(self.rule, self.score_in_use)

@@ -350,6 +350,44 @@ def _headkv(config, layers, scores):
     return kept
 
 
+def _filled(floor, weights, cap, total):
+    """floor + level * weight up to the cap, the level found by halving, whole by largest remainders."""
+    low, high = 0.0, 1e12
+    for _ in range(200):
+        level = (low + high) / 2
+        full = sum(min(cap, floor + level * weight) for weight in weights)
+        low, high = (level, high) if full < min(total, cap * len(weights)) else (low, level)
+    shares = [min(cap, floor + low * weight) for weight in weights]
+    counts = [math.floor(share + 1e-9) for share in shares]
+    order = sorted(range(len(counts)), key=lambda i: (counts[i] - shares[i], i))
+    for place in order[: total - sum(counts)]:
+        counts[place] += 1
+    return counts
+
+
+def _fovea(config, layers, scores):
+    past, group = layers[0].length - config.window, layers[0].group
+    sums = [[sum(row[k * group : (k + 1) * group]) for k in range(len(row) // group)] for row in scores]
+    largest, flat = max(map(max, sums)), [x**config.fovea_power for row in sums for x in row]
+    floor = config.window + int(config.fovea_ratio * (config.budget - config.window))
+    counts = _filled(floor, flat, layers[0].length, config.budget * len(flat))
+    kept = []
+    for prompt, row in zip(layers, sums, strict=True):
+        raw = importance(prompt.view.query[0], prompt.view.key[0], config.window, 1, "avg", config.gqa)
+        values = []
+        for head, attention in enumerate(raw):
+            reach = [max(attention[max(p - config.fovea_reach + 1, 0) : p + 1]) for p in range(past)]
+            unit = _unit(prompt.key[head])
+            other = (1 - unit @ _unit(unit.mean(0)))[:past].tolist()
+            visual = config.fovea_diversity * (row[head] >= config.fovea_visual * largest)
+            means = sum(reach) / past, sum(other) / past
+            mixed = [r / means[0] + visual * d / means[1] for r, d in zip(reach, other, strict=True)]
+            values.append([*mixed, *[math.inf] * config.window])
+        mine, counts = counts[: len(row)], counts[len(row) :]
+        kept.append(_selected(values, mine, _window_of(config, prompt)))
+    return kept
+
+
 def _duoattention(config, layers, scores):
     heads = [
         (sum(scores[i][k * p.group : (k + 1) * p.group]), -i, -k)

@@ -13,6 +13,8 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 
 from sparsemm_eval.cache.statistics import CacheStats
 
+TABLES = ("kept", "evidence_kept")  # the fields of a Measurement that are tables
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -42,6 +44,10 @@ class Measurement:
         Of all rows together; None where there was one token only.
     seconds : float
         Equal share of the call, warm-up left out.
+    evidence_tokens : int or None
+        Prompt tokens that show what the answer is read from; None where the document does not say.
+    evidence_kept : numpy.ndarray or None
+        int32 [layers, KV heads], those of them that are among the entries kept.
     """
 
     prompt_tokens: int
@@ -57,11 +63,14 @@ class Measurement:
     warm_up_seconds: float
     decode_seconds_per_step: float | None
     seconds: float
+    evidence_tokens: int | None = None
+    evidence_kept: np.ndarray | None = None
 
     @classmethod
     def of_row(cls, stats: CacheStats, row: int) -> Measurement:
         """From the statistics of a call."""
         rows, step = stats.kept.shape[1], stats.decode_seconds_per_step
+        evidence = 0 if stats.evidence_tokens is None else int(stats.evidence_tokens[row])
         return cls(
             prompt_tokens=int(stats.prompt_lengths[row]),
             effective_budget=float(stats.effective_budgets[row]),
@@ -76,24 +85,36 @@ class Measurement:
             warm_up_seconds=stats.warm_up_seconds / rows,
             decode_seconds_per_step=step,
             seconds=(stats.prefill_seconds + (step or 0.0) * stats.generated) / rows,
+            evidence_tokens=evidence or None,
+            evidence_kept=stats.evidence_kept[:, row].numpy().astype(np.int32) if evidence else None,
         )
 
     def to_record(self) -> dict[str, Any]:
-        """JSON types; ``kept`` as nested lists."""
-        return asdict(self) | {"kept": self.kept.tolist()}
+        """JSON types; tables as nested lists."""
+        return asdict(self) | {name: table.tolist() for name, table in self._tables().items()}
 
     def to_compact_record(self) -> dict[str, Any]:
-        """JSON types; ``kept`` as shape and compressed int32, an eighth of the lists' size."""
-        packed = base64.b64encode(zlib.compress(self.kept.astype("<i4").tobytes())).decode()
-        return asdict(self) | {"kept": {"shape": list(self.kept.shape), "zlib_int32": packed}}
+        """JSON types; tables as shape and compressed int32, an eighth of the lists' size."""
+        return asdict(self) | {name: _packed(table) for name, table in self._tables().items()}
+
+    def _tables(self) -> dict[str, np.ndarray]:
+        tables = {name: getattr(self, name) for name in TABLES}
+        return {name: table for name, table in tables.items() if table is not None}
 
     @classmethod
     def from_compact_record(cls, record: Mapping[str, Any]) -> Measurement:
-        """What `to_compact_record` gave."""
-        kept = record["kept"]
-        raw = zlib.decompress(base64.b64decode(kept["zlib_int32"]))
-        table = np.frombuffer(raw, dtype="<i4").astype(np.int32).reshape(kept["shape"])
-        return cls(**{**record, "kept": table})
+        """What `to_compact_record` gave, here or in a version that did not know of evidence."""
+        return cls(**{**record, **{name: _unpacked(record[name]) for name in TABLES if record.get(name)}})
+
+
+def _packed(table: np.ndarray) -> dict[str, Any]:
+    packed = base64.b64encode(zlib.compress(table.astype("<i4").tobytes())).decode()
+    return {"shape": list(table.shape), "zlib_int32": packed}
+
+
+def _unpacked(record: Mapping[str, Any]) -> np.ndarray:
+    raw = zlib.decompress(base64.b64decode(record["zlib_int32"]))
+    return np.frombuffer(raw, dtype="<i4").astype(np.int32).reshape(record["shape"])
 
 
 @dataclass(frozen=True)

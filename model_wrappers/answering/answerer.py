@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from sparsemm_eval.decode.choice import RowSampling
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.families.base import Family, image_positions
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.samples import Sample, SampleError
 from sparsemm_eval.model_wrappers.answering.stopping import StopTexts, cut_text, cut_tokens
@@ -55,6 +55,7 @@ class Answerer:
         if settings.samples:
             seeds = torch.tensor([_seed(sample) for sample in samples], device=self.device)
             draws.append(RowSampling(settings.choice, seeds, prompt_tokens))
+        self.session.evidence = self._evidence(samples, inputs["input_ids"])
         with torch.inference_mode():
             output = self.model.generate(
                 **inputs,
@@ -98,6 +99,18 @@ class Answerer:
                     f"{smaller}leave such samples out with on_error=skip",
                 )
         return inputs.to(self.device, dtype=self.model.dtype)
+
+    def _evidence(self, samples: Sequence[Sample], input_ids: torch.Tensor) -> torch.Tensor | None:
+        """Where in the prompts [B, N] the samples' evidence lies, bool [B, N]; None where none has any."""
+        if not any(sample.evidence for sample in samples):
+            return None
+        ids, config = input_ids.cpu(), self.model.config
+        marked = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            if sample.evidence:
+                tokens = self.family.image_tokens(config, *sample.images[0].size, None)
+                marked[row, image_positions(config, ids[row], tokens)[list(sample.evidence)]] = True
+        return marked.to(input_ids.device)
 
     def _decode(self, tokens: list[int], until: tuple[str, ...]) -> str:
         text = self.processor.tokenizer.decode(

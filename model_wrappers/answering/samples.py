@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from PIL import Image
 
-from sparsemm_eval.errors import SparseMMError, UnsupportedError
+from sparsemm_eval.errors import ConfigError, SparseMMError, UnsupportedError
 from sparsemm_eval.model.families.base import Family
+from sparsemm_eval.model.image_tokens import ImageTokens
 from sparsemm_eval.model.images import rgb_image, whole_images_only
 from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
 
@@ -74,6 +76,9 @@ class Sample:
         About how many prompt tokens; for sorting only.
     digest : str
         Hex SHA-256 of task, document, repeat, prompt, images and generation settings.
+    evidence : tuple of int
+        Which of the image's tokens show what the answer is read from, ascending; empty where the document
+        does not say. No part of the digest, as no answer depends on it.
     """
 
     request: Request
@@ -81,6 +86,7 @@ class Sample:
     images: tuple[Image.Image, ...]
     length: int
     digest: str
+    evidence: tuple[int, ...] = ()
 
     @property
     def image_digest(self) -> str:
@@ -121,7 +127,10 @@ class SampleReader:
             with whole_images_only():
                 document = datasets[request.task][request.split][request.doc_id]
                 prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
-                images = tuple(self._image(visual) for visual in visuals)
+                upright = [_rgb(visual) for visual in visuals]
+                images = tuple(self._prepared(image) for image in upright)
+                tokens = [self.family.image_tokens(self.config, *image.size, None) for image in images]
+                evidence = _evidence(document, upright, tokens)
             prompt.encode()  # fails for half a surrogate pair, which no tokenizer takes
             length = len(self.processor.tokenizer(prompt)["input_ids"])
         except UnsupportedError as error:
@@ -131,8 +140,8 @@ class SampleReader:
             raise SampleError(
                 request.name, f"its images or prompt could not be read ({type(error).__name__}: {reason})"
             ) from error
-        length += sum(self.family.image_tokens(self.config, *image.size, None).count for image in images)
-        return Sample(request, prompt, images, length, _digest(request, prompt, images))
+        length += sum(one.count for one in tokens)
+        return Sample(request, prompt, images, length, _digest(request, prompt, images), evidence)
 
     def _prompt_and_visuals(self, request: Request, visuals: Any) -> tuple[str, list[Any]]:
         if self.chat:
@@ -147,10 +156,38 @@ class SampleReader:
         prompt = self.family.context_prompt(self.processor, context, len(found), self.system_prompt)
         return prompt, found
 
-    def _image(self, visual: Any) -> Image.Image:
-        if visual is None:
-            raise ValueError("an image is missing")
-        return self.family.prepare_image(rgb_image(visual), self.processor, self.pixel_limits)
+    def _prepared(self, image: Image.Image) -> Image.Image:
+        return self.family.prepare_image(image, self.processor, self.pixel_limits)
+
+
+def _rgb(visual: Any) -> Image.Image:
+    if visual is None:
+        raise ValueError("an image is missing")
+    return rgb_image(visual)
+
+
+def _evidence(document: Any, images: Sequence[Image.Image], tokens: Sequence[ImageTokens]) -> tuple[int, ...]:
+    """Tokens at full resolution under the boxes of a document's column ``evidence``; () without boxes.
+
+    Boxes are (left, top, right, bottom) in pixels of the upright image. Other data sets have columns of this
+    name too: what is no list of four numbers each is none of ours.
+    """
+    boxes = document.get("evidence") if isinstance(document, Mapping) else None
+    if not isinstance(boxes, Sequence) or isinstance(boxes, str) or not all(map(_is_box, boxes)) or not boxes:
+        return ()
+    if len(images) != 1:
+        raise ConfigError("evidence", f"boxes beside {len(images)} images", "boxes of exactly one image")
+    # the family lays tokens on the image as the processor gets it
+    ratios = [
+        Fraction(new, old)
+        for new, old in zip((tokens[0].width, tokens[0].height), images[0].size, strict=True)
+    ]
+    scaled = (tuple(Fraction(edge) * ratios[i % 2] for i, edge in enumerate(box)) for box in boxes)
+    return tuple(sorted({token for box in scaled for token in tokens[0].region(box)}))
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, Sequence) and len(box) == 4 and all(isinstance(edge, (int, float)) for edge in box)
 
 
 def _plain_message(message: Any) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class Journal:
     """Answers of one run, one file per task and process.
 
     A record is found by its key: the digest of the run identity (config, head scores, weights, versions,
-    dtype …) and of the sample (task, document, prompt, images, generation settings). A changed knob therefore
-    never finds an old answer, and runs of different configuration may share a folder.
+    dtype …) and of the sample (task, document, prompt, images, generation settings; evidence). A changed
+    knob therefore never finds an old answer, and runs of different configuration may share a folder.
 
     Parameters
     ----------
@@ -98,7 +98,9 @@ class Journal:
         self._stores.clear()
 
     def _key(self, sample: Sample) -> str:
-        return hashlib.sha256(f"{self.run_digest}:{sample.digest}".encode()).hexdigest()
+        # what was measured depends on the evidence, although the answer does not
+        evidence = f":{sample.evidence}" if sample.evidence else ""
+        return hashlib.sha256(f"{self.run_digest}:{sample.digest}{evidence}".encode()).hexdigest()
 
     def _record(self, sample: Sample, answer: Answer) -> dict[str, Any]:
         return {

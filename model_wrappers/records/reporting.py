@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from loguru import logger
 
 from sparsemm_eval import compat
-from sparsemm_eval.model_wrappers.answering.answer import Answer
+from sparsemm_eval.heads.scores.recall import FIGURES, recall_figures
+from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
 from sparsemm_eval.model_wrappers.answering.samples import Sample
 from sparsemm_eval.model_wrappers.arguments import Arguments
@@ -34,6 +37,11 @@ class Report:
     context : int
         Tokens of the model's context.
     rank, world_size : int
+    shares : callable
+        The KV heads' shares in the model's head scores, float64 [L, K] or None; asked for where a document
+        has evidence.
+    window : int
+        Tokens at a prompt's end that every head keeps.
     """
 
     def __init__(
@@ -45,10 +53,13 @@ class Report:
         context: int,
         rank: int,
         world_size: int,
+        shares: Callable[[], np.ndarray | None],
+        window: int,
     ):
         self.identity, self.names = identity, names
         self.run_digest, self.arguments = run_digest, arguments
         self.rank, self.world_size = rank, world_size
+        self._shares, self.window = cache(shares), window
         self.totals = Totals(context)
         self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
         stem = f"{_moment(world_size)}_{identity['model_name']}_{run_digest[:12]}"
@@ -57,8 +68,21 @@ class Report:
     def add(self, sample: Sample, answer: Answer, *, restored: bool) -> None:
         """Count one answer."""
         agreement = self._reference and self._reference.compare(sample.digest, answer.text, answer.tokens)
-        self.totals.add(answer, restored=restored, agreement=agreement)
-        self._files.add(answer, sample, restored=restored)
+        recall = self._recall(answer.measured)
+        self.totals.add(answer, restored=restored, agreement=agreement, recall=recall)
+        self._files.add(answer, sample, recall, restored=restored)
+
+    def _recall(self, measured: Measurement) -> dict[str, float | None]:
+        if measured.evidence_kept is None:
+            return dict.fromkeys(FIGURES)
+        return recall_figures(
+            measured.evidence_kept,
+            measured.evidence_tokens,
+            measured.kept,
+            measured.prompt_tokens,
+            self.window,
+            self._shares(),
+        )
 
     def finish(self, policy: FailurePolicy, results: Path | None = None) -> dict[str, Any]:
         """Add up all processes and write; every process calls it, once, at the same point.

@@ -40,8 +40,10 @@ class RunFiles:
                 remedy = f"a folder to write to ({error.strerror})"
                 raise ConfigError("stats_dir", str(folder), remedy) from error
 
-    def add(self, answer: Answer, sample: Sample, *, restored: bool) -> None:
-        """Append one sample's measurements.
+    def add(
+        self, answer: Answer, sample: Sample, recall: Mapping[str, float | None], *, restored: bool
+    ) -> None:
+        """Append one sample's measurements, and what was kept of its evidence.
 
         Raises
         ------
@@ -60,6 +62,7 @@ class RunFiles:
             "tokens": len(answer.tokens),
             "restored": restored,
             **answer.measured.to_record(),
+            **recall,
         }
         with explained(f"stats_dir={str(self.folder)!r} cannot be written"):
             if self._samples is None:

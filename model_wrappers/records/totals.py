@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparsemm_eval.heads.scores.recall import FIGURES
 from sparsemm_eval.model_wrappers.answering.answer import Answer
 
 #: What is averaged over samples, and the name of the mean.
@@ -19,6 +20,8 @@ MEANS = {
     "kv_bytes_full": "kv_bytes_full_per_sample",
     "kv_bytes_end": "kv_bytes_end_per_sample",
 }
+#: The same of samples that have evidence.
+EVIDENCE_MEANS = {"evidence_tokens": "evidence_tokens_per_sample", **{name: name for name in FIGURES}}
 #: The same of what depends on the machine and the batch: over samples that this run answered itself.
 TIMED_MEANS = {
     "kv_bytes_reserve": "kv_bytes_reserve_per_sample",
@@ -39,9 +42,9 @@ class Totals:
     context : int or None
         Tokens of the model's context; None: not known.
     rows : list of dict
-        Per sample: its name, the figures of ``MEANS`` and ``TIMED_MEANS``, whether it is one of ``COUNTS``
-        (taken from the journal, empty, ending beyond the context), and how it agrees with a reference, if
-        there is one.
+        Per sample: its name, the figures of ``MEANS``, ``EVIDENCE_MEANS`` and ``TIMED_MEANS``, whether it is
+        one of ``COUNTS`` (taken from the journal, empty, ending beyond the context), and how it agrees with a
+        reference, if there is one.
     kept_sum : numpy.ndarray
         int64 [layers, KV heads]: entries kept, summed over samples; 0 where there are none.
     skipped : dict
@@ -58,8 +61,15 @@ class Totals:
     elapsed_seconds: float = 0.0
     warm_up_seconds: float = 0.0
 
-    def add(self, answer: Answer, *, restored: bool, agreement: Mapping[str, Any] | None = None) -> None:
-        """Count one answer, and how it agrees with the reference's."""
+    def add(
+        self,
+        answer: Answer,
+        *,
+        restored: bool,
+        agreement: Mapping[str, Any] | None = None,
+        recall: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Count one answer, how it agrees with the reference's, and what was kept of its evidence."""
         measured, tokens = answer.measured, len(answer.tokens)
         row = {name: getattr(measured, name) for name in MEANS}
         if not restored:
@@ -80,6 +90,7 @@ class Totals:
             "empty": not answer.text.strip(),
             "past_context": self.context is not None and measured.prompt_tokens + tokens > self.context,
         }
+        row |= {"evidence_tokens": measured.evidence_tokens, **(recall or {})}
         self.rows.append(row | dict(agreement or {}))
         self.kept_sum = self.kept_sum + measured.kept.astype(np.int64)
 
@@ -98,7 +109,7 @@ class Totals:
 
     def table(self) -> pd.DataFrame:
         """The rows, with a column for every figure; NaN where a sample lacks one."""
-        figures = (*MEANS, *TIMED_MEANS, "kv_bytes_peak_per_call")
+        figures = (*MEANS, *EVIDENCE_MEANS, *TIMED_MEANS, "kv_bytes_peak_per_call")
         names = ("name", "generated_tokens", *COUNTS, *figures)
         columns = list(dict.fromkeys([*names, *(name for row in self.rows[:1] for name in row)]))
         table = pd.DataFrame(self.rows, columns=columns)
@@ -116,7 +127,8 @@ class Totals:
         (``end``), and of what was allocated and free then (``reserve``). ``kv_bytes_peak_per_call``: of the
         largest call, all its rows together. ``decode_seconds_per_step``: of a whole batch; ``_per_token``:
         divided by its rows. ``samples_timed``: those that times, reserve and peak are of; answers from the
-        journal are not. ``agreement_*``: counts, and shares of the compared samples.
+        journal are not. ``evidence_*``: means over the ``evidence_samples`` that have any, in [0, 1] but for
+        ``evidence_tokens_per_sample``. ``agreement_*``: counts, and shares of the compared samples.
         """
         table = self.table()
         restored, empty, past_context = (int(table[name].sum()) for name in COUNTS)
@@ -128,7 +140,7 @@ class Totals:
             "empty_answers": empty,
             "answers_past_context": past_context,
         }
-        names = MEANS | TIMED_MEANS
+        names = MEANS | EVIDENCE_MEANS | TIMED_MEANS
         figures |= table[list(names)].mean().rename(names).dropna().to_dict()
         if len(table):
             figures |= {
@@ -142,6 +154,8 @@ class Totals:
                 "elapsed_seconds": self.elapsed_seconds,
                 "warm_up_seconds": self.warm_up_seconds,
             }
+        if table["evidence_tokens"].any():
+            figures["evidence_samples"] = int(table["evidence_tokens"].count())
         if "agreement_identical" in table:
             shares = table[["agreement_identical", "agreement_edit_similarity"]].astype(float)
             compared = int(shares["agreement_identical"].count())

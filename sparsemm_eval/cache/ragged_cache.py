@@ -13,7 +13,7 @@ from sparsemm_eval.cache.dense_store import DenseStore
 from sparsemm_eval.cache.ragged_store import RESERVE, RaggedArena, RaggedStore, block_size
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.kernels.dispatch import choose
 from sparsemm_eval.methods.base import PromptView, Rotation
 from sparsemm_eval.methods.keep import Kept, keep_layer, per_query_head
@@ -56,6 +56,8 @@ class Shared:
         How RoPE turns the prompts, for methods that ask.
     received : torch.Tensor or None
         float32 [L, B, K, N]: of a first pass over the prompts, for methods that ask.
+    evidence : torch.Tensor or None
+        bool [B, N]: positions of the prompts of which each KV head's kept ones are counted, if asked for.
     once : dict
         What methods compute once for all layers; see ``PromptView``.
     held : list of RaggedLayer
@@ -72,6 +74,7 @@ class Shared:
     images: torch.Tensor | None = None
     rotation: Rotation | None = None
     received: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
     once: dict[Hashable, Any] = field(default_factory=dict)
     held: list[RaggedLayer] = field(default_factory=list)
     held_peak: int = 0
@@ -107,6 +110,7 @@ class RaggedLayer(CacheLayerMixin):
         self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
         self.stored_bytes = 0  # right after compression
         self.copies = 1  # segments per KV head: the group's size where query heads keep entries of their own
+        self.evidence_kept: torch.Tensor | None = None  # int64 [B, K] on the layer's device, where asked for
         self._kv_heads = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -203,10 +207,13 @@ class RaggedLayer(CacheLayerMixin):
         self.prompt_width = key.shape[2]
         self.dense_bytes = 2 * key.numel() * key.element_size()
         kept = keep_layer(view)
+        self.copies = 1 if kept.whole else view.kv_heads // key.shape[1]
+        marked = self._evidence(view)
+        if marked is not None:
+            self.evidence_kept = self._per_kv_head(kept.count_of(marked))
         if kept.whole:
             self._finish(key, value, kept)
             return
-        self.copies = view.kv_heads // key.shape[1]
         if self.copies > 1:
             key, value = view.key, value.repeat_interleave(self.copies, 1)
         if config.rule.merge is not None:
@@ -214,7 +221,7 @@ class RaggedLayer(CacheLayerMixin):
         if "all_layers" not in config.rule.needs:
             self._finish(key, value, kept)
             return
-        self._hold(key, value, kept)
+        self._hold(key, value, kept, marked)
         for layer, count in zip(shared.held, kept.earlier, strict=False):
             layer._trim(count)
         if self.layer == shared.num_layers - 1:
@@ -222,13 +229,26 @@ class RaggedLayer(CacheLayerMixin):
                 layer._release()
             shared.held.clear()
 
+    def _evidence(self, view: PromptView) -> torch.Tensor | None:
+        marked = self.shared.evidence
+        if marked is not None and tuple(marked.shape) != (view.batch, view.length):
+            remedy = f"bool [B, N], here {(view.batch, view.length)}"
+            raise ConfigError("evidence", tuple(marked.shape), remedy)
+        return None if marked is None else marked.to(view.key.device)
+
+    def _per_kv_head(self, count: torch.Tensor) -> torch.Tensor:
+        """Of segments' counts int64 [B, K * copies], the mean over each KV head's, rounded down: [B, K]."""
+        return count.unflatten(-1, (-1, self.copies)).sum(-1) // self.copies
+
     def _finish(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> None:
         self.store = self._stored(key, value, kept)
         self.stored_bytes = self.store.nbytes
 
-    def _hold(self, key: torch.Tensor, value: torch.Tensor, kept: Kept) -> None:
+    def _hold(self, key: torch.Tensor, value: torch.Tensor, kept: Kept, marked: torch.Tensor | None) -> None:
         """Keep the entries that are kept as of now, best first, until all layers have reported."""
         self.keys, self.values, self._held = key, value, kept
+        if marked is not None:  # of the entries as they will lie
+            self._marked = marked[:, None].expand(-1, key.shape[1], -1).gather(-1, kept.order)
         self.shared.held.append(self)
         before = sum(layer.held_bytes for layer in self.shared.held)
         self._select(kept.order, kept.count)
@@ -256,6 +276,10 @@ class RaggedLayer(CacheLayerMixin):
     def _release(self) -> None:
         key, value, held = self.keys, self.values, self._held
         self.keys = self.values = self._held = None
+        if self.evidence_kept is not None:
+            left = torch.arange(self._marked.shape[-1]) < held.count[..., None]
+            count = (self._marked & left.to(self._marked.device)).sum(-1)
+            self.evidence_kept, self._marked = self._per_kv_head(count), None
         self.store = self._stored(key, value, held)
         rest = sum(layer.held_bytes for layer in self.shared.held)
         stored = sum(layer.store.nbytes for layer in self.shared.held if layer.store is not None)
@@ -357,7 +381,7 @@ class RaggedCache(Cache):
     def reset(self) -> None:
         """Forget everything."""
         shared = self.shared
-        shared.images = shared.rotation = shared.received = None
+        shared.images = shared.evidence = shared.rotation = shared.received = None
         shared.once.clear()
         shared.held.clear()
         shared.held_peak = 0
@@ -382,7 +406,8 @@ class RaggedCache(Cache):
             prefill_peak = max(prefill_peak, earlier + layer.dense_bytes + layer.stored_bytes)
             earlier += layer.stored_bytes
         end = sum(layer.store.nbytes for layer in self.layers)
-        first = self.layers[0]
+        first, evidence = self.layers[0], self.shared.evidence
+        found = [layer.evidence_kept for layer in self.layers if layer.evidence_kept is not None]
         return CacheStats(
             kept=torch.stack([layer.kept for layer in self.layers]),
             prompt_lengths=first.prompt_lengths,
@@ -390,4 +415,7 @@ class RaggedCache(Cache):
             generated=first.generated,
             kv_bytes_peak=max(prefill_peak, self.shared.held_peak, end),
             kv_bytes_allocated=end,
+            # read back at once, after the last token
+            evidence_kept=torch.stack([part.to(found[0].device) for part in found]).cpu() if found else None,
+            evidence_tokens=evidence.sum(-1).cpu() if found else None,
         )

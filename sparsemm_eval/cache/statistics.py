@@ -31,6 +31,11 @@ class CacheStats:
         timed.
     warm_up_seconds : float
         Spent on compiling and capturing decode steps, and part of neither.
+    evidence_kept : torch.Tensor or None
+        int64 [L, B, K]: how many of a prompt's evidence tokens are among the entries kept. None where nobody
+        said which those are.
+    evidence_tokens : torch.Tensor or None
+        int64 [B]: evidence tokens of the prompts.
     """
 
     kept: torch.Tensor
@@ -42,6 +47,8 @@ class CacheStats:
     prefill_seconds: float | None = None
     decode_seconds_per_step: float | None = None
     warm_up_seconds: float = 0.0
+    evidence_kept: torch.Tensor | None = None
+    evidence_tokens: torch.Tensor | None = None
 
     @property
     def effective_budgets(self) -> torch.Tensor:

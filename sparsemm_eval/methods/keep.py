@@ -46,6 +46,18 @@ class Kept:
             -1, self.order, chosen
         )
 
+    def count_of(self, marked: torch.Tensor) -> torch.Tensor:
+        """How many of the marked positions, bool [B, N], every KV head keeps: int64 [B, K] on their device.
+
+        Nothing is read back from a GPU.
+        """
+        if self.order is None:
+            return marked.sum(-1, keepdim=True).expand(-1, self.count.shape[1])
+        rank = torch.arange(marked.shape[1], device=marked.device)
+        chosen = rank < self.count.to(marked.device, non_blocking=True)[..., None]
+        ordered = marked[:, None].expand(-1, self.count.shape[1], -1).gather(-1, self.order)
+        return (ordered & chosen).sum(-1)
+
 
 def keep(config: Settings, views: Sequence[PromptView]) -> list[torch.Tensor]:
     """Mark the prompt entries that every KV head keeps: what the cache does, layer by layer. Pure.

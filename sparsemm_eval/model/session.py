@@ -122,6 +122,9 @@ class CompressionSession:
         Heads that the method masks.
     stats : CacheStats or None
         Of the last ``generate`` call.
+    evidence : torch.Tensor or None
+        bool [B, N], set before a call: prompt positions of which ``stats.evidence_kept`` counts those kept.
+        It stays until it is set again.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class CompressionSession:
         mask = config.rule.mask
         self.masked = [] if mask is None else mask(config.head_scores, config)
         self.stats: CacheStats | None = None
+        self.evidence: torch.Tensor | None = None
         self._arena: Arena | None = None
         self._loop = (
             DecodeLoop(model, rotary_embedding(model, decoder), compiled=decode == "fused")
@@ -155,15 +159,14 @@ class CompressionSession:
         ``max_new_tokens`` is a hint for how much room to make; with ``decode`` other than ``eager`` it is a
         limit, and a new cache puts an end to the one before.
         """
+        layers = self.decoder.num_layers
         if self.decode == "eager":
-            return RaggedCache(self.config, self.decoder.num_layers, max_new_tokens, self.kernel)
-        return StaticCache(
-            self.config,
-            self.decoder.num_layers,
-            max_new_tokens,
-            self.arena,
-            compileable=self.decode == "compile",
-        )
+            cache = RaggedCache(self.config, layers, max_new_tokens, self.kernel)
+        else:
+            compileable = self.decode == "compile"
+            cache = StaticCache(self.config, layers, max_new_tokens, self.arena, compileable=compileable)
+        cache.shared.evidence = self.evidence
+        return cache
 
     @property
     def arena(self) -> Arena:

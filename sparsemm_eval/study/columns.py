@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from sparsemm_eval.heads.scores.recall import FIGURES
+
 #: Knobs that always have a column.
 KNOBS = ("window", "ratio", "kernel_size", "pooling", "gqa", "surplus")
 VERSIONS = ("sparsemm_eval", "torch", "transformers", "lmms_eval")
@@ -19,8 +21,10 @@ _TEXT = (
 )
 _INTEGERS = (
     *("samples", "limit", "samples_timed", "skipped", "budget", "seed", "window", "kernel_size"),
-    *("batch_size", "processes", "attempts"),
+    *("batch_size", "processes", "attempts", "evidence_samples"),
 )
+
+EVIDENCE = ("evidence_tokens_per_sample", *FIGURES)
 
 #: Column order; further crossed knobs follow ``surplus``.
 _BEFORE_KNOBS = (
@@ -32,7 +36,7 @@ _AFTER_KNOBS = (
     *("kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
     *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call", "samples_timed"),
     *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
-    *("seconds", "agreement", "agreement_similarity", "scores"),
+    *("seconds", "agreement", "agreement_similarity", *EVIDENCE, "evidence_samples", "scores"),
     *(f"version_{name}" for name in VERSIONS),
     *("code", "commit", "config_hash", "head_scores_hash", "batch_size", "processes", "device_type", "dtype"),
     *("state", "attempts", "error", "note"),
@@ -50,6 +54,7 @@ SAMPLE_COLUMNS = (
         "prompt_tokens",
         "tokens",
     ),
+    *("evidence_tokens", *FIGURES),
     *("fullkv_answer", "identical"),
 )
 
@@ -76,6 +81,7 @@ def sample_frame(rows: list[dict[str, Any]] | pd.DataFrame) -> pd.DataFrame:
         *("question", "answer", "target", "fullkv_answer"),
     )
     integers = ("budget", "kernel_size", "seed", "doc_id", "kv_bytes", "prompt_tokens", "tokens")
+    integers = (*integers, "evidence_tokens")
     return _frame(rows, SAMPLE_COLUMNS, integers, text, booleans=("identical",))
 
 

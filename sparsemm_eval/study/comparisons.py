@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparsemm_eval.study.columns import crossed_knobs
+from sparsemm_eval.study.columns import EVIDENCE, crossed_knobs
 from sparsemm_eval.study.method_knobs import REFERENCE, title_of
 from sparsemm_eval.study.metrics import PRIMARY, Metric
 from sparsemm_eval.study.results import clusters_of
@@ -29,7 +29,7 @@ FIGURES = (
     *("effective_budget", "full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
     *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call"),
     *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
-    *("seconds", "agreement", "agreement_similarity"),
+    *("seconds", "agreement", "agreement_similarity", *EVIDENCE),
 )
 #: What rows of one table should have in common.
 SURROUNDINGS = ("code", "dtype", "device_type")

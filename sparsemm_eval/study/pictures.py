@@ -91,6 +91,9 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
             yield _by_task(
                 str(model), "accuracy", "Score against effective budget", part, _accuracy(study.knobs)
             )
+        seen = part[part["evidence_recall"].notna()]
+        if len(seen):
+            yield _by_task(str(model), "evidence", "Score against evidence recall", seen, _recall)
         masked = [name for name in part["method"].unique() if name in methods() and methods()[name].mask]
         if masked:
             rows = part[part["method"].isin([*masked, REFERENCE])]
@@ -176,6 +179,25 @@ def _against(knob: str) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
         return handles
 
     return draw
+
+
+def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
+    """Draws the score over evidence recall, a curve per method and knobs, with the chance level."""
+    handles = _full(axes, rows)
+    for (name, method), curve in rows[rows["budget"].notna()].groupby(["label", "method"], sort=False):
+        curve, style = curve.sort_values("budget"), style_of(str(method))
+        handles[str(name)] = _line(axes, curve, "evidence_recall", str(method), "-")
+        for row in curve.itertuples():
+            pair = [row.evidence_chance, row.evidence_recall], [row.score] * 2
+            axes.plot(*pair, color=style.color, linewidth=0.8, linestyle=":")
+            axes.plot(
+                pair[0][0], row.score, style.marker, color=style.color, markersize=5.5, fillstyle="none"
+            )
+            place = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7, "color": style.color}
+            axes.annotate(f"{row.budget:g}", (row.evidence_recall, row.score), **place)
+    axes.set_xlim(0, 1.03)
+    axes.set_xlabel("evidence recall, weighted share; hollow: by chance")
+    return handles
 
 
 def _line(

@@ -18,6 +18,7 @@ from rapidfuzz.distance import Levenshtein
 
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.files import digest_of, replacing, source_digest, write_json_atomically
+from sparsemm_eval.heads.scores.recall import FIGURES
 from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import KNOBS, VERSIONS, result_frame, sample_frame
 from sparsemm_eval.study.json_values import plain
@@ -200,6 +201,7 @@ def _sample_row(
         "target": _text(logged.get("target")),
         "score": score,
         **{name: measured.get(name) for name in ("effective_budget", "kv_bytes", "prompt_tokens", "tokens")},
+        **{name: measured.get(name) for name in ("evidence_tokens", *FIGURES)},
         "fullkv_answer": truth["answer"] if comparable else None,
         "identical": truth["answer"] == answer if comparable else None,
     }
@@ -282,6 +284,7 @@ def _figures(files: CellFiles, task: str) -> dict[str, Any]:
         "effective_budget_min": min(budgets),
         "effective_budget_max": max(budgets),
         "full_budget": _mean(sample["prompt_tokens"] for sample in samples),
+        "evidence_samples": sum(sample.get("evidence_tokens") is not None for sample in samples),
     }
 
 
@@ -291,6 +294,8 @@ _MEANS = {
     "kv_bytes": "kv_bytes_per_sample",
     "kv_bytes_full": "kv_bytes_full_per_sample",
     "kv_bytes_end": "kv_bytes_end_per_sample",
+    "evidence_tokens": "evidence_tokens_per_sample",
+    **{name: name for name in FIGURES},
 }
 _TIMED_MEANS = {
     "kv_bytes_reserve": "kv_bytes_reserve_per_sample",
@@ -299,7 +304,7 @@ _TIMED_MEANS = {
 }
 _OTHERS = (
     *("effective_budget_min", "effective_budget_max", "kv_share", "kv_bytes_peak_per_call"),
-    *("samples_timed", "decode_seconds_per_token"),
+    *("samples_timed", "decode_seconds_per_token", "evidence_samples"),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparsemm_eval.study.columns import KNOBS, VERSIONS
+from sparsemm_eval.study.columns import EVIDENCE, KNOBS, VERSIONS
 from sparsemm_eval.study.json_values import plain
 
 _FROM_CELL = (
@@ -29,6 +29,7 @@ FIGURES = {
     **dict.fromkeys(("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample"), "mean"),
     **dict.fromkeys(("prefill_seconds_per_sample", "decode_seconds_per_step"), "mean"),
     **dict.fromkeys(("decode_seconds_per_token", "agreement", "agreement_similarity"), "mean"),
+    **{"evidence_samples": "sum"} | dict.fromkeys(EVIDENCE, "mean"),
     **dict.fromkeys(("kv_bytes_peak_per_call", "seconds", "attempts"), "max"),
 }
 _OF_ONE_TASK = ("metric", "score", "stderr", "ci_low", "ci_high")

@@ -17,19 +17,21 @@ LAYERS = 4
 
 
 def reads_per_layer(method, padded):
-    """Reads while each layer is selected and stored."""
+    """Reads while each layer is selected, its marked entries are counted, and it is stored."""
     from sparsemm_eval.cache.segment_store import SegmentArena
 
     scores = HeadScores(torch.rand(LAYERS, 4, generator=torch.Generator().manual_seed(0)))
     config, shared, arena = config_of(method, scores, budget=24, window=8), {}, SegmentArena(LAYERS)
     valid = torch.arange(90) >= torch.tensor([[0], [20 if padded else 0]])
-    counts = []
+    counts, marked = [], valid & (torch.arange(90) % 3 == 0)
     for layer in range(LAYERS):
         query, key, value = (torch.randn(2, heads, 90, 16).as_subclass(OnDevice) for heads in (4, 2, 2))
         view = PromptView(query, key, value, layer=layer, layers=LAYERS, config=config, shared=shared)
         view = replace(view, valid=valid.as_subclass(OnDevice)) if padded else view
         with counted_reads() as count:
-            arena.fill(layer, key, value, keep_layer(view), 4)
+            kept = keep_layer(view)
+            kept.count_of(marked.as_subclass(OnDevice))
+            arena.fill(layer, key, value, kept, 4)
         counts.append(count())
     return counts
 

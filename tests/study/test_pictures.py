@@ -73,6 +73,29 @@ def test_a_single_budget_has_points_with_intervals(tmp_path):
     assert (low, high) == pytest.approx((row["ci_low"], row["ci_high"]))
 
 
+def test_recall_stands_beside_its_chance_level(study):
+    figure = by_name(study)["evidence-tiny-reader"].figure
+    [axes] = figure.axes  # the documents of the other task have no boxes
+    assert axes.get_title() == "pages_qa, n = 30"
+    frame = study.configurations
+    rows = frame[
+        (frame["model"] == "tiny-reader") & (frame["task"] == "pages_qa") & (frame["seeds_done"] > 0)
+    ]
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    expected = [
+        curve.sort_values("budget") for _, curve in rows[rows["budget"].notna()].groupby("label", sort=False)
+    ]
+    assert len(curves) == len(expected) == 10  # no line goes over several methods
+    for line, curve in zip(curves, expected, strict=True):
+        assert line.get_color() == style_of(curve["method"].iloc[0]).color
+        np.testing.assert_allclose(line.get_xdata(), curve["evidence_recall"].astype(float))
+        np.testing.assert_allclose(line.get_ydata(), curve["score"])
+    hollow = [line for line in axes.lines if line.get_fillstyle() == "none"]
+    chances = [chance for curve in expected for chance in curve["evidence_chance"]]
+    assert [line.get_xdata()[0] for line in hollow] == pytest.approx(chances)
+    assert {text.get_text() for text in axes.texts} == {"16", "32", "64", "128"}
+
+
 def test_masking_has_its_own_axis(tmp_path):
     write_study(tmp_path / "s", [Spec("fullkv"), *MASKS], 12)
     drawn = by_name(Study.of(*collect(tmp_path / "s")))

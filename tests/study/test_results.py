@@ -12,7 +12,7 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.evaluate import evaluate
 from sparsemm_eval.study import results
 from sparsemm_eval.study.cell_files import CellFiles
-from sparsemm_eval.study.columns import SAMPLE_COLUMNS, crossed_knobs
+from sparsemm_eval.study.columns import EVIDENCE, SAMPLE_COLUMNS, crossed_knobs
 from sparsemm_eval.study.results import collect, write
 from sparsemm_eval.study.statistics import mean_interval
 from tests import lmms_process
@@ -94,6 +94,30 @@ def test_knobs_versions_and_hashes(study):
         "head_scores_hash",
     ]
     assert full[knobs].isna().all()
+
+
+def test_evidence_is_of_documents_that_have_boxes(study):
+    cells, samples = collect(study)
+    row, without = (row_of(cells, SPARSE, task) for task in ("pages_qa", "pages_ocr"))
+    for name in ("evidence_recall", "evidence_chance", "evidence_recall_mean"):
+        assert row[name] == pytest.approx(fmean(sample[name] for sample in measured(SPARSE, "pages_qa")))
+    assert (row["evidence_tokens_per_sample"], row["evidence_samples"]) == (6, DOCUMENTS)
+    assert without[[*EVIDENCE]].isna().all()
+    assert row_of(cells, FULL, "pages_qa")["evidence_recall"] == 1
+    of_cell = samples[samples["cell"] == SPARSE.id].groupby("task")
+    assert of_cell["evidence_recall"].mean()["pages_qa"] == pytest.approx(row["evidence_recall"])
+    assert of_cell["evidence_recall"].count()["pages_ocr"] == 0
+
+
+def test_samples_from_before_evidence_have_none(study):
+    for path in study.glob("cells/*/stats/*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        kept = [{name: row[name] for name in row if not name.startswith("evidence")} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    cells, samples = collect(study)
+    assert cells[[*EVIDENCE]].isna().all(axis=None)
+    assert samples["evidence_recall"].isna().all()
+    assert row_of(cells, SPARSE, "pages_qa")["score"] > 0
 
 
 def test_columns_are_those_of_the_documentation(study):

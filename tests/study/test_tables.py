@@ -326,6 +326,8 @@ def test_published_numbers_only_beside_all_documents(tmp_path):
 
 def test_json_has_numbers(study):
     (main,) = json.loads(write_tables(tables(study, "main"), "json"))
+    by_task = {row["task"]: row["evidence_recall"] for row in main["rows"] if row["method"] == "fullkv"}
+    assert by_task == {"pages_qa": 1, "pages_ocr": None}
     row = next(row for row in main["rows"] if row["method"] == "sparsemm" and row["budget"] == 16)
     assert isinstance(row["score"], float)
     assert row["published"] == []

@@ -13,6 +13,7 @@ SHORT_NUMBERS = ("rows", "columns", "entries", "answer_row", "answer_column")
 
 
 def _row(name: str, page: Page, question: str, answer: str, entry: Entry | None = None) -> dict[str, Any]:
+    areas = [area for one in page.entries for area in (one.key_area, one.value_area)]
     return {
         "id": name,
         "image": {"bytes": page.png(), "path": f"{name}.png"},
@@ -23,6 +24,7 @@ def _row(name: str, page: Page, question: str, answer: str, entry: Entry | None 
         "entries": len(page.entries),
         "answer_row": -1 if entry is None else entry.row,
         "answer_column": -1 if entry is None else entry.value_cells[0][1],
+        "evidence": [list(area) for area in (areas if entry is None else [entry.value_area])],
     }
 
 
@@ -30,7 +32,8 @@ def qa_rows(count: int = 200) -> list[dict[str, Any]]:
     """Value questions, one per held-out page, page sizes taking turns.
 
     Columns: id, image (PNG bytes), question, answer, rows, columns (page size in cells), entries (printed on
-    the page), answer_row, answer_column (cell of the answer's first character).
+    the page), answer_row, answer_column (cell of the answer's first character), evidence (the cells that the
+    answer is read from, as boxes of pixels: left, top, right, bottom; right and bottom exclusive).
     """
     rows = []
     for i in range(count):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsemm_eval.checks import Count, checked, whole
-from sparsemm_eval.pages.drawing.glyphs import CAPITALS, DIGITS, LOWERCASE
+from sparsemm_eval.pages.drawing.glyphs import CAPITALS, CELL, DIGITS, LOWERCASE
 
 # Multiples of 8 cells (128 pixels), one LLaVA tile, so that no reader sees a page rescaled.
 PAGE_SIZES = ((8, 16), (8, 24), (16, 16), (16, 24))
@@ -41,6 +41,20 @@ class Entry:
         """Cells (row, column) of the value's characters, in order."""
         start = self.column + KEY_LENGTH + 1
         return tuple((self.row, start + i) for i in range(len(self.value)))
+
+    @property
+    def value_area(self) -> tuple[int, int, int, int]:
+        """The value's cells as one box of pixels: left, top, right, bottom; right and bottom exclusive."""
+        return _area(self.row, self.column + KEY_LENGTH + 1, self.value)
+
+    @property
+    def key_area(self) -> tuple[int, int, int, int]:
+        """The key's cells, as `value_area`."""
+        return _area(self.row, self.column, self.key)
+
+
+def _area(row: int, column: int, text: str) -> tuple[int, int, int, int]:
+    return column * CELL, row * CELL, (column + len(text)) * CELL, (row + 1) * CELL
 
 
 @dataclass(frozen=True)

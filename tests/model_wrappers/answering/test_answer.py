@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,6 +40,28 @@ def test_compact_records_come_back_equal():
     back = Measurement.from_compact_record(json.loads(json.dumps(measured.to_compact_record())))
     np.testing.assert_array_equal(back.kept, measured.kept)
     assert back.to_record() == measured.to_record()
+    assert back.evidence_kept is back.evidence_tokens is None
+
+
+def test_evidence_is_of_the_rows_that_have_some():
+    stats = replace(
+        STATS,
+        evidence_kept=torch.tensor([[[1, 0], [0, 0]], [[3, 2], [0, 0]]]),
+        evidence_tokens=torch.tensor([3, 0]),
+    )
+    first, second = (Measurement.of_row(stats, row) for row in (0, 1))
+    assert (first.evidence_tokens, first.evidence_kept.tolist()) == (3, [[1, 0], [3, 2]])
+    assert second.evidence_tokens is second.evidence_kept is None
+    for measured in (first, second):
+        back = Measurement.from_compact_record(json.loads(json.dumps(measured.to_compact_record())))
+        assert back.to_record() == measured.to_record()
+
+
+def test_records_from_before_evidence_can_be_read():
+    measured = Measurement.of_row(STATS, 0)
+    record = measured.to_compact_record()
+    del record["evidence_kept"], record["evidence_tokens"]
+    assert Measurement.from_compact_record(record).to_record() == measured.to_record()
 
 
 def test_lmms_eval_reads_text_and_counts():

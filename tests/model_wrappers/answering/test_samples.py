@@ -133,3 +133,46 @@ def test_odd_document_ids_survive(reader):
     known = {TASK: {"test": {"2024": document(picture())}}}
     sample = reader.read(request(doc_id="2024"), known)
     assert sample.request.name == f"{TASK}/2024"
+
+
+BOXES = [[16, 32, 80, 48], [0, 112, 16, 128]]
+
+
+@pytest.mark.parametrize(("name", "visuals"), [("llava_fullkv", to_messages), ("qwen2vl_fullkv", to_visual)])
+def test_boxes_name_the_image_tokens_they_lie_on(name, visuals, build_wrapper):
+    reader = build_wrapper(name)._loop.reader
+    known = datasets(document(picture()) | {"evidence": BOXES}, document(picture()))
+    sample, without = (reader.read(request(visuals, doc), known) for doc in (0, 1))
+    [image] = sample.images
+    grid = reader.family.image_tokens(reader.config, *image.size, None).grid
+    # a cell of the readers' grids has 16 pixels of the page, whatever the processor gets
+    cells = [(2, 1), (2, 2), (2, 3), (2, 4), (7, 0)]
+    assert sample.evidence == tuple(grid.first + row * grid.stride + column for row, column in cells)
+    assert without.evidence == ()
+    same = reader.read(request(visuals), datasets(document(picture())))
+    assert sample.digest == same.digest
+
+
+def test_boxes_follow_an_image_that_is_scaled(build_wrapper):
+    reader = build_wrapper("qwen2vl_fullkv", max_pixels=64 * 64)._loop.reader
+    known = datasets(document(picture()) | {"evidence": [[0, 0, 64, 32]]})
+    sample = reader.read(request(to_visual), known)
+    width, height = sample.images[0].size
+    grid = reader.family.image_tokens(reader.config, width, height, None).grid
+    assert (grid.rows, grid.columns) == (4, 4)
+    assert sample.evidence == (0, 1)
+
+
+@pytest.mark.parametrize("evidence", [None, [], "see page 3", ["page 3"], [[1, 2]], [{"page": 3}], 7])
+def test_what_is_no_list_of_boxes_is_no_evidence(evidence, reader):
+    known = datasets(document(picture()) | {"evidence": evidence})
+    assert reader.read(request(), known).evidence == ()
+
+
+def test_boxes_that_cannot_be_placed_are_refused(reader):
+    outside = datasets(document(picture()) | {"evidence": [[0, 0, 129, 16]]})
+    with pytest.raises(SampleError, match=r"box=.*<= 128"):
+        reader.read(request(), outside)
+    blind = datasets({"image": None, "question": "what?", "evidence": BOXES})
+    with pytest.raises(SampleError, match=r"boxes beside 0 images.*exactly one image"):
+        reader.read(request(), blind)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_other_runs_and_other_samples_are_not_found(open_journal):
     assert journal.find(sample(1, "another prompt")) is None
     journal.close()
     assert open_journal(run="another config").find(sample(1)) is None
+
+
+def test_an_answer_measured_with_other_evidence_is_not_found(open_journal):
+    journal = open_journal()
+    marked = replace(sample(1), evidence=(3, 4))
+    journal.append([marked], [answer(1)])
+    assert journal.find(marked) is not None
+    assert journal.find(sample(1)) is None
+    assert journal.find(replace(marked, evidence=(3, 5))) is None
 
 
 def test_an_answer_is_written_once(open_journal, tmp_path):

@@ -6,9 +6,17 @@ from PIL import Image
 
 from sparsemm_eval.pages.benchmarks.page_tasks import SEED, ocr_rows, qa_rows
 from sparsemm_eval.pages.benchmarks.write import write_page_tasks
-from sparsemm_eval.pages.drawing.layout import PAGE_SIZES
+from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.tasks import FOLDER
+
+
+def characters(page, boxes):
+    """What stands in the cells of each box."""
+    return [
+        "".join(line[left // 16 : right // 16] for line in page.grid[top // 16 : bottom // 16])
+        for left, top, right, bottom in boxes
+    ]
 
 
 def test_questions_are_about_the_page_shown():
@@ -20,13 +28,16 @@ def test_questions_are_about_the_page_shown():
         assert {entry.key: entry.value for entry in page.entries}[key] == row["answer"]
         line = page.grid[row["answer_row"]]
         assert line[row["answer_column"] :].startswith(row["answer"])
+        assert "".join(characters(page, row["evidence"])) == row["answer"]
 
 
 def test_reading_rows():
-    for row in ocr_rows(4):
+    for i, row in enumerate(ocr_rows(4)):
+        page = make_page("heldout", SEED + 1, i, READING_SIZES[i % len(READING_SIZES)])
         assert row["question"] == "read all text"
         assert row["answer_row"] == -1
         assert len(row["answer"].split()) == 2 * row["entries"]
+        assert sorted(row["answer"].split()) == sorted(characters(page, row["evidence"]))
 
 
 def test_files(tmp_path):

@@ -100,7 +100,7 @@ def test_accessible_structure(page):
         if tag == "th":
             assert attributes.get("scope") in ("col", "row")
     # Accuracy, times and heads; the tables hold their numbers.
-    assert tags.count("figure") == tags.count("svg") == 3
+    assert tags.count("figure") == tags.count("svg") == 4
 
 
 def test_what_has_no_score_comes_first(study, page):
