@@ -124,7 +124,7 @@ class CompressionConfig:
     @property
     def uses_window(self) -> bool:
         """Whether the observation window plays a part."""
-        return WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
+        return self.kept_window > 0 or WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
 
     @property
     def kept_window(self) -> int:

@@ -18,6 +18,8 @@ PAGE_METRICS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
 _PAGES = {
     "pages_qa": "value of a key on a held-out page: exact match",
     "pages_ocr": "transcription of a held-out page: character accuracy",
+    "pages_qa_dev": "the same on other pages, to choose settings on",
+    "pages_ocr_dev": "the same on other pages, to choose settings on",
 }
 
 

@@ -90,5 +90,6 @@ METHOD = Method(
     ),
     allocate=uniform,
     protect=sinks,
+    knobs=(SINKS,),
     style=Style("#0277bd", "8"),
 )

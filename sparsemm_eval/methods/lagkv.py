@@ -82,5 +82,6 @@ METHOD = Method(
     ),
     allocate=uniform,
     protect=protected,
+    knobs=(SINKS, LAG),
     style=Style("#827717", ">"),
 )

@@ -18,7 +18,7 @@ app = typer.Typer(help="Rendered pages and the embedded readers.", no_args_is_he
 def tasks(
     directory: Annotated[Path, typer.Argument(help="Where to write the parquet files.", parser=users_path)],
 ) -> None:
-    """Write the held-out data of the tasks pages_qa and pages_ocr, as the package ships it."""
+    """Write the data of the page tasks, as the package ships it."""
     from sparsemm_eval.pages.benchmarks.write import write_page_tasks
 
     check_target("directory", directory, folder=True)

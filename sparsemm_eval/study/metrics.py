@@ -80,6 +80,8 @@ PRIMARY: dict[str, Metric] = {
     "vqav2_val": Metric("exact_match"),
     "pages_qa": Metric("exact_match"),
     "pages_ocr": Metric("character_accuracy"),
+    "pages_qa_dev": Metric("exact_match"),
+    "pages_ocr_dev": Metric("character_accuracy"),
 }
 
 

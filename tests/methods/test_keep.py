@@ -40,7 +40,7 @@ def test_equals_loops(method, pooling, heads, kv_heads, length):
         assert ours == truth
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     pair=st.sampled_from(pairs()),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),

@@ -26,12 +26,13 @@ This is not the benchmark and its scores say nothing about it.
 
 
 def write_page_tasks(directory: str | Path) -> list[Path]:
-    """Write `pages_qa.parquet` and `pages_ocr.parquet` to a folder, which is made when missing."""
+    """Write `TASK.parquet` for every page task to a folder, which is made when missing."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "pages_qa.parquet", folder / "pages_ocr.parquet"]
-    for path, rows in zip(paths, (page_tasks.qa_rows(), page_tasks.ocr_rows()), strict=True):
-        _save(rows, page_tasks.SHORT_NUMBERS, path)
+    paths = []
+    for task, rows in page_tasks.TASKS.items():
+        paths.append(folder / f"{task}.parquet")
+        _save(rows(), page_tasks.SHORT_NUMBERS, paths[-1])
     return paths
 
 

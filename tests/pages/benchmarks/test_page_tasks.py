@@ -43,9 +43,10 @@ def test_reading_rows():
 def test_files(tmp_path):
     datasets = pytest.importorskip("datasets")
     paths = write_page_tasks(tmp_path)
-    assert [path.name for path in paths] == ["pages_qa.parquet", "pages_ocr.parquet"]
-    assert sum(path.stat().st_size for path in paths) < 1.5e6
-    for path, count in zip(paths, (200, 64), strict=True):
+    names = ("pages_qa", "pages_ocr", "pages_qa_dev", "pages_ocr_dev")
+    assert [path.stem for path in paths] == list(names)
+    assert sum(path.stat().st_size for path in paths) < 2e6
+    for path, count in zip(paths, (200, 64, 80, 24), strict=True):
         data = datasets.load_dataset(
             "parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "c")
         )
