@@ -15,9 +15,8 @@ from sparsemm_eval.checks import Count, checked
 from sparsemm_eval.errors import ConfigError, nearest, one_of
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods import sparsemm
-from sparsemm_eval.methods.base import Knob, Method, Score, last_window
+from sparsemm_eval.methods.base import WINDOW, Knob, Method, Score, last_window
 from sparsemm_eval.methods.registry import all_knobs, method_named, score_named
-from sparsemm_eval.methods.window_attention import WINDOW
 
 #: Given to any method, so that one loop serves all; where they play no part they change nothing.
 COMMON = ("budget", "window")
@@ -124,7 +123,7 @@ class CompressionConfig:
     @property
     def uses_window(self) -> bool:
         """Whether the observation window plays a part."""
-        return self.kept_window > 0 or WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
+        return WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
 
     @property
     def kept_window(self) -> int:

@@ -274,7 +274,8 @@ def _lagkv(config, layers, scores):
         return found
 
     def always(prompt):
-        return [*range(first), *(range(end, prompt.length) if scored else ())]
+        last = max(end, prompt.length - config.budget + first)
+        return [*range(first), *(range(last, prompt.length) if scored else ())]
 
     return _evenly(config, layers, values, always)
 

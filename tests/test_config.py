@@ -18,7 +18,7 @@ SCORES = HeadScores(torch.ones(2, 2))
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "h2o"}, "method='h2o'.*one of fullkv, adakv"),
+        ({"method": "quest"}, "method='quest'.*one of fullkv, adakv"),
         ({"method": "snapvk"}, r"did you mean 'snapkv'\?"),
         ({"method": 3}, "method=3"),
         ({"budget": 32}, r"budget=32.*window \(32\)"),
@@ -117,7 +117,13 @@ def test_every_knob_in_play_changes_the_digest(method):
     others = {
         "budget": 300, "window": 16, "ratio": 0.2, "kernel_size": 7, "pooling": "max", "gqa": "max",
         "seed": 1, "surplus": "redistribute", "adakv_floor": 0.3, "pyramid_beta": 10, "sinks": 2,
-        "mask_ratio": 0.2, "mask_mode": "output", "mask_seed": 1,
+        "mask_ratio": 0.2, "mask_mode": "output", "mask_seed": 1, "recent": 8, "last_token": "keep",
+        "lag": 64, "lag_ranks": "prompt", "redundancy": ((0.5,),), "mix": "even", "future": 9,
+        "covariance": False, "value_norm": False, "epsilon": 0.1, "headkv_beta": 2, "headkv_temp": 2,
+        "headkv_per": "query_head", "full_heads": 0.5, "cake_tau1": 1, "cake_tau2": 1, "cake_gamma": 1,
+        "cascading": False, "vlcache_heads": False, "vlcache_layers": False, "vlcache_layer_recent": True,
+        "prompt_share": 0.5, "lookm_text": "all", "lookm_merge": "off", "kvzip_level": "uniform",
+        "fovea_reach": 3, "fovea_diversity": 0, "fovea_visual": 0.1, "fovea_power": 1, "fovea_ratio": 0.2,
     }  # fmt: skip
     assert set(others) - {"budget"} == set(all_knobs())
     base = CompressionConfig(method)

@@ -316,7 +316,7 @@ def methods_command(
 ) -> None:
     """What a method costs while a prompt is read: time and memory beside FullKV's, and waits for the device.
 
-    Example: sparsemm bench methods --methods snapkv,h2o --lengths 1024
+    Example: sparsemm bench methods --lengths 1024
     """
     from sparsemm_eval.bench import method_costs, report
     from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores

@@ -75,7 +75,7 @@ def measure(
     for method in methods:
         run = _runner(model, method, length, budget, scores)
         run()
-        seconds = interleaved({"fullkv": base, "method": run}, rounds, model.device, warmup=0)
+        seconds = interleaved({"base": base, "method": run}, rounds, model.device, warmup=0)
         config = Setting(method, "eager", length, budget=budget).compression(scores)
         yield Cost(
             method,
@@ -83,7 +83,7 @@ def measure(
             budget,
             1 + len(config.needs & FIRST_PASSES) + ("answer_attention" in config.needs),
             1000 * seconds["method"],
-            seconds["method"] / seconds["fullkv"],
+            seconds["method"] / seconds["base"],
             _peak_bytes(run, model.device) - base_peak,
             reads_per_layer(config, model.config),
         )

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from sparsemm_eval.checks import checked
+from sparsemm_eval.checks import checked, whole
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.scores.table import Head, HeadScores
 
@@ -304,6 +304,10 @@ class Published:
     score: float
 
 
+#: Of every method that protects the observation window, whatever scores the others.
+WINDOW = Knob("window", 32, whole(1), "last prompt tokens, always kept, whose attention scores the others")
+
+
 def last_tokens(view: PromptView, count: int) -> torch.Tensor:
     """The last tokens of every prompt: bool [B, N]."""
     position = torch.arange(view.length, device=view.key.device)
@@ -386,6 +390,8 @@ class Method:
             raise ConfigError(
                 "name", self.name, "a method's name of a-z, 0-9 and _ that begins with a letter"
             )
+        if self.protect is last_window and self.allocate is not None and WINDOW not in self.knobs:
+            object.__setattr__(self, "knobs", (WINDOW, *self.knobs))
         if self.score is not None and not isinstance(self.score, Score):
             object.__setattr__(self, "score", Score(self.name, self.score, self.meaning))
         if (self.score is None) != (self.allocate is None):

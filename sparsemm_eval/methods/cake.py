@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.checks import NonNegative, Positive
-from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style
+from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.prompt_attention import attention_rows
-from sparsemm_eval.methods.window_attention import KERNEL_SIZE, WINDOW, smooth
+from sparsemm_eval.methods.window_attention import KERNEL_SIZE, smooth
 
 SPREAD = Knob("cake_tau1", 1.6, Positive, "τ1: layers count by entropy of attention to the power 1/τ1")
 CHANGE = Knob("cake_tau2", 0.4, Positive, "τ2: and by its variance over the window to the power 1/τ2")
@@ -103,7 +103,7 @@ METHOD = Method(
     ),
     allocate=by_preference,
     # the layers' shares follow from the same statistics whatever the score is
-    knobs=(WINDOW, KERNEL_SIZE, GAMMA, SPREAD, CHANGE, CASCADING),
+    knobs=(KERNEL_SIZE, GAMMA, SPREAD, CHANGE, CASCADING),
     needs=("all_layers",),
     style=Style("#ef6c00", "^"),
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.errors import UnsupportedError
-from sparsemm_eval.methods.base import Method, PromptView, Score, Style
+from sparsemm_eval.methods.base import WINDOW, Method, PromptView, Score, Style
 from sparsemm_eval.methods.snapkv import uniform
-from sparsemm_eval.methods.window_attention import GQA, KERNEL_SIZE, POOLING, WINDOW, window_attention
+from sparsemm_eval.methods.window_attention import GQA, KERNEL_SIZE, POOLING, window_attention
 
 FLOOR = 0.2  # share of a head's budget that the adaptive variant grants it
 EPSILON = 1e-4

@@ -6,9 +6,8 @@ import torch
 
 from sparsemm_eval.checks import Share
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.methods.base import Knob, Method, PromptView, Settings, Style, last_window
+from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Settings, Style, last_window
 from sparsemm_eval.methods.streamingllm import SINKS, recency, sinks
-from sparsemm_eval.methods.window_attention import WINDOW
 
 FULL_HEADS = Knob(
     "full_heads",

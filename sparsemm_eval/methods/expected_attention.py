@@ -7,7 +7,7 @@ import torch
 from sparsemm_eval.checks import Count, NonNegative
 from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.snapkv import uniform
-from sparsemm_eval.methods.streamingllm import SINKS, sinks
+from sparsemm_eval.methods.streamingllm import SINKS, fits, sinks
 
 FUTURE = Knob("future", 512, Count, "positions to come over which expected queries are averaged")
 COVARIANCE = Knob("covariance", True, bool, "whether the spread of queries counts, beside their mean")
@@ -91,5 +91,6 @@ METHOD = Method(
     allocate=uniform,
     protect=sinks,
     knobs=(SINKS,),
+    check=fits,
     style=Style("#0277bd", "8"),
 )

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from sparsemm_eval.checks import Count, NonNegative, Positive, Share
 from sparsemm_eval.methods.apportion import water_fill
-from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style
+from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.keydiff import mean_direction
-from sparsemm_eval.methods.window_attention import GQA, WINDOW, smooth, window_importance
+from sparsemm_eval.methods.window_attention import GQA, smooth, window_importance
 
 REACH = Knob("fovea_reach", 9, Count, "positions, itself and those before, whose largest attention counts")
 DIVERSITY = Knob("fovea_diversity", 3.0, NonNegative, "λ: weight of key diversity in visual heads")

@@ -7,7 +7,7 @@ import torch
 from sparsemm_eval.checks import Count, one_of
 from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.snapkv import uniform
-from sparsemm_eval.methods.streamingllm import SINKS
+from sparsemm_eval.methods.streamingllm import SINKS, fits
 
 LAG = Knob("lag", 128, Count, "tokens per partition, each measured against the next one")
 RANKED = Knob(
@@ -62,13 +62,16 @@ def _spread(entries: torch.Tensor, lag: int) -> torch.Tensor:
 
 
 def protected(view: PromptView) -> torch.Tensor:
-    """Sinks, the last full partition and what follows it: bool [B, N]; the sinks alone of a short prompt."""
+    """Sinks, the last full partition and what follows it: bool [B, N]; the sinks alone of a short prompt.
+
+    Where these exceed the budget, the last ones go first; the sources choose among them by chance.
+    """
     found = torch.zeros(view.batch, view.length, dtype=torch.bool, device=view.key.device)
     for row, one in enumerate(view.rows()):
         (first, last), start = end_of_scored(one), view.length - one.length
         found[row, start : start + first] = True
         if last > first:
-            found[row, start + last :] = True
+            found[row, max(start + last, view.length - view.config.budget + first) :] = True
     return found
 
 
@@ -83,5 +86,6 @@ METHOD = Method(
     allocate=uniform,
     protect=protected,
     knobs=(SINKS, LAG),
+    check=fits,
     style=Style("#827717", ">"),
 )

@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, Field
 
 from sparsemm_eval.checks import one_of
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style
+from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.keydiff import mean_direction
 from sparsemm_eval.methods.snapkv import uniform
-from sparsemm_eval.methods.window_attention import GQA, KERNEL_SIZE, POOLING, WINDOW, window_attention
+from sparsemm_eval.methods.window_attention import GQA, KERNEL_SIZE, POOLING, window_attention
 
 EPSILON = 1e-8
 THIRD = 0.33  # the source's

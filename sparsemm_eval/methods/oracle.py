@@ -6,7 +6,7 @@ import torch
 
 from sparsemm_eval.methods.base import Method, PromptView, Score, Style
 from sparsemm_eval.methods.snapkv import uniform
-from sparsemm_eval.methods.window_attention import KERNEL_SIZE, POOLING, WINDOW, smooth
+from sparsemm_eval.methods.window_attention import KERNEL_SIZE, POOLING, smooth
 
 
 def answer_attention(view: PromptView) -> torch.Tensor:
@@ -35,6 +35,5 @@ METHOD = Method(
         ("answer_attention",),
     ),
     allocate=uniform,
-    knobs=(WINDOW,),
     style=Style("#9e9d24", "*"),
 )

@@ -7,7 +7,6 @@ import torch
 from sparsemm_eval.methods.base import Method, PromptView, Score, Style
 from sparsemm_eval.methods.random_scores import SEED
 from sparsemm_eval.methods.snapkv import uniform
-from sparsemm_eval.methods.window_attention import WINDOW
 
 
 def random_positions(view: PromptView) -> torch.Tensor:
@@ -28,6 +27,5 @@ METHOD = Method(
     meaning="the observation window, and positions drawn at random",
     score=Score("random", random_positions, "drawn at random: the control for every other score", (SEED,)),
     allocate=uniform,
-    knobs=(WINDOW,),
     style=Style("#b0bec5", "x"),
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from sparsemm_eval.methods.apportion import PROMPT_SHARE
-from sparsemm_eval.methods.base import Knob, Method, PromptView, Score, Style, last_tokens, nothing
+from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style, last_tokens, nothing
 from sparsemm_eval.methods.prompt_attention import attention_rows
-from sparsemm_eval.methods.window_attention import WINDOW
 
 HEADWISE = Knob(
     "vlcache_heads", True, bool, "whether every KV head has an order of its own, or a layer has one"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sparsemm_eval.checks import odd, one_of, whole
-from sparsemm_eval.methods.base import Knob, PromptView, Score
+from sparsemm_eval.checks import odd, one_of
+from sparsemm_eval.methods.base import WINDOW, Knob, PromptView, Score
 
 # For intermediate results. On a CPU larger ones leave the cache; on a GPU smaller ones mean more launches,
 # which took 6 to 10 % of a prefill at 32 MiB. RoPE holds seven times as much for 32K tokens of a 7B model.
 TEMPORARY_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 LARGEST_KERNEL = 4095
 
-WINDOW = Knob("window", 32, whole(1), "last prompt tokens, always kept, whose attention scores the others")
 KERNEL_SIZE = Knob("kernel_size", 5, odd(LARGEST_KERNEL), "odd width of the pooling over positions")
 POOLING = Knob(
     "pooling",

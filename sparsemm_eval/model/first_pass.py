@@ -13,6 +13,7 @@ from sparsemm_eval import compat
 from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import UnsupportedError
+from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.base import PromptView
 from sparsemm_eval.methods.prompt_attention import paid_by
 from sparsemm_eval.model.attention import ATTENTION
@@ -83,7 +84,7 @@ def first_pass(
         raise UnsupportedError(f"input_ids=None: the first pass of {config.method!r} needs token ids")
     mask = arguments.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
-    full = CompressionConfig("fullkv")
+    full = CompressionConfig(fullkv.METHOD.name)
     with torch.no_grad(), compat.attention_set_to(decoder.config, ATTENTION):
         inputs, observe = prepare(model, decoder, full, generate, arguments, ids, mask)
         cache = _ObservingCache(full, decoder.num_layers)

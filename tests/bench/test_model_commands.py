@@ -95,7 +95,7 @@ def test_a_run_without_memory_is_a_row_of_table_and_plot(tmp_path):
         ("shape", "bert"),
         ("modes", "fast"),
         ("modes", ""),
-        ("methods", "h2o"),
+        ("methods", "quest"),
         ("dtype", "int8"),
         ("device", "tpu"),
         ("device", "meta"),

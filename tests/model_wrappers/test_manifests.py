@@ -38,7 +38,7 @@ def test_every_name_resolves_to_its_class(name):
 
 
 def test_other_names_are_no_classes():
-    for name in ("llava_h2o__chat", "llava_snapkv", "wrapper"):
+    for name in ("llava_quest__chat", "llava_snapkv", "wrapper"):
         with pytest.raises(AttributeError, match=name):
             getattr(classes, name)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsemm_eval.config import knobs_in_use
 from sparsemm_eval.methods import methods as all_methods
 from sparsemm_eval.study import plan, settings, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
@@ -287,10 +288,10 @@ def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, 
     cells, _ = plan.cross(study, FACTS)
     expected = set()
     for m, t, method, b, s, w, r in itertools.product(models, "tu", methods, budgets, seeds, windows, ratios):
-        evicts = all_methods()[method].evicts
-        draws = method in ("random", "mask_random")
-        scored = method in ("sparsemm", "random")
-        by_budget = (b if evicts else None, w if evicts and method != "streamingllm" else None)
+        evicts, knobs = all_methods()[method].evicts, knobs_in_use(all_methods()[method])
+        draws = any(knob.draws for knob in knobs.values())
+        scored = "ratio" in knobs
+        by_budget = (b if evicts else None, w if "window" in knobs else None)
         expected.add((m, t, method, *by_budget, s if draws else None, r if scored else None))
     found = {
         (
