@@ -66,7 +66,7 @@ def first_pass(
     Returns
     -------
     torch.Tensor or None
-        float32 [L, B, K, N]; None where the method asks for none.
+        float32 [L, B, K, N]; empty where all prompts fit the budget, None where the method asks for none.
 
     Raises
     ------
@@ -84,6 +84,8 @@ def first_pass(
         raise UnsupportedError(f"input_ids=None: the first pass of {config.method!r} needs token ids")
     mask = arguments.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
+    if int(mask.sum(-1).max()) <= config.budget:
+        return torch.empty(0)  # nothing is scored
     full = CompressionConfig(fullkv.METHOD.name)
     with torch.no_grad(), compat.attention_set_to(decoder.config, ATTENTION):
         inputs, observe = prepare(model, decoder, full, generate, arguments, ids, mask)
