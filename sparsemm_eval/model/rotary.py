@@ -24,7 +24,8 @@ class Rotary:
         def future(count: int) -> tuple[torch.Tensor, torch.Tensor]:
             if count not in means:
                 ids = last + torch.arange(1, count + 1, device=last.device)
-                angles = self.module(cos[:, :1], ids)
+                # not through hooks, which note positions of tokens
+                angles = self.module.forward(cos[:, :1], ids)
                 # text that follows has the same position on all axes of a model with several
                 angles = [part[0] if part.ndim == 4 else part for part in angles]
                 means[count] = tuple(part.float().mean(-2) for part in angles)

@@ -8,6 +8,7 @@ from sparsemm_eval import CompressionConfig, compress
 from sparsemm_eval.decode import loop
 from sparsemm_eval.decode.step import CHECK_EVERY
 from sparsemm_eval.errors import ConfigError, UnsupportedError
+from tests.methods.matrix import EVICTING
 from tests.model.test_session import BATCH, config_of
 from tests.tiny_models import FAMILIES, PAD, answer, generate, model_of, prompt_of, text_prompt
 
@@ -63,10 +64,12 @@ def test_the_same_tokens_alone_and_in_a_batch(family, method, decode):
     assert most == 12
 
 
-@pytest.mark.parametrize("method", ["pyramidkv", "adakv", "random"])
-def test_the_other_methods(method):
-    model, prompt = model_of("mistral"), prompt_of("mistral", BATCH)
-    same(model, config_of(method, model), prompt.inputs)
+@pytest.mark.parametrize("family", ["mistral", "tiny-reader-qwen2vl"])
+@pytest.mark.parametrize("method", EVICTING)
+def test_every_method(family, method):
+    model, prompt = model_of(family), prompt_of(family, BATCH)
+    more = {"headkv_per": "query_head"} if method == "headkv" else {}
+    same(model, config_of(method, model, **more), prompt.inputs)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, CHECK_EVERY, CHECK_EVERY + 1, CHECK_EVERY + 2])

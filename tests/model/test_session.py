@@ -145,7 +145,8 @@ def test_a_manual_decode_loop_equals_generate(family, method):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_dense_keys_or_values_live_after_prefill(family, monkeypatch):
+@pytest.mark.parametrize("method", ["sparsemm", "cake", "lookm"])  # stored at once; cut again later; merged
+def test_no_dense_keys_or_values_live_after_prefill(family, method, monkeypatch):
     from sparsemm_eval.cache import ragged_cache as cache_module
 
     model, prompt = model_of(family), prompt_of(family, BATCH)
@@ -160,7 +161,7 @@ def test_no_dense_keys_or_values_live_after_prefill(family, monkeypatch):
         return original(layer, key, value, *args, **kwargs)
 
     monkeypatch.setattr(cache_module.RaggedLayer, "update", update)
-    with compress(model, config_of("sparsemm", model)), torch.inference_mode():
+    with compress(model, config_of(method, model)), torch.inference_mode():
         output = model(**prompt.inputs)
         gc.collect()
         assert output.past_key_values.is_prefilled
