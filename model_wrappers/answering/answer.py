@@ -20,8 +20,10 @@ class Measurement:
 
     Attributes
     ----------
-    prompt_tokens : int
-        Padding excluded.
+    prompt_tokens, image_tokens : int
+        Padding excluded, and how many of them are of images; before any are pruned.
+    image_tokens_kept : int
+        Of these, those that reach the last layer.
     effective_budget : float
         Mean entries kept per KV head over all layers.
     kept : numpy.ndarray
@@ -30,6 +32,8 @@ class Measurement:
         Bytes of the prompt's entries after compression, and what FullKV would hold of the same prompt.
     kv_bytes_end : int
         Bytes of the entries held in the end, those of generated tokens included.
+    prefill_flops : int
+        Estimated operations of the text model's layers on the prompt.
     batch : int
         Rows of the call.
     kv_bytes_reserve : float
@@ -45,11 +49,14 @@ class Measurement:
     """
 
     prompt_tokens: int
+    image_tokens: int
+    image_tokens_kept: int
     effective_budget: float
     kept: np.ndarray
     kv_bytes: int
     kv_bytes_full: int
     kv_bytes_end: int
+    prefill_flops: int
     batch: int
     kv_bytes_reserve: float
     kv_bytes_peak_per_call: int
@@ -59,16 +66,19 @@ class Measurement:
     seconds: float
 
     @classmethod
-    def of_row(cls, stats: CacheStats, row: int) -> Measurement:
-        """From the statistics of a call."""
+    def of_row(cls, stats: CacheStats, row: int, image_tokens: int) -> Measurement:
+        """From the statistics of a call, and the image tokens of this row before any are pruned."""
         rows, step = stats.kept.shape[1], stats.decode_seconds_per_step
         return cls(
             prompt_tokens=int(stats.prompt_lengths[row]),
+            image_tokens=image_tokens,
+            image_tokens_kept=image_tokens - int(stats.pruned_tokens[row]),
             effective_budget=float(stats.effective_budgets[row]),
             kept=stats.kept[:, row].cpu().numpy().astype(np.int32),
             kv_bytes=int(stats.kv_bytes[row]),
             kv_bytes_full=int(stats.kv_bytes_full[row]),
             kv_bytes_end=int(stats.kv_bytes_end[row]),
+            prefill_flops=int(stats.prefill_flops[row]),
             batch=rows,
             kv_bytes_reserve=(stats.kv_bytes_allocated - int(stats.kv_bytes_end.sum())) / rows,
             kv_bytes_peak_per_call=int(stats.kv_bytes_peak),

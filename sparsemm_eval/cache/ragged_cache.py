@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sparsemm_eval.cache.dense_store import DenseStore
+from sparsemm_eval.cache.pruned_prompt import PrunedPrompt
 from sparsemm_eval.cache.ragged_store import RESERVE, RaggedArena, RaggedStore, block_size
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
@@ -52,6 +53,8 @@ class Shared:
         Where the entries lie, if they outlive the cache, or the kernel wants them together.
     images : torch.Tensor or None
         bool [B, N]: which positions of the prompts are image tokens, for methods that ask.
+    pruned : PrunedPrompt or None
+        Where image tokens of the prompt are left out.
     once : dict
         What methods compute once for all layers; see ``PromptView``.
     """
@@ -62,6 +65,7 @@ class Shared:
     kernel: str = "auto"
     arena: Arena | None = None
     images: torch.Tensor | None = None
+    pruned: PrunedPrompt | None = None
     once: dict[Hashable, Any] = field(default_factory=dict)
 
 
@@ -87,11 +91,11 @@ class RaggedLayer(CacheLayerMixin):
     def __init__(self, shared: Shared, layer: int):
         super().__init__()
         self.shared, self.layer = shared, layer
-        self.seen = 0  # tokens this layer has been given, padding included
+        self.seen = 0  # tokens the model has been given, padding and what was pruned included
         self.store: Store | DenseStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
         self.entry_bytes = 0  # bytes of one key and one value
-        self.prompt_width = 0  # prompt tokens, padding included
+        self.prompt_width = 0  # prompt tokens, padding and what was pruned included
         self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
         self.stored_bytes = 0  # right after compression
         self._kv_heads = 0
@@ -125,12 +129,22 @@ class RaggedLayer(CacheLayerMixin):
         """
         self._check_tokens(key_states.shape[2])
         self.is_initialized = True
-        self.seen += key_states.shape[2]
+        self.seen += key_states.shape[2] + (0 if self.is_prefilled else self._dropped)
         if self.is_dense:
             return self.store.append(key_states, value_states)
         if not self.is_prefilled:
             self.keys, self.values = key_states, value_states
         return key_states, value_states
+
+    @property
+    def _pruned(self) -> PrunedPrompt | None:
+        pruned = self.shared.pruned
+        return None if pruned is None or self.layer < pruned.layer else pruned
+
+    @property
+    def _dropped(self) -> int:
+        """Columns of the prompt that do not reach this layer."""
+        return 0 if self._pruned is None else self._pruned.dropped
 
     def _check_tokens(self, tokens: int) -> None:
         if self.is_prefilled and tokens != 1:
@@ -167,22 +181,23 @@ class RaggedLayer(CacheLayerMixin):
             raise UnsupportedError(
                 "padding inside or right of a prompt: pad on the left (padding_side='left')"
             )
+        pruned, images = self._pruned, self.shared.images
         view = PromptView(
             query,
             key,
             value if "values" in self.shared.config.needs else None,
             valid,
-            self.shared.images,
+            images if pruned is None or images is None else pruned.rows(images),
             output_weight,
             scaling,
             self.layer,
             self.shared.num_layers,
             self.shared.config,
-            self.shared.once,
+            self.shared.once if pruned is None else pruned.once,  # its lengths are others
         )
         self.prompt_lengths, self._kv_heads = view.lengths, key.shape[1]
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
-        self.prompt_width = key.shape[2]
+        self.prompt_width = key.shape[2] + self._dropped
         self.dense_bytes = 2 * key.numel() * key.element_size()
         self.store = self._stored(key, value, keep_layer(view))
         self.stored_bytes = self.store.nbytes
@@ -273,7 +288,7 @@ class RaggedCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.shared.images = None
+        self.shared.images = self.shared.pruned = None
         self.shared.once.clear()
         super().reset()
 
@@ -296,10 +311,11 @@ class RaggedCache(Cache):
             prefill_peak = max(prefill_peak, earlier + layer.dense_bytes + layer.stored_bytes)
             earlier += layer.stored_bytes
         end = sum(layer.store.nbytes for layer in self.layers)
-        first = self.layers[0]
+        first, pruned = self.layers[0], self.shared.pruned
         return CacheStats(
             kept=torch.stack([layer.kept for layer in self.layers]),
-            prompt_lengths=first.prompt_lengths,
+            prompt_lengths=first.prompt_lengths if pruned is None else pruned.lengths,
+            layer_lengths=torch.stack([layer.prompt_lengths for layer in self.layers]),
             entry_bytes=torch.tensor([layer.entry_bytes for layer in self.layers]),
             generated=first.generated,
             kv_bytes_peak=max(prefill_peak, end),

@@ -16,7 +16,9 @@ class CacheStats:
     kept : torch.Tensor
         int64 [L, B, K]: entries kept of the prompt, observation window included.
     prompt_lengths : torch.Tensor
-        int64 [B]: prompt tokens, padding excluded.
+        int64 [B]: prompt tokens, padding excluded, before any were pruned.
+    layer_lengths : torch.Tensor
+        int64 [L, B]: prompt tokens that every layer was given, those that were pruned left out.
     entry_bytes : torch.Tensor
         int64 [L]: bytes of one key and one value.
     generated : int
@@ -31,10 +33,13 @@ class CacheStats:
         timed.
     warm_up_seconds : float
         Spent on compiling and capturing decode steps, and part of neither.
+    prefill_flops : torch.Tensor or None
+        int64 [B]: estimated operations of the text model's layers. None where no session measured.
     """
 
     kept: torch.Tensor
     prompt_lengths: torch.Tensor
+    layer_lengths: torch.Tensor
     entry_bytes: torch.Tensor
     generated: int
     kv_bytes_peak: int
@@ -42,6 +47,12 @@ class CacheStats:
     prefill_seconds: float | None = None
     decode_seconds_per_step: float | None = None
     warm_up_seconds: float = 0.0
+    prefill_flops: torch.Tensor | None = None
+
+    @property
+    def pruned_tokens(self) -> torch.Tensor:
+        """int64 [B]: prompt tokens that do not reach the last layer."""
+        return self.prompt_lengths - self.layer_lengths[-1]
 
     @property
     def effective_budgets(self) -> torch.Tensor:
@@ -65,5 +76,5 @@ class CacheStats:
 
     @property
     def kv_bytes_full(self) -> torch.Tensor:
-        """int64 [B]: bytes FullKV would keep of the same prompts."""
+        """int64 [B]: bytes FullKV would keep of the same prompts, had nothing been pruned."""
         return self.prompt_lengths * self.kept.shape[2] * self.entry_bytes.sum()

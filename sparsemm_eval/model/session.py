@@ -28,6 +28,8 @@ from sparsemm_eval.kernels import dispatch
 from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.feed_forward import in_parts
+from sparsemm_eval.model.flops import prefill_flops
+from sparsemm_eval.model.image_pruning import ImagePruning
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder, rotary_embedding
 
@@ -132,6 +134,7 @@ class CompressionSession:
         self.decode, self.kernel = decode, kernel
         mask = config.rule.mask
         self.masked = [] if mask is None else mask(config.head_scores, config)
+        self.pruning = None if config.pruner is None else ImagePruning(model, decoder, config)
         self.stats: CacheStats | None = None
         self._arena: Arena | None = None
         self._loop = (
@@ -205,6 +208,8 @@ class CompressionSession:
             self.model.register_forward_hook(self._note_prefill),
         ):
             self._undo.callback(hook.remove)
+        for hook in () if self.pruning is None else self.pruning.hooks():
+            self._undo.callback(hook.remove)
         self._undo.enter_context(in_parts(self.decoder.feed_forwards))
         if self.masked:
             self._undo.enter_context(masked_heads(self.model, self.masked, self.config.mask_mode))
@@ -220,7 +225,11 @@ class CompressionSession:
         original, own = self.model.generate, vars(self.model).get("generate")
 
         def generate(*args: Any, **kwargs: Any) -> Any:
-            return self._generate(original, args, kwargs)
+            try:
+                return self._generate(original, args, kwargs)
+            finally:
+                if self.pruning is not None:
+                    self.pruning.forget()
 
         self.model.generate = generate
         if own is None:
@@ -236,6 +245,8 @@ class CompressionSession:
         self._prefilled_at = None
         started, warmed_up = self._now(), self._warm_up_seconds()
         kwargs = with_encoded_images(self.model, kwargs)
+        if self.pruning is not None:
+            kwargs = self.pruning.before_generate(kwargs)
         if self._loop is not None:
             output, cache = self._loop.generate(original, self.new_cache, kwargs)
             stats = cache.stats()
@@ -252,6 +263,7 @@ class CompressionSession:
             prefill_seconds=self._prefilled_at - started,
             decode_seconds_per_step=steps / stats.generated if stats.generated else None,
             warm_up_seconds=warm_up,
+            prefill_flops=prefill_flops(stats.layer_lengths, self.decoder.config),
         )
         return output
 
@@ -285,6 +297,10 @@ class CompressionSession:
         cache = kwargs.get("past_key_values")
         if cache is not None:
             _check_call(kwargs)
+        if self.pruning is not None and cache is not None:
+            names = inspect.signature(model.forward).parameters
+            args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
+            kwargs = self.pruning.before_forward(cache, kwargs)
         if "images" in self.config.needs and cache is not None and not cache.is_prefilled:
             cache.shared.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
         return args, kwargs
