@@ -20,10 +20,8 @@ class Measurement:
 
     Attributes
     ----------
-    prompt_tokens, image_tokens : int
-        Padding excluded, and how many of them are of images; before any are pruned.
-    image_tokens_kept : int
-        Of these, those that reach the last layer.
+    prompt_tokens : int
+        Padding excluded, before any are pruned.
     effective_budget : float
         Mean entries kept per KV head over all layers.
     kept : numpy.ndarray
@@ -32,8 +30,6 @@ class Measurement:
         Bytes of the prompt's entries after compression, and what FullKV would hold of the same prompt.
     kv_bytes_end : int
         Bytes of the entries held in the end, those of generated tokens included.
-    prefill_flops : int
-        Estimated operations of the text model's layers on the prompt.
     batch : int
         Rows of the call.
     kv_bytes_reserve : float
@@ -46,17 +42,18 @@ class Measurement:
         Of all rows together; None where there was one token only.
     seconds : float
         Equal share of the call, warm-up left out.
+    image_tokens, image_tokens_kept : int or None
+        Of the prompt's tokens, those of images, and those that pruning leaves to the last layer.
+    prefill_flops : int or None
+        Estimated operations of the text model's layers on the prompt.
     """
 
     prompt_tokens: int
-    image_tokens: int
-    image_tokens_kept: int
     effective_budget: float
     kept: np.ndarray
     kv_bytes: int
     kv_bytes_full: int
     kv_bytes_end: int
-    prefill_flops: int
     batch: int
     kv_bytes_reserve: float
     kv_bytes_peak_per_call: int
@@ -64,21 +61,21 @@ class Measurement:
     warm_up_seconds: float
     decode_seconds_per_step: float | None
     seconds: float
+    image_tokens: int | None = None
+    image_tokens_kept: int | None = None
+    prefill_flops: int | None = None
 
     @classmethod
-    def of_row(cls, stats: CacheStats, row: int, image_tokens: int) -> Measurement:
+    def of_row(cls, stats: CacheStats, row: int, image_tokens: int | None = None) -> Measurement:
         """From the statistics of a call, and the image tokens of this row before any are pruned."""
-        rows, step = stats.kept.shape[1], stats.decode_seconds_per_step
+        rows, step, flops = stats.kept.shape[1], stats.decode_seconds_per_step, stats.prefill_flops
         return cls(
             prompt_tokens=int(stats.prompt_lengths[row]),
-            image_tokens=image_tokens,
-            image_tokens_kept=image_tokens - int(stats.pruned_tokens[row]),
             effective_budget=float(stats.effective_budgets[row]),
             kept=stats.kept[:, row].cpu().numpy().astype(np.int32),
             kv_bytes=int(stats.kv_bytes[row]),
             kv_bytes_full=int(stats.kv_bytes_full[row]),
             kv_bytes_end=int(stats.kv_bytes_end[row]),
-            prefill_flops=int(stats.prefill_flops[row]),
             batch=rows,
             kv_bytes_reserve=(stats.kv_bytes_allocated - int(stats.kv_bytes_end.sum())) / rows,
             kv_bytes_peak_per_call=int(stats.kv_bytes_peak),
@@ -86,6 +83,9 @@ class Measurement:
             warm_up_seconds=stats.warm_up_seconds / rows,
             decode_seconds_per_step=step,
             seconds=(stats.prefill_seconds + (step or 0.0) * stats.generated) / rows,
+            image_tokens=image_tokens,
+            image_tokens_kept=None if image_tokens is None else image_tokens - int(stats.pruned_tokens[row]),
+            prefill_flops=None if flops is None else int(flops[row]),
         )
 
     def to_record(self) -> dict[str, Any]:

@@ -66,13 +66,9 @@ class Answerer:
         shown = self._shown(inputs["input_ids"])
         stats = self.session.stats
         if self.image_share is not None:  # FullKV would hold all tokens of the images as they were given
-            config = self.model.config
-            sizes = [
-                [self.family.image_tokens(config, *one.size, None).count for one in s.images] for s in samples
-            ]
-            saved = torch.tensor([sum(counts) for counts in sizes]) - shown
-            stats = replace(stats, prompt_lengths=stats.prompt_lengths + saved)
-            shown = shown + saved
+            given = torch.tensor([self._image_tokens(sample) for sample in samples])
+            stats = replace(stats, prompt_lengths=stats.prompt_lengths + given - shown)
+            shown = given
         rows = output[:, prompt_tokens:].tolist()
         tokens = [cut_tokens(row, generation.eos_token_id, generation.pad_token_id) for row in rows]
         return [
@@ -111,6 +107,11 @@ class Answerer:
                     f"{smaller}leave such samples out with on_error=skip",
                 )
         return inputs.to(self.device, dtype=self.model.dtype)
+
+    def _image_tokens(self, sample: Sample) -> int:
+        """What a sample's images would take as they were given."""
+        config = self.model.config
+        return sum(self.family.image_tokens(config, *one.size, None).count for one in sample.images)
 
     def _shown(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [B] on the CPU: image tokens of the prompts as they were encoded."""

@@ -291,6 +291,9 @@ _MEANS = {
     "kv_bytes": "kv_bytes_per_sample",
     "kv_bytes_full": "kv_bytes_full_per_sample",
     "kv_bytes_end": "kv_bytes_end_per_sample",
+    "image_tokens": "image_tokens_per_sample",
+    "image_tokens_kept": "image_tokens_kept_per_sample",
+    "prefill_flops": "prefill_flops_per_sample",
 }
 _TIMED_MEANS = {
     "kv_bytes_reserve": "kv_bytes_reserve_per_sample",
