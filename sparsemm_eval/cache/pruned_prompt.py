@@ -78,6 +78,11 @@ class PrunedPrompt:
         self.index, valid = packed(self.kept)
         self.valid = None if bool(valid.all()) else valid
 
+    @property
+    def remaining_images(self) -> torch.Tensor:
+        """bool [B, W]: image tokens of the shorter prompt; filler is none."""
+        return self.rows(self.images.to(self.kept.device) & self.kept)
+
     def rows(self, tensor: torch.Tensor) -> torch.Tensor:
         """What is kept of a tensor [B or 1, N, ...] -> [B, W, ...]."""
         index = self.index.to(tensor.device)

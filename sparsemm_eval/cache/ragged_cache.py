@@ -187,7 +187,7 @@ class RaggedLayer(CacheLayerMixin):
             key,
             value if "values" in self.shared.config.needs else None,
             valid,
-            images if pruned is None or images is None else pruned.rows(images),
+            images if pruned is None or images is None else pruned.remaining_images,
             output_weight,
             scaling,
             self.layer,

@@ -118,7 +118,8 @@ class ImagePruning:
         if ids is None:
             raise UnsupportedError(f"input_ids=None: {self.given} asks which tokens are image tokens")
         mask, images = arguments.get("attention_mask"), ids == self.image_token
-        if not bool(images.any()):
+        given = arguments.get("pixel_values") is not None or arguments.get("mm_encoder_outputs")
+        if not given or not bool(images.any()):
             return None
         if mask is not None and (not isinstance(mask, torch.Tensor) or mask.ndim != 2):
             raise UnsupportedError(f"attention_mask: {self.given} takes [rows, tokens] only")
