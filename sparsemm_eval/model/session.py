@@ -298,8 +298,9 @@ class CompressionSession:
         if cache is not None:
             _check_call(kwargs)
         if self.pruning is not None and cache is not None:
-            names = inspect.signature(model.forward).parameters
-            args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
+            if args:
+                names = inspect.signature(model.forward).parameters
+                args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
             kwargs = self.pruning.before_forward(cache, kwargs)
         if "images" in self.config.needs and cache is not None and not cache.is_prefilled:
             cache.shared.images = self._image_positions(kwargs.get("input_ids", args[0] if args else None))
