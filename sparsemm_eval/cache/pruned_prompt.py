@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class PrunedPrompt:
     inputs: dict[str, Any] = field(default_factory=dict)
     once: dict[Hashable, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def lengths(self) -> torch.Tensor:
         """int64 [B] on the CPU: tokens before anything was left out, without padding."""
         return self.everything.sum(-1).cpu()
@@ -57,6 +58,18 @@ class PrunedPrompt:
     def dropped(self) -> int:
         """By how much the batch has become narrower: N - W."""
         return self.everything.shape[1] - self.index.shape[1]
+
+    @cached_property
+    def fewer(self) -> torch.Tensor:
+        """int64 [B] on the CPU: tokens that are left, known before it is decided which."""
+        if self.kept is not None:
+            return self.kept.sum(-1).cpu()
+        return self.lengths + (self.kept_counts - self.images.sum(-1)).cpu()
+
+    def layer_lengths(self, layers: int) -> torch.Tensor:
+        """int64 [layers, B] on the CPU: tokens of every layer."""
+        before, behind = self.lengths.expand(self.layer, -1), self.fewer.expand(layers - self.layer, -1)
+        return torch.cat([before, behind])
 
     @property
     def kept_counts(self) -> torch.Tensor:

@@ -194,6 +194,7 @@ class RaggedLayer(CacheLayerMixin):
             self.shared.num_layers,
             self.shared.config,
             self.shared.once if pruned is None else pruned.once,  # its lengths are others
+            None if self.shared.pruned is None else self.shared.pruned.layer_lengths(self.shared.num_layers),
         )
         self.prompt_lengths, self._kv_heads = view.lengths, key.shape[1]
         self.entry_bytes = 2 * key.shape[3] * key.element_size()

@@ -57,6 +57,8 @@ class PromptView:
         The method's settings; ``keep`` puts them here.
     shared : dict
         What is computed once for all layers of a prompt, see ``once_per_prompt``.
+    layer_lengths : torch.Tensor, optional
+        int64 [layers, B] on the CPU: prompt tokens of every layer, padding left out. None: this layer's.
     """
 
     query: torch.Tensor
@@ -70,6 +72,7 @@ class PromptView:
     layers: int = 1
     config: Settings | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    layer_lengths: torch.Tensor | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -113,6 +116,16 @@ class PromptView:
     def longest(self) -> int:
         """Tokens of the longest prompt, padding left out."""
         return self.once_per_prompt("longest", lambda: int(self.lengths.max()))
+
+    @property
+    def fewest(self) -> torch.Tensor:
+        """int64 [B] on the CPU: tokens of the layer that has fewest, for budgets of all layers together."""
+        return self.lengths if self.layer_lengths is None else self.layer_lengths.min(0).values
+
+    @property
+    def mean_lengths(self) -> torch.Tensor:
+        """[B] on the CPU: tokens of a layer in the mean."""
+        return self.lengths if self.layer_lengths is None else self.layer_lengths.double().mean(0)
 
     @property
     def base(self) -> int:

@@ -85,16 +85,18 @@ def keep_layer(view: PromptView) -> Kept:
     Reads nothing back from a GPU that depends on the layer, unless the method does.
     """
     config, lengths = view.config, view.lengths[:, None]
+    fits = (view.mean_lengths <= config.budget)[:, None]
     # a prompt that fits into the mean budget is left whole: nothing would be gained by cutting it
-    if not config.evicts or view.longest <= config.budget:
+    if not config.evicts or bool(fits.all()):
         return _everything(view)
     scores = _shaped("score", view, config.score_in_use.function(view), (view.kv_heads, view.length))
     wanted = _shaped("allocate", view, config.rule.allocate(view, scores), (view.kv_heads,))
     protected, least = _protected(view)
     if wanted.device != least.device:  # to where the numbers are that depend on the prompt's content
         place = scores.device
-        wanted, least, lengths = (part.to(place, non_blocking=True) for part in (wanted, least, lengths))
-    wanted = torch.minimum(torch.where(lengths <= config.budget, lengths, wanted), lengths)
+        numbers = (wanted, least, lengths, fits)
+        wanted, least, lengths, fits = (part.to(place, non_blocking=True) for part in numbers)
+    wanted = torch.minimum(torch.where(fits, lengths, wanted), lengths)
     count = torch.maximum(wanted, least).expand(-1, view.kv_heads)
     # what a layer's heads share by content is theirs together, give or take what rounding does to each
     heads = view.batch * view.kv_heads

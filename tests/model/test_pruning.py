@@ -7,12 +7,13 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from sparsemm_eval import CompressionConfig, compress
+from sparsemm_eval import CompressionConfig, HeadScores, compress
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.methods import Method
 from sparsemm_eval.methods.snapkv import uniform
 from sparsemm_eval.model.families.registry import family_of
-from tests.methods.matrix import registered
+from tests.methods import matrix
+from tests.methods.matrix import EVICTING, registered
 from tests.pruning.test_divprune import by_loops
 from tests.tiny_models import IMAGE_FAMILIES, answer, model_of, prompt_of, text_prompt
 
@@ -270,6 +271,28 @@ def test_a_method_sees_each_layers_own_prompt():
     whole, pruned = seen[1], seen[2]
     assert pruned.length < whole.length
     assert pruned.images.sum() * 2 == pytest.approx(whole.images.sum(), abs=2)
+
+
+@pytest.mark.parametrize("surplus", ["drop", "redistribute"])
+@pytest.mark.parametrize("method", EVICTING)
+def test_layers_of_different_length_share_one_budget(method, surplus):
+    model, prompt = model_of("tiny-reader-mistral"), prompt_of("tiny-reader-mistral", BATCH)
+    table = torch.rand(6, 8, generator=torch.Generator().manual_seed(0)) ** 6
+    given = {"window": 8, "surplus": surplus, "prune": "fastv"}
+    for budget in (100, 160):
+        config = matrix.config_of(method, HeadScores(table), budget=budget, **given)
+        with compress(model, config) as session:
+            together = generate(model, prompt.inputs)
+            stats = session.stats
+            for row, inputs in enumerate(prompt.rows):
+                assert torch.equal(generate(model, inputs)[0], together[row])
+                assert torch.equal(session.stats.kept[:, 0], stats.kept[:, row])
+        held, whole = stats.effective_budgets.tolist(), stats.layer_lengths.double().mean(0).tolist()
+        assert stats.pruned_tokens.tolist() == [100, 168, 132]
+        for ours, fits in zip(held, whole, strict=True):
+            assert ours == pytest.approx(fits) if fits <= budget else ours <= budget + 2  # rounded by layer
+        if surplus == "redistribute" and budget == 100:  # every layer can hold as many
+            assert held == pytest.approx([100.0] * 3, abs=2)
 
 
 @pytest.mark.parametrize(
