@@ -28,6 +28,7 @@ from sparsemm_eval.study.statistics import (
 FIGURES = (
     *("effective_budget", "full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
     *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call"),
+    *("image_tokens_per_sample", "image_tokens_kept_per_sample", "prefill_flops_per_sample"),
     *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
     *("seconds", "agreement", "agreement_similarity"),
 )

@@ -27,7 +27,9 @@ FIGURES = {
     **{"effective_budget": "mean", "effective_budget_min": "min", "effective_budget_max": "max"},
     **dict.fromkeys(("full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"), "mean"),
     **dict.fromkeys(("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample"), "mean"),
-    **dict.fromkeys(("prefill_seconds_per_sample", "decode_seconds_per_step"), "mean"),
+    **dict.fromkeys(("image_tokens_per_sample", "image_tokens_kept_per_sample"), "mean"),
+    **dict.fromkeys(("prefill_flops_per_sample", "prefill_seconds_per_sample"), "mean"),
+    **{"decode_seconds_per_step": "mean"},
     **dict.fromkeys(("decode_seconds_per_token", "agreement", "agreement_similarity"), "mean"),
     **dict.fromkeys(("kv_bytes_peak_per_call", "seconds", "attempts"), "max"),
 }
