@@ -11,12 +11,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 from sparsemm_eval.checks import Count, Share, one_of, record
-from sparsemm_eval.config import COMMON, CompressionConfig
+from sparsemm_eval.config import CompressionConfig, setting_names
 from sparsemm_eval.decode.modes import MODES
 from sparsemm_eval.errors import ConfigError, nearest
 from sparsemm_eval.kernels.dispatch import KERNELS
 from sparsemm_eval.methods.base import Method
-from sparsemm_eval.methods.registry import all_knobs
 from sparsemm_eval.model.families.base import Family
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
@@ -24,7 +23,7 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "fl
 
 def knob_names() -> tuple[str, ...]:
     """Names of the model_args that make up the CompressionConfig; the method is fixed by the model's name."""
-    return tuple(dict.fromkeys((*COMMON, "score", "head_scores", *all_knobs())))
+    return setting_names()
 
 
 def _text(value: Any) -> Any:

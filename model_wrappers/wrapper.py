@@ -207,10 +207,14 @@ class Wrapper(lmms):
                 logger.warning(
                     f"{self.model_name} makes no use of the gen_kwargs {', '.join(sorted(unused))}"
                 )
+            compression, share = self.compression, None
+            if compression.pruner and compression.pruner.resizes and self.family.shrink_image is not None:
+                # done here, since a session gets to see encoded images only
+                compression, share = compression.without_pruning(), compression.image_share
             with compress(
-                self._model, self.compression, decode=self.arguments.decode, kernel=self.arguments.kernel
+                self._model, compression, decode=self.arguments.decode, kernel=self.arguments.kernel
             ) as session:
-                answerer = Answerer(self._model, self.processor, self.family, session, self.device)
+                answerer = Answerer(self._model, self.processor, self.family, session, self.device, share)
                 results = self._loop.answer(todo, requests, self.task_dict, answerer)
             # The journal stays open for further requests; clean() closes it.
             on_error.pop_all()

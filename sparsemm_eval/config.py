@@ -17,6 +17,8 @@ from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods import sparsemm
 from sparsemm_eval.methods.base import WINDOW, Knob, Method, Score, last_window
 from sparsemm_eval.methods.registry import all_knobs, method_named, score_named
+from sparsemm_eval.pruning.base import Pruner
+from sparsemm_eval.pruning.registry import SETTING, pruner_named, pruners, pruning_knobs
 
 #: Given to any method, so that one loop serves all; where they play no part they change nothing.
 COMMON = ("budget", "window")
@@ -40,9 +42,11 @@ class CompressionConfig:
         Score other entries than the method itself does: a name of ``sparsemm_eval.methods.scores()``.
     head_scores : str, Path or HeadScores, optional
         For methods that need them: a name, the path of a file, or a table.
+    prune : str, optional
+        Leave image tokens out besides: a name of ``sparsemm_eval.pruning.registry.pruners()``.
     **knobs
-        The method's own and its score's, which are attributes of the record: ``config.kernel_size``. Their
-        defaults and ranges stand in the method's file.
+        The method's own, its score's and the pruner's, which are attributes of the record:
+        ``config.kernel_size``. Their defaults and ranges stand in the method's or pruner's file.
 
     Raises
     ------
@@ -56,6 +60,7 @@ class CompressionConfig:
     window: int
     score: str | None
     head_scores: str | Path | HeadScores | None
+    prune: str | None
     knobs: Mapping[str, Any] = field(hash=False)
 
     def __init__(
@@ -66,6 +71,7 @@ class CompressionConfig:
         *,
         score: str | None = None,
         head_scores: str | Path | HeadScores | None = None,
+        prune: str | None = None,
         **knobs: Any,
     ):
         rule = method_named(method)
@@ -74,6 +80,7 @@ class CompressionConfig:
         self._set("budget", checked(Count, "budget", budget))
         self._set("window", checked(WINDOW.kind, "window", window))
         self._set("head_scores", _head_scores(head_scores, "head_scores" in self.needs, method))
+        self._set(SETTING, None if prune is None else pruner_named(prune).name)
         own = self._own_knobs()
         for name, value in knobs.items():
             if name not in own:
@@ -121,6 +128,11 @@ class CompressionConfig:
         return self.rule.evicts
 
     @property
+    def pruner(self) -> Pruner | None:
+        """What leaves image tokens out."""
+        return None if self.prune is None else pruner_named(self.prune)
+
+    @property
     def uses_window(self) -> bool:
         """Whether the observation window plays a part."""
         return WINDOW.name in knobs_in_use(self.rule, self.score_in_use)
@@ -131,7 +143,7 @@ class CompressionConfig:
         return self.window if self.evicts and self.rule.protect is last_window else 0
 
     def _own_knobs(self) -> dict[str, Knob]:
-        every = knobs_in_use(self.rule, self.score_in_use)
+        every = knobs_in_use(self.rule, self.score_in_use, self.pruner)
         return {name: knob for name, knob in every.items() if name not in COMMON}
 
     def _given(self) -> dict[str, Any]:
@@ -139,7 +151,8 @@ class CompressionConfig:
         scores = {} if self.head_scores is None else {"head_scores": self.head_scores}
         common = {"budget": self.budget} if self.evicts else {}
         common |= {"window": self.window} if self.uses_window else {}
-        return {"method": self.method, **common, **score, **scores, **self.knobs}
+        prune = {} if self.prune is None else {SETTING: self.prune}
+        return {"method": self.method, **common, **score, **scores, **prune, **self.knobs}
 
     @classmethod
     def fitting(cls, method: str, **settings: Any) -> CompressionConfig:
@@ -152,18 +165,24 @@ class CompressionConfig:
         """
         rule = method_named(method)
         score = score_named(settings["score"]) if rule.evicts and settings.get("score") else None
-        used, needs = knobs_in_use(rule, score), needs_of(rule, score)
-        known = {*COMMON, "score", "head_scores", *all_knobs()}
+        pruner = pruner_named(settings[SETTING]) if settings.get(SETTING) else None
+        used, needs = knobs_in_use(rule, score, pruner), needs_of(rule, score)
+        known = setting_names()
         for name in settings:
             if name not in known:
                 raise ConfigError(name, settings[name], one_of(name, sorted(known)))
-        takes = {*COMMON, *used, *({"score"} if score else ()), *({"head_scores"} & needs)}
+        takes = {*COMMON, SETTING, *used, *({"score"} if score else ()), *({"head_scores"} & needs)}
         return cls(method, **{name: value for name, value in settings.items() if name in takes})
 
     def replace(self, **changes: Any) -> CompressionConfig:
         """A copy with some settings changed, checked again."""
         before = {"budget": self.budget, "window": self.window, **self._given()}
         return CompressionConfig(**{**before, **changes})
+
+    def without_pruning(self) -> CompressionConfig:
+        """The same method for whole prompts."""
+        of_pruner = {SETTING, *pruning_knobs()}
+        return CompressionConfig(**{k: v for k, v in self._given().items() if k not in of_pruner})
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that plays a part, as JSON types; a table of head scores as ``"sha256:…"``."""
@@ -180,9 +199,16 @@ class CompressionConfig:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def knobs_in_use(method: Method, score: Score | None = None) -> Mapping[str, Knob]:
+def setting_names() -> tuple[str, ...]:
+    """Names of all settings besides the method."""
+    return tuple(dict.fromkeys((*COMMON, "score", "head_scores", *all_knobs(), SETTING, *pruning_knobs())))
+
+
+def knobs_in_use(
+    method: Method, score: Score | None = None, pruner: Pruner | None = None
+) -> Mapping[str, Knob]:
     """The knobs that play a part in a method, under its own score or another; without the budget."""
-    owners = (score or method.score, method)
+    owners = (score or method.score, method, pruner)
     return {knob.name: knob for owner in owners if owner is not None for knob in owner.knobs}
 
 
@@ -207,4 +233,7 @@ def _head_scores(given: Any, needed: bool, method: str) -> Any:
 def _refusal(name: str, method: str, own: Mapping[str, Knob]) -> str:
     if name in all_knobs():
         return f"no value: it plays no part in {method}"
+    if name in pruning_knobs():
+        users = [one.name for one in pruners().values() if name in (knob.name for knob in one.knobs)]
+        return f"no value without {SETTING}={' or '.join(users)}"
     return "a knob of " + method + ": " + (", ".join(sorted(own)) or "it has none") + nearest(name, own)

@@ -132,6 +132,25 @@ def test_every_knob_in_play_changes_the_digest(method):
     assert len(digests | {base.digest()}) == len(changes) + 1
 
 
+def test_pruning_is_part_of_a_config():
+    config = CompressionConfig("snapkv", budget=64, window=8, prune="fastv", prune_layer=3)
+    assert config.to_dict() == {
+        "method": "snapkv", "budget": 64, "window": 8, "kernel_size": 5, "pooling": "avg", "gqa": "mean",
+        "prune": "fastv", "image_share": 0.5, "prune_layer": 3,
+    }  # fmt: skip
+    assert eval(repr(config)) == config == config.replace()
+    plain = config.without_pruning()
+    others = [plain, config.replace(image_share=0.2), config.replace(prune_layer=2)]
+    assert len({one.digest() for one in (config, *others)}) == 4
+    assert plain == CompressionConfig("snapkv", budget=64, window=8)
+    fitted = CompressionConfig.fitting("fullkv", prune="divprune", prune_layer=2, image_share=0.3, budget=9)
+    assert fitted.to_dict() == {"method": "fullkv", "prune": "divprune", "image_share": 0.3}
+    with pytest.raises(ConfigError, match=r"image_share=0.5.*no value without prune="):
+        CompressionConfig("fullkv", image_share=0.5)
+    with pytest.raises(ConfigError, match=r"prune=3 .*one of divprune, downsample, fastv"):
+        CompressionConfig("fullkv", prune=3)
+
+
 def test_equal_numbers_have_equal_digests():
     one = CompressionConfig(budget=64, ratio=1, window=8)
     same = CompressionConfig(budget=np.int64(64), ratio=np.float64(1.0), window=torch.tensor(8))

@@ -17,6 +17,7 @@ ORDER = (
     ("errors", "files", "checks", "compat", "studies", "tasks"),
     ("heads.scores",),
     ("methods",),
+    ("pruning",),
     ("config",),
     ("kernels",),
     ("cache",),

@@ -23,7 +23,7 @@ class Measurement:
     Attributes
     ----------
     prompt_tokens : int
-        Padding excluded.
+        Padding excluded, before any are pruned.
     effective_budget : float
         Mean entries kept per KV head over all layers.
     kept : numpy.ndarray
@@ -48,6 +48,10 @@ class Measurement:
         Prompt tokens that show what the answer is read from; None where the document does not say.
     evidence_kept : numpy.ndarray or None
         int32 [layers, KV heads], those of them that are among the entries kept.
+    image_tokens, image_tokens_kept : int or None
+        Of the prompt's tokens, those of images, and those that pruning leaves to the last layer.
+    prefill_flops : int or None
+        Estimated operations of the text model's layers on the prompt.
     """
 
     prompt_tokens: int
@@ -65,11 +69,14 @@ class Measurement:
     seconds: float
     evidence_tokens: int | None = None
     evidence_kept: np.ndarray | None = None
+    image_tokens: int | None = None
+    image_tokens_kept: int | None = None
+    prefill_flops: int | None = None
 
     @classmethod
-    def of_row(cls, stats: CacheStats, row: int) -> Measurement:
-        """From the statistics of a call."""
-        rows, step = stats.kept.shape[1], stats.decode_seconds_per_step
+    def of_row(cls, stats: CacheStats, row: int, image_tokens: int | None = None) -> Measurement:
+        """From the statistics of a call, and the image tokens of this row before any are pruned."""
+        rows, step, flops = stats.kept.shape[1], stats.decode_seconds_per_step, stats.prefill_flops
         evidence = 0 if stats.evidence_tokens is None else int(stats.evidence_tokens[row])
         return cls(
             prompt_tokens=int(stats.prompt_lengths[row]),
@@ -87,6 +94,9 @@ class Measurement:
             seconds=(stats.prefill_seconds + (step or 0.0) * stats.generated) / rows,
             evidence_tokens=evidence or None,
             evidence_kept=stats.evidence_kept[:, row].numpy().astype(np.int32) if evidence else None,
+            image_tokens=image_tokens,
+            image_tokens_kept=None if image_tokens is None else image_tokens - int(stats.pruned_tokens[row]),
+            prefill_flops=None if flops is None else int(flops[row]),
         )
 
     def to_record(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Answerer:
     family: Family
     session: Any  # the open compression session of the model
     device: torch.device  # where inputs go
+    image_share: float | None = None  # of the image tokens, left by making images smaller; None: as they are
 
     @property
     def context(self) -> int:
@@ -63,6 +64,12 @@ class Answerer:
                 logits_processor=LogitsProcessorList(draws),
                 stopping_criteria=StoppingCriteriaList(stops),
             )
+        shown = self._shown(inputs["input_ids"])
+        stats = self.session.stats
+        if self.image_share is not None:  # FullKV would hold all tokens of the images as they were given
+            given = torch.tensor([self._image_tokens(sample) for sample in samples])
+            stats = replace(stats, prompt_lengths=stats.prompt_lengths + given - shown)
+            shown = given
         rows = output[:, prompt_tokens:].tolist()
         tokens = [cut_tokens(row, generation.eos_token_id, generation.pad_token_id) for row in rows]
         return [
@@ -72,7 +79,7 @@ class Answerer:
                 repeat=sample.request.repeat,
                 text=self._decode(tokens[row], settings.until),
                 tokens=tuple(tokens[row]),
-                measured=Measurement.of_row(self.session.stats, row),
+                measured=Measurement.of_row(stats, row, int(shown[row])),
             )
             for row, sample in enumerate(samples)
         ]
@@ -86,6 +93,8 @@ class Answerer:
             If a prompt fills the model's context.
         """
         images = [image for sample in samples for image in sample.images]
+        if self.image_share is not None:
+            images = [self.family.shrink_image(one, self.processor, self.image_share) for one in images]
         inputs = self.family.encode(self.processor, [sample.prompt for sample in samples], images)
         lengths = inputs["attention_mask"].sum(-1).tolist()
         smaller = (
@@ -101,8 +110,11 @@ class Answerer:
         return inputs.to(self.device, dtype=self.model.dtype)
 
     def _evidence(self, samples: Sequence[Sample], input_ids: torch.Tensor) -> torch.Tensor | None:
-        """Where in the prompts [B, N] the samples' evidence lies, bool [B, N]; None where none has any."""
-        if not any(sample.evidence for sample in samples):
+        """Where in the prompts [B, N] the samples' evidence lies, bool [B, N].
+
+        None where none has any, or images are made smaller, so that it lies elsewhere.
+        """
+        if self.image_share is not None or not any(sample.evidence for sample in samples):
             return None
         ids, config = input_ids.cpu(), self.model.config
         marked = torch.zeros(ids.shape, dtype=torch.bool)
@@ -111,6 +123,15 @@ class Answerer:
                 tokens = self.family.image_tokens(config, *sample.images[0].size, None)
                 marked[row, image_positions(config, ids[row], tokens)[list(sample.evidence)]] = True
         return marked.to(input_ids.device)
+
+    def _image_tokens(self, sample: Sample) -> int:
+        """What a sample's images would take as they were given."""
+        config = self.model.config
+        return sum(self.family.image_tokens(config, *one.size, None).count for one in sample.images)
+
+    def _shown(self, ids: torch.Tensor) -> torch.Tensor:
+        """int64 [B] on the CPU: image tokens of the prompts as they were encoded."""
+        return (ids == self.model.config.image_token_id).sum(-1).cpu()
 
     def _decode(self, tokens: list[int], until: tuple[str, ...]) -> str:
         text = self.processor.tokenizer.decode(

@@ -16,6 +16,9 @@ from sparsemm_eval.model_wrappers.answering.answer import Answer
 MEANS = {
     "effective_budget": "effective_budget",
     "prompt_tokens": "prompt_tokens_per_sample",
+    "image_tokens": "image_tokens_per_sample",
+    "image_tokens_kept": "image_tokens_kept_per_sample",
+    "prefill_flops": "prefill_flops_per_sample",
     "kv_bytes": "kv_bytes_per_sample",
     "kv_bytes_full": "kv_bytes_full_per_sample",
     "kv_bytes_end": "kv_bytes_end_per_sample",

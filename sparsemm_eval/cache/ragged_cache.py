@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sparsemm_eval.cache.dense_store import DenseStore
+from sparsemm_eval.cache.pruned_prompt import PrunedPrompt
 from sparsemm_eval.cache.ragged_store import RESERVE, RaggedArena, RaggedStore, block_size
 from sparsemm_eval.cache.statistics import CacheStats
 from sparsemm_eval.config import CompressionConfig
@@ -58,6 +59,8 @@ class Shared:
         float32 [L, B, K, N]: of a first pass over the prompts, for methods that ask.
     evidence : torch.Tensor or None
         bool [B, N]: positions of the prompts of which each KV head's kept ones are counted, if asked for.
+    pruned : PrunedPrompt or None
+        Where image tokens of the prompt are left out.
     once : dict
         What methods compute once for all layers; see ``PromptView``.
     held : list of RaggedLayer
@@ -75,6 +78,7 @@ class Shared:
     rotation: Rotation | None = None
     received: torch.Tensor | None = None
     evidence: torch.Tensor | None = None
+    pruned: PrunedPrompt | None = None
     once: dict[Hashable, Any] = field(default_factory=dict)
     held: list[RaggedLayer] = field(default_factory=list)
     held_peak: int = 0
@@ -102,11 +106,11 @@ class RaggedLayer(CacheLayerMixin):
     def __init__(self, shared: Shared, layer: int):
         super().__init__()
         self.shared, self.layer = shared, layer
-        self.seen = 0  # tokens this layer has been given, padding included
+        self.seen = 0  # tokens the model has been given, padding and what was pruned included
         self.store: Store | DenseStore | None = None
         self.prompt_lengths: torch.Tensor | None = None  # [B]
         self.entry_bytes = 0  # bytes of one key and one value
-        self.prompt_width = 0  # prompt tokens, padding included
+        self.prompt_width = 0  # prompt tokens, padding and what was pruned included
         self.dense_bytes = 0  # of the whole prompt, alive while this layer is compressed
         self.stored_bytes = 0  # right after compression
         self.copies = 1  # segments per KV head: the group's size where query heads keep entries of their own
@@ -142,12 +146,22 @@ class RaggedLayer(CacheLayerMixin):
         """
         self._check_tokens(key_states.shape[2])
         self.is_initialized = True
-        self.seen += key_states.shape[2]
+        self.seen += key_states.shape[2] + (0 if self.is_prefilled else self._dropped)
         if self.is_dense:
             return self.store.append(key_states, value_states)
         if not self.is_prefilled:
             self.keys, self.values = key_states, value_states
         return key_states, value_states
+
+    @property
+    def _pruned(self) -> PrunedPrompt | None:
+        pruned = self.shared.pruned
+        return None if pruned is None or self.layer < pruned.layer else pruned
+
+    @property
+    def _dropped(self) -> int:
+        """Columns of the prompt that do not reach this layer."""
+        return 0 if self._pruned is None else self._pruned.dropped
 
     def _check_tokens(self, tokens: int) -> None:
         if self.is_prefilled and tokens != 1:
@@ -184,27 +198,33 @@ class RaggedLayer(CacheLayerMixin):
             raise UnsupportedError(
                 "padding inside or right of a prompt: pad on the left (padding_side='left')"
             )
-        shared, config = self.shared, self.shared.config
+        shared, config, pruned = self.shared, self.shared.config, self._pruned
+        images, received = shared.images, shared.received
+        if pruned is not None:
+            images = None if images is None else pruned.remaining_images
+            received = None if received is None else pruned.of_all_layers(received)
         view = per_query_head(
             PromptView(
                 query,
                 key,
                 value if "values" in config.needs else None,
                 valid,
-                shared.images,
+                images,
                 output_weight,
                 scaling,
                 shared.rotation,
-                shared.received,
+                received,
                 self.layer,
                 shared.num_layers,
                 config,
+                shared.once if pruned is None else pruned.once,  # its lengths are others
+                None if shared.pruned is None else shared.pruned.layer_lengths(shared.num_layers),
                 shared.once,
             )
         )
         self.prompt_lengths, self._kv_heads = view.lengths, key.shape[1]
         self.entry_bytes = 2 * key.shape[3] * key.element_size()
-        self.prompt_width = key.shape[2]
+        self.prompt_width = key.shape[2] + self._dropped
         self.dense_bytes = 2 * key.numel() * key.element_size()
         kept = keep_layer(view)
         self.copies = 1 if kept.whole else view.kv_heads // key.shape[1]
@@ -231,10 +251,14 @@ class RaggedLayer(CacheLayerMixin):
 
     def _evidence(self, view: PromptView) -> torch.Tensor | None:
         marked = self.shared.evidence
-        if marked is not None and tuple(marked.shape) != (view.batch, view.length):
-            remedy = f"bool [B, N], here {(view.batch, view.length)}"
+        width = view.length if self._pruned is None else self._pruned.everything.shape[1]
+        if marked is not None and tuple(marked.shape) != (view.batch, width):
+            remedy = f"bool [B, N], here {(view.batch, width)}"
             raise ConfigError("evidence", tuple(marked.shape), remedy)
-        return None if marked is None else marked.to(view.key.device)
+        if marked is None:
+            return None
+        marked = marked if self._pruned is None else self._pruned.rows(marked)
+        return marked.to(view.key.device)
 
     def _per_kv_head(self, count: torch.Tensor) -> torch.Tensor:
         """Of segments' counts int64 [B, K * copies], the mean over each KV head's, rounded down: [B, K]."""
@@ -381,7 +405,7 @@ class RaggedCache(Cache):
     def reset(self) -> None:
         """Forget everything."""
         shared = self.shared
-        shared.images = shared.evidence = shared.rotation = shared.received = None
+        shared.images = shared.evidence = shared.rotation = shared.received = shared.pruned = None
         shared.once.clear()
         shared.held.clear()
         shared.held_peak = 0
@@ -406,11 +430,12 @@ class RaggedCache(Cache):
             prefill_peak = max(prefill_peak, earlier + layer.dense_bytes + layer.stored_bytes)
             earlier += layer.stored_bytes
         end = sum(layer.store.nbytes for layer in self.layers)
-        first, evidence = self.layers[0], self.shared.evidence
+        first, evidence, pruned = self.layers[0], self.shared.evidence, self.shared.pruned
         found = [layer.evidence_kept for layer in self.layers if layer.evidence_kept is not None]
         return CacheStats(
             kept=torch.stack([layer.kept for layer in self.layers]),
-            prompt_lengths=first.prompt_lengths,
+            prompt_lengths=first.prompt_lengths if pruned is None else pruned.lengths,
+            layer_lengths=torch.stack([layer.prompt_lengths for layer in self.layers]),
             entry_bytes=torch.tensor([layer.entry_bytes for layer in self.layers]),
             generated=first.generated,
             kv_bytes_peak=max(prefill_peak, self.shared.held_peak, end),

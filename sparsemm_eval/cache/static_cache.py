@@ -20,7 +20,7 @@ class StaticLayer(RaggedLayer):
         self._check_tokens(key_states.shape[2])
         if not self.is_prefilled:
             self.is_initialized = True
-            self.seen += key_states.shape[2]
+            self.seen += key_states.shape[2] + self._dropped
             self.keys, self.values = key_states, value_states
         return key_states, value_states
 

@@ -16,7 +16,9 @@ class CacheStats:
     kept : torch.Tensor
         int64 [L, B, K]: entries kept of the prompt, observation window included.
     prompt_lengths : torch.Tensor
-        int64 [B]: prompt tokens, padding excluded.
+        int64 [B]: prompt tokens, padding excluded, before any were pruned.
+    layer_lengths : torch.Tensor
+        int64 [L, B]: prompt tokens that every layer was given, those that were pruned left out.
     entry_bytes : torch.Tensor
         int64 [L]: bytes of one key and one value.
     generated : int
@@ -36,10 +38,13 @@ class CacheStats:
         said which those are.
     evidence_tokens : torch.Tensor or None
         int64 [B]: evidence tokens of the prompts.
+    prefill_flops : torch.Tensor or None
+        int64 [B]: estimated operations of the text model's layers. None where no session measured.
     """
 
     kept: torch.Tensor
     prompt_lengths: torch.Tensor
+    layer_lengths: torch.Tensor
     entry_bytes: torch.Tensor
     generated: int
     kv_bytes_peak: int
@@ -49,6 +54,12 @@ class CacheStats:
     warm_up_seconds: float = 0.0
     evidence_kept: torch.Tensor | None = None
     evidence_tokens: torch.Tensor | None = None
+    prefill_flops: torch.Tensor | None = None
+
+    @property
+    def pruned_tokens(self) -> torch.Tensor:
+        """int64 [B]: prompt tokens that do not reach the last layer."""
+        return self.prompt_lengths - self.layer_lengths[-1]
 
     @property
     def effective_budgets(self) -> torch.Tensor:
@@ -72,5 +83,5 @@ class CacheStats:
 
     @property
     def kv_bytes_full(self) -> torch.Tensor:
-        """int64 [B]: bytes FullKV would keep of the same prompts."""
+        """int64 [B]: bytes FullKV would keep of the same prompts, had nothing been pruned."""
         return self.prompt_lengths * self.kept.shape[2] * self.entry_bytes.sum()

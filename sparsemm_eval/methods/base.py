@@ -85,6 +85,10 @@ class PromptView:
         The method's settings; ``keep`` puts them here.
     shared : dict
         What is computed once for all layers of a prompt, see ``once_per_prompt``.
+    layer_lengths : torch.Tensor, optional
+        int64 [layers, B] on the CPU: prompt tokens of every layer, padding left out. None: this layer's.
+    across : dict, optional
+        Like ``shared``, where layers hold different parts of the prompt and ``shared`` is for some of them.
     """
 
     query: torch.Tensor
@@ -100,6 +104,8 @@ class PromptView:
     layers: int = 1
     config: Settings | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    layer_lengths: torch.Tensor | None = None
+    across: dict[Hashable, Any] | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -145,6 +151,16 @@ class PromptView:
         return self.once_per_prompt("longest", lambda: int(self.lengths.max()))
 
     @property
+    def fewest(self) -> torch.Tensor:
+        """int64 [B] on the CPU: tokens of the layer that has fewest, for budgets of all layers together."""
+        return self.lengths if self.layer_lengths is None else self.layer_lengths.min(0).values
+
+    @property
+    def mean_lengths(self) -> torch.Tensor:
+        """[B] on the CPU: tokens of a layer in the mean."""
+        return self.lengths if self.layer_lengths is None else self.layer_lengths.double().mean(0)
+
+    @property
     def base(self) -> int:
         """Mean entries per KV head beside the observation window."""
         return self.config.budget - self.config.window
@@ -170,6 +186,7 @@ class PromptView:
                 images=cut(self.images, here, tokens),
                 rotation=None if self.rotation is None else _row_of(self.rotation, row, tokens),
                 received=cut(self.received, slice(None), here, slice(None), tokens),
+                layer_lengths=cut(self.layer_lengths, slice(None), here),
                 shared=self.once_per_prompt(("row", row), dict),
             )
 
@@ -196,6 +213,10 @@ class PromptView:
         if name not in self._memo:
             self._memo[name] = compute()
         return self._memo[name]
+
+    def across_layers(self, name: Hashable, compute: Callable[[], Value]) -> Value:
+        """What all layers of a prompt write to and read, also where they hold different parts of it."""
+        return (self.shared if self.across is None else self.across).setdefault(name, compute())
 
     def once_per_prompt(self, name: Hashable, compute: Callable[[], Value]) -> Value:
         """A result that does not depend on the layer, computed once for all layers of a prompt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sparsemm_eval.checks import NonNegative, Positive
+from sparsemm_eval.checks import LARGEST, NonNegative, Positive
 from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.prompt_attention import attention_rows
 from sparsemm_eval.methods.window_attention import KERNEL_SIZE, smooth
@@ -52,11 +52,11 @@ def by_preference(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     so that the total can end below the budget. With ``cascading=false`` everything is held until the last
     layer has reported. As in the source, a prompt of up to budget + window tokens is not cut.
     """
-    preferences = view.once_per_prompt("cake", list)
+    preferences = view.across_layers("cake", list)
     preferences.append(preferences_of(view))
     rows = [
         _targets(view, [layer[row] for layer in preferences], length)
-        for row, length in enumerate(view.lengths.tolist())
+        for row, length in enumerate(view.fewest.tolist())
     ]
     return torch.tensor(rows).T[..., None].expand(-1, -1, view.kv_heads)
 
@@ -70,7 +70,7 @@ def preferences_of(view: PromptView) -> list[float]:
 def _targets(view: PromptView, preferences: list[float], length: int) -> list[int]:
     config, cap = view.config, length - view.config.window
     if length <= config.budget + config.window or not (config.cascading or len(preferences) == view.layers):
-        return [length] * len(preferences)
+        return [LARGEST] * len(preferences)  # all there is
     total, of_all = view.base * view.layers, sum(preferences)
     wanted = [int(one / of_all * total) if of_all else total // len(preferences) for one in preferences]
     excess = sum(max(one - cap, 0) for one in wanted)

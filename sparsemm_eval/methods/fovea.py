@@ -68,7 +68,7 @@ def by_sharper_score(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
         total = config.budget * share.numel()
         return water_fill(floor.flatten(), share.flatten(), cap=length, total=total).view_as(share)
 
-    tables = [view.once_per_prompt(("fovea", n), lambda n=n: fill(n)) for n in view.lengths.tolist()]
+    tables = [view.once_per_prompt(("fovea", n), lambda n=n: fill(n)) for n in view.fewest.tolist()]
     return torch.stack([table[view.layer] for table in tables])
 
 

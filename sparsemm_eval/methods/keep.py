@@ -113,29 +113,36 @@ def keep_layer(view: PromptView) -> Kept:
     Reads nothing back from a GPU that depends on the layer, unless the method does.
     """
     config, lengths = view.config, view.lengths[:, None]
+    fits = (view.mean_lengths <= config.budget)[:, None]
     # a prompt that fits into the mean budget is left whole: nothing would be gained by cutting it
-    if not config.evicts or view.longest <= config.budget:
+    if not config.evicts or bool(fits.all()):
         return _everything(view)
     scores = _shaped("score", view, config.score_in_use.function(view), (view.kv_heads, view.length))
     protected, least = _protected(view)
 
-    def limited(wanted: torch.Tensor) -> torch.Tensor:
-        floor, longest = least, lengths
+    def limited(
+        wanted: torch.Tensor, least: torch.Tensor, lengths: torch.Tensor, fits: torch.Tensor
+    ) -> torch.Tensor:
         if wanted.device != least.device:  # to where the numbers are that depend on the prompt's content
             place = scores.device
-            wanted, floor, longest = (part.to(place, non_blocking=True) for part in (wanted, least, lengths))
-        wanted = torch.minimum(torch.where(longest <= config.budget, longest, wanted), longest)
-        return torch.maximum(wanted, floor).expand(-1, view.kv_heads)
+            numbers = (wanted, least, lengths, fits)
+            wanted, least, lengths, fits = (part.to(place, non_blocking=True) for part in numbers)
+        wanted = torch.minimum(torch.where(fits, lengths, wanted), lengths)
+        return torch.maximum(wanted, least).expand(-1, view.kv_heads)
 
-    found, earlier = config.rule.allocate(view, scores), ()
+    limits, found, earlier = (least, lengths, fits), config.rule.allocate(view, scores), ()
     if "all_layers" in config.rule.needs:
-        _shaped("allocate", view, found[-1], (view.kv_heads,))
-        before = view.once_per_prompt("counts", list)
-        before[:] = [torch.minimum(limited(new), old) for new, old in zip(found[:-1], before, strict=True)]
-        earlier, found = tuple(before), found[-1]
-    count = limited(_shaped("allocate", view, found, (view.kv_heads,)))
-    if "all_layers" in config.rule.needs:
-        before.append(count)
+        before = view.across_layers("limits", list)
+        before.append(limits)
+        counts = [
+            limited(_shaped("allocate", view, one, (view.kv_heads,)), *own)
+            for one, own in zip(found, before, strict=True)
+        ]
+        held = view.across_layers("counts", list)
+        held[:] = [*map(torch.minimum, held, counts[:-1]), counts[-1]]
+        earlier, count = tuple(held[:-1]), held[-1]
+    else:
+        count = limited(_shaped("allocate", view, found, (view.kv_heads,)), *limits)
     # what a layer's heads share by content is theirs together, give or take what rounding does to each
     heads = view.batch * view.kv_heads
     most = int(count.sum()) if count.device.type == "cpu" else heads * min(config.budget + 1, view.length)

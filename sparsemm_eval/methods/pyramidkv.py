@@ -20,7 +20,7 @@ def by_layer(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     15 % above it on 7B models.
     """
     entries = _filled if view.config.surplus == "redistribute" else _descent
-    return view.for_all_heads([entries(view, view.layer, int(length)) for length in view.lengths])
+    return view.for_all_heads([entries(view, view.layer, int(length)) for length in view.fewest])
 
 
 def _descent(view: PromptView, layer: int, length: int) -> int:

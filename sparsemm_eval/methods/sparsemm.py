@@ -44,7 +44,7 @@ def share_by(view: PromptView, table: torch.Tensor) -> torch.Tensor:
         total = config.budget * share.numel()
         return water_fill(floor.flatten(), share.flatten(), cap=length, total=total).view_as(share)
 
-    tables = [view.once_per_prompt(("filled", n), lambda n=n: fill(n)) for n in view.lengths.tolist()]
+    tables = [view.once_per_prompt(("filled", n), lambda n=n: fill(n)) for n in view.fewest.tolist()]
     return torch.stack([one[view.layer] for one in tables])
 
 

@@ -91,11 +91,11 @@ def by_sparsity(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     off there goes to nobody. A tenth of the budget is the last tokens. Shares are taken again after each
     layer: they only fall, so the end is the same as if all layers had been held.
     """
-    sparsity = view.once_per_prompt("vlcache", list)
+    sparsity = view.across_layers("vlcache", list)
     sparsity.append(sparsities_of(view))
     rows = [
         _targets(view, [layer[row] for layer in sparsity], length)
-        for row, length in enumerate(view.lengths.tolist())
+        for row, length in enumerate(view.fewest.tolist())
     ]
     return torch.tensor(rows).T[..., None].expand(-1, -1, view.kv_heads)
 

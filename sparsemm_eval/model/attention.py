@@ -46,6 +46,8 @@ def ragged_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Prefill: SDPA, then the layer compresses itself. Decode: attention over what the layer kept.
 
+    The layer before image tokens are pruned ranks them: here alone are its queries and keys.
+
     Parameters
     ----------
     query : torch.Tensor
@@ -68,6 +70,9 @@ def ragged_attention_forward(
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if kv_layer is not None and not kv_layer.is_prefilled:
         valid = None if attention_mask is None else attention_mask[:, 0, -1, :]
+        pruned = kv_layer.shared.pruned
+        if pruned is not None and pruned.layer == kv_layer.layer + 1:
+            pruned.decide(query[:, :, -1], key, valid, scaling)
         weight = module.o_proj.weight if "output_weight" in kv_layer.shared.config.needs else None
         kv_layer.compress(query, valid, scaling, weight)
     return output, None

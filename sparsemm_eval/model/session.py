@@ -31,6 +31,8 @@ from sparsemm_eval.model.attention import ATTENTION, STATIC_ATTENTION, register
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.feed_forward import in_parts
 from sparsemm_eval.model.first_pass import first_pass
+from sparsemm_eval.model.flops import prefill_flops
+from sparsemm_eval.model.image_pruning import ImagePruning
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.rotary import Rotary
 from sparsemm_eval.model.text_decoder import TextDecoder, find_text_decoder, rotary_embedding
@@ -139,6 +141,7 @@ class CompressionSession:
         self.decode, self.kernel = decode, kernel
         mask = config.rule.mask
         self.masked = [] if mask is None else mask(config.head_scores, config)
+        self.pruning = None if config.pruner is None else ImagePruning(model, decoder, config)
         self.stats: CacheStats | None = None
         self.evidence: torch.Tensor | None = None
         self._arena: Arena | None = None
@@ -217,6 +220,8 @@ class CompressionSession:
             self.model.register_forward_hook(self._note_prefill),
         ):
             self._undo.callback(hook.remove)
+        for hook in () if self.pruning is None else self.pruning.hooks():
+            self._undo.callback(hook.remove)
         self._undo.enter_context(in_parts(self.decoder.feed_forwards))
         if self.masked:
             self._undo.enter_context(masked_heads(self.model, self.masked, self.config.mask_mode))
@@ -232,7 +237,11 @@ class CompressionSession:
         original, own = self.model.generate, vars(self.model).get("generate")
 
         def generate(*args: Any, **kwargs: Any) -> Any:
-            return self._generate(original, args, kwargs)
+            try:
+                return self._generate(original, args, kwargs)
+            finally:
+                if self.pruning is not None:
+                    self.pruning.forget()
 
         self.model.generate = generate
         if own is None:
@@ -250,6 +259,8 @@ class CompressionSession:
         kwargs = with_encoded_images(self.model, kwargs)
         self._received = first_pass(self.model, self.decoder, self.config, original, kwargs)
         self._prefilled_at = None  # a first pass is part of the time to the first token
+        if self.pruning is not None:
+            kwargs = self.pruning.before_generate(kwargs)
         if self._loop is not None:
             output, cache = self._loop.generate(original, self.new_cache, kwargs)
             stats = cache.stats()
@@ -266,6 +277,7 @@ class CompressionSession:
             prefill_seconds=self._prefilled_at - started,
             decode_seconds_per_step=steps / stats.generated if stats.generated else None,
             warm_up_seconds=warm_up,
+            prefill_flops=prefill_flops(stats.layer_lengths, self.decoder.config),
         )
         return output
 
@@ -299,6 +311,12 @@ class CompressionSession:
         cache = kwargs.get("past_key_values")
         if cache is not None:
             _check_call(kwargs)
+        # a first pass reads whole prompts
+        if self.pruning is not None and cache is not None and cache.shared.config.pruner is not None:
+            if args:
+                names = inspect.signature(model.forward).parameters
+                args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
+            kwargs = self.pruning.before_forward(cache, kwargs)
         if cache is not None and not cache.is_prefilled:
             self._answer_needs(cache, kwargs.get("input_ids", args[0] if args else None))
         return args, kwargs
@@ -331,8 +349,10 @@ class CompressionSession:
         if isinstance(cache, RaggedCache):
             layer = cache.layers[attention.layer_idx]
             kwargs["kv_layer"] = layer
-            if self._rotary is not None and layer.layer == 0 and not layer.is_prefilled:
-                cache.shared.rotation = self._rotary.rotation(*kwargs["position_embeddings"])
+            if self._rotary is not None and not layer.is_prefilled:
+                cos, sin = kwargs["position_embeddings"]  # of what the layer holds of the prompt
+                if cache.shared.rotation is None or cache.shared.rotation.cos is not cos:
+                    cache.shared.rotation = self._rotary.rotation(cos, sin)
         return args, kwargs
 
     def _note_prefill(self, model: PreTrainedModel, args: Any, output: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.arguments import task_name
 from sparsemm_eval.lmms.results import ResultsFile
-from sparsemm_eval.study.method_knobs import REFERENCE
+from sparsemm_eval.study.method_knobs import is_reference
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STALE = "done with other code, data, weights or versions: run the study again"
@@ -64,8 +64,8 @@ class CellFiles:
 
     @property
     def is_reference(self) -> bool:
-        """Whether others are compared with it: nothing is evicted and no head is masked."""
-        return self.cell["method"] == REFERENCE
+        """Whether others are compared with it: nothing is evicted or pruned, and no head is masked."""
+        return is_reference(self.cell["method"], self.cell["model_args"])
 
     @property
     def comparison(self) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from sparsemm_eval.heads.scores.recall import FIGURES
+from sparsemm_eval.pruning.registry import SETTING
+from sparsemm_eval.study.method_knobs import REFERENCE
 
 #: Knobs that always have a column.
 KNOBS = ("window", "ratio", "kernel_size", "pooling", "gqa", "surplus")
@@ -35,6 +37,7 @@ _AFTER_KNOBS = (
     *("effective_budget", "effective_budget_min", "effective_budget_max", "full_budget"),
     *("kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
     *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call", "samples_timed"),
+    *("image_tokens_per_sample", "image_tokens_kept_per_sample", "prefill_flops_per_sample"),
     *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
     *("seconds", "agreement", "agreement_similarity", *EVIDENCE, "evidence_samples", "scores"),
     *(f"version_{name}" for name in VERSIONS),
@@ -116,6 +119,16 @@ def knobs(cells: pd.DataFrame) -> list[str]:
 
 
 def crossed_knobs(cells: pd.DataFrame) -> list[str]:
-    """Knobs with more than one value within a model and method."""
+    """Knobs with more than one value within a model and method, and the pruner where there is any."""
     groups = cells.groupby(["model", "method"])
-    return [name for name in knobs(cells) if (groups[name].nunique() > 1).any()]
+    return [
+        name
+        for name in knobs(cells)
+        if (groups[name].nunique() > 1).any() or (name == SETTING and cells[name].notna().any())
+    ]
+
+
+def of_reference(rows: pd.DataFrame) -> pd.Series:
+    """Which rows of configurations are FullKV's of whole prompts."""
+    full = rows["method"] == REFERENCE
+    return full & rows[SETTING].isna() if SETTING in rows else full

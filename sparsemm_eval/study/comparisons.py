@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparsemm_eval.study.columns import EVIDENCE, crossed_knobs
-from sparsemm_eval.study.method_knobs import REFERENCE, title_of
+from sparsemm_eval.study.columns import EVIDENCE, crossed_knobs, of_reference
+from sparsemm_eval.study.method_knobs import title_of
 from sparsemm_eval.study.metrics import PRIMARY, Metric
 from sparsemm_eval.study.results import clusters_of
 from sparsemm_eval.study.statistics import (
@@ -28,6 +28,7 @@ from sparsemm_eval.study.statistics import (
 FIGURES = (
     *("effective_budget", "full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
     *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call"),
+    *("image_tokens_per_sample", "image_tokens_kept_per_sample", "prefill_flops_per_sample"),
     *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
     *("seconds", "agreement", "agreement_similarity", *EVIDENCE),
 )
@@ -324,16 +325,15 @@ def paired(equal: pd.DataFrame, against: str) -> pd.DataFrame:
 
 def against_full(frame: pd.DataFrame) -> list[Difference | None]:
     """Every configuration's paired difference to FullKV on its model and task; None where there is none."""
+    reference = of_reference(frame)
     full = {
-        (row.model, row.task): row.scores
-        for row in frame[frame["method"] == REFERENCE].itertuples()
-        if row.scores is not None
+        (row.model, row.task): row.scores for row in frame[reference].itertuples() if row.scores is not None
     }
     return [
         row.scores.above(full[row.model, row.task], row.task)
-        if row.method != REFERENCE and row.scores is not None and (row.model, row.task) in full
+        if not full_itself and row.scores is not None and (row.model, row.task) in full
         else None
-        for row in frame.itertuples()
+        for row, full_itself in zip(frame.itertuples(), reference, strict=True)
     ]
 
 

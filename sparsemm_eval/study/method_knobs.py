@@ -10,6 +10,7 @@ from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.base import Knob, Style
 from sparsemm_eval.methods.registry import all_knobs, method_named, methods, scores
 from sparsemm_eval.model.families.registry import ANY_FAMILY, families
+from sparsemm_eval.pruning.registry import SETTING, pruners, pruning_knobs
 
 #: The method that the others are compared with.
 REFERENCE = fullkv.METHOD.name
@@ -35,15 +36,20 @@ def family_names() -> tuple[str, ...]:
     return (*families(), ANY_FAMILY)
 
 
-def knobs_of(method: str, score: str | None = None) -> Mapping[str, Knob]:
-    """The knobs that change a run of a method, under its own score or another one."""
+def knobs_of(method: str, score: str | None = None, prune: str | None = None) -> Mapping[str, Knob]:
+    """The knobs that change a run of a method, under its own score or another one, and with a pruner."""
     rule = method_named(method)
-    return knobs_in_use(rule, scores().get(score) if rule.evicts else None)
+    return knobs_in_use(rule, scores().get(score) if rule.evicts else None, pruners().get(prune))
 
 
 def seed_of(method: str, score: str | None = None) -> str | None:
     """The model_arg that a method's seed goes to; None where nothing is drawn."""
     return next((name for name, knob in knobs_of(method, score).items() if knob.draws), None)
+
+
+def is_reference(method: str, model_args: Mapping[str, Any]) -> bool:
+    """Whether a cell is one that others are compared with: nothing is evicted, pruned or masked."""
+    return method == REFERENCE and SETTING not in model_args
 
 
 def needs_head_scores(method: str, score: str | None = None) -> bool:
@@ -52,10 +58,10 @@ def needs_head_scores(method: str, score: str | None = None) -> bool:
     return "head_scores" in needs_of(rule, scores().get(score) if rule.evicts else None)
 
 
-def takes_part(knob: str, method: str, family: str, score: Any = None) -> bool:
-    """Whether a model_arg can change a run of this method, model family and score."""
-    if knob in all_knobs():
-        return knob in knobs_of(method, score)
+def takes_part(knob: str, method: str, family: str, score: Any = None, prune: Any = None) -> bool:
+    """Whether a model_arg can change a run of this method, model family, score and pruner."""
+    if knob in {**all_knobs(), **pruning_knobs()}:
+        return knob in knobs_of(method, score, prune)
     if knob == "score":
         return method_named(method).evicts
     if knob == "head_scores":

@@ -14,6 +14,7 @@ import pandas as pd
 from sparsemm_eval.heads.figures.plots import new_figure, save_figure
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.cell_files import CellFiles
+from sparsemm_eval.study.columns import of_reference
 from sparsemm_eval.study.comparisons import label
 from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
 from sparsemm_eval.study.tables import Study
@@ -96,14 +97,14 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
             yield _by_task(str(model), "evidence", "Score against evidence recall", seen, _recall)
         masked = [name for name in part["method"].unique() if name in methods() and methods()[name].mask]
         if masked:
-            rows = part[part["method"].isin([*masked, REFERENCE])]
+            rows = part[part["method"].isin(masked) | of_reference(part)]
             yield _by_task(
                 str(model), "masking", "Score against the share of masked heads", rows, _against("mask_ratio")
             )
         for knob in study.knobs:
             values = compressed[knob].dropna().unique()
             if len(values) > 2 and all(isinstance(value, (int, float)) for value in values):
-                rows = part[part[knob].notna() | (part["method"] == REFERENCE)]
+                rows = part[part[knob].notna() | of_reference(part)]
                 yield _by_task(str(model), knob, f"Score against {knob}", rows, _against(knob))
         if compressed[list(_TIMES)].notna().any(axis=None):
             yield _times(str(model), part)
@@ -169,7 +170,7 @@ def _against(knob: str) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
 
     def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
         handles = _full(axes, rows)
-        rest = rows[rows["method"] != REFERENCE]
+        rest = rows[~of_reference(rows)]
         budgets = sorted(rest["budget"].dropna().unique())
         for (method, budget), line in rest.groupby(["method", "budget"], dropna=False, sort=False):
             dash = "-" if pd.isna(budget) else _DASHES[budgets.index(budget) % len(_DASHES)]
@@ -221,7 +222,7 @@ def _line(
 def _full(axes: Axes, rows: pd.DataFrame, y: str = "score", scale: float = 1) -> dict[str, Any]:
     """FullKV's value as a line across, with its interval."""
     handles = {}
-    for row in rows[rows["method"] == REFERENCE].itertuples():
+    for row in rows[of_reference(rows)].itertuples():
         if y == "score" and not pd.isna(row.ci_low):
             axes.axhspan(row.ci_low, row.ci_high, color=INK, alpha=0.06, linewidth=0)
         handles[title_of(REFERENCE)] = axes.axhline(

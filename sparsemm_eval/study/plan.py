@@ -11,8 +11,15 @@ from typing import Any
 
 from sparsemm_eval.files import digest_of
 from sparsemm_eval.methods.registry import method_named, methods
+from sparsemm_eval.pruning.registry import SETTING
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.method_knobs import REFERENCE, needs_head_scores, seed_of, takes_part
+from sparsemm_eval.study.method_knobs import (
+    REFERENCE,
+    is_reference,
+    needs_head_scores,
+    seed_of,
+    takes_part,
+)
 from sparsemm_eval.study.settings import Model, Study
 from sparsemm_eval.study.yaml_lines import Place, Problem
 
@@ -69,7 +76,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
                     problems.append(
                         study.document.problem(place or ("models", model.position), cell.id, remedy)
                     )
-    cells.sort(key=lambda cell: cell.method != REFERENCE)
+    cells.sort(key=lambda cell: not is_reference(cell.method, cell.model_args))
     return cells, problems
 
 
@@ -110,12 +117,16 @@ def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[
     }
     for name, value in model.arguments.items():
         given[name] = [(value, ("models", model.position, name))]
-    # which knobs take part depends on the score, so each score is crossed by itself
+    # which knobs take part depends on score and pruner, so each of these is crossed by itself
     scores = given.pop("score", []) if takes_part("score", method, model.family) else []
-    for score in scores or [None]:
+    prunes = given.pop(SETTING, [])
+    for score, prune in itertools.product(scores or [None], prunes or [None]):
         name = None if score is None else score[0]
-        axes = {k: values for k, values in given.items() if takes_part(k, method, model.family, name)}
+        prune = None if prune is None or prune[0] == "none" else prune
+        user = (method, model.family, name, prune and prune[0])
+        axes = {k: values for k, values in given.items() if takes_part(k, *user)}
         axes |= {} if score is None else {"score": [score]}
+        axes |= {} if prune is None else {SETTING: [prune]}
         if method_named(method).evicts:
             budgets = [(v, _place("budgets", None, i, study)) for i, v in enumerate(study.budgets)]
             axes = {"budget": budgets, **axes}
@@ -197,7 +208,7 @@ def _cell(
         include_path=study.include_path,
         identity=identity,
         hash=digest_of(identity),
-        comparison={name: value for name, value in comparison.items() if name != "budget"},
+        comparison={name: v for name, v in comparison.items() if name not in ("budget", SETTING)},
         sources={
             "pretrained": ("models", model.position, "pretrained"),
             **{name: place for name, (_, place) in draw.items()},
@@ -231,8 +242,9 @@ def _unused(study: Study) -> Iterator[Problem]:
         remedy = f"no seeds: no method here draws ({drawing} do)"
         yield document.problem(("seeds",), list(study.seeds), remedy)
     families = {model.family for model in study.models}
+    prunes = [None, *study.knobs.get(SETTING, ()), *(model.arguments.get(SETTING) for model in study.models)]
     for name in study.knobs:
-        users = itertools.product(named, families, scores)
+        users = itertools.product(named, families, scores, prunes)
         if not any(takes_part(name, *user) for user in users):
             yield document.problem(
                 ("knobs", name), list(study.knobs[name]), "a knob that a method of this study uses"

@@ -296,6 +296,9 @@ _MEANS = {
     "kv_bytes_end": "kv_bytes_end_per_sample",
     "evidence_tokens": "evidence_tokens_per_sample",
     **{name: name for name in FIGURES},
+    "image_tokens": "image_tokens_per_sample",
+    "image_tokens_kept": "image_tokens_kept_per_sample",
+    "prefill_flops": "prefill_flops_per_sample",
 }
 _TIMED_MEANS = {
     "kv_bytes_reserve": "kv_bytes_reserve_per_sample",

@@ -12,7 +12,7 @@ from sparsemm_eval.errors import ConfigError, one_of
 from sparsemm_eval.methods import published, sparsemm
 from sparsemm_eval.methods.base import Published
 from sparsemm_eval.methods.registry import methods
-from sparsemm_eval.study.columns import crossed_knobs
+from sparsemm_eval.study.columns import crossed_knobs, of_reference
 from sparsemm_eval.study.comparisons import (
     MEAN,
     SURROUNDINGS,
@@ -379,7 +379,7 @@ def _mixed(part: pd.DataFrame) -> list[str]:
 
 def _full(study: Study, model: str, task: str) -> list[str]:
     frame = study.configurations
-    rows = frame[(frame["model"] == model) & (frame["task"] == task) & (frame["method"] == REFERENCE)]
+    rows = frame[(frame["model"] == model) & (frame["task"] == task) & of_reference(frame)]
     return [
         f"{title_of(REFERENCE)}, {row.effective_budget:.0f} entries: {_interval(row)}."
         for row in rows.itertuples()

@@ -99,6 +99,24 @@ def test_axes_that_go_together():
     assert {cell.budget for cell in cells_of(text) if cell.method == "snapkv"} == {16, 32}
 
 
+def test_pruners_are_crossed_with_what_they_use_and_compared_with_whole_prompts():
+    text = """\
+name: s
+models: [{name: a, family: llava, pretrained: p}]
+methods: [snapkv, fullkv]
+budgets: 16
+tasks: t
+knobs: {window: 8, prune: [fastv, none, divprune], image_share: [0.25, 0.5], prune_layer: 3}
+"""
+    cells = cells_of(text)
+    found = [(c.method, c.model_args.get("prune"), c.model_args.get("image_share")) for c in cells]
+    axes = [(None, None), *itertools.product(("fastv", "divprune"), (0.25, 0.5))]
+    assert sorted(map(str, found)) == sorted(str((m, *one)) for m in ("snapkv", "fullkv") for one in axes)
+    assert all(("prune_layer" in c.model_args) == (c.model_args.get("prune") == "fastv") for c in cells)
+    assert found[0] == ("fullkv", None, None)  # it runs first, and all are compared with it
+    assert len({str(cell.comparison) for cell in cells}) == 1
+
+
 def test_excluded_cells_are_left_out():
     text = (
         TEXT

@@ -36,6 +36,11 @@ class Family:
         ``(config, width, height, grid_thw) -> ImageTokens``: which tokens an image of so many pixels takes,
         in their order. ``grid_thw`` is the image's row of ``image_grid_thw`` where the model has one. None:
         the image is taken as prepared.
+    shrink_image : callable or None
+        ``(image, processor, share) -> image``: a prepared image, made so small that about this share of its
+        tokens is left. None: sizes are not the image's own, see ``thumbnail``.
+    thumbnail : callable or None
+        ``config -> int``: how many of an image's tokens, the first ones, are a thumbnail of it.
     default_max_new_tokens : int
         Where a task gives none.
     pixel_limits : mapping
@@ -55,6 +60,8 @@ class Family:
     image_tokens: Callable[[PreTrainedConfig, int, int, Sequence[int] | None], ImageTokens]
     default_max_new_tokens: int
     messages_prompt: Callable[[Any, list, str | None], str] | None = None
+    shrink_image: Callable[[Image, Any, float], Image] | None = None
+    thumbnail: Callable[[PreTrainedConfig], int] | None = None
     pixel_limits: Mapping[str, int] = field(default_factory=dict)
     strip_answers: bool = False
     clean_up_blanks: bool | None = None

@@ -108,6 +108,11 @@ def image_tokens(config: PreTrainedConfig, width: int, height: int, grid_thw: ob
     return ImageTokens(width, height, grid.first + grid.rows * grid.stride, grid, base)
 
 
+def thumbnail(config: PreTrainedConfig) -> int:
+    """Tokens of the thumbnail, which stands before the tiles: 576 of the released models."""
+    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+
+
 def _fit(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
     """Size of the scaled image inside the target, rounded as the image processor does."""
     scale_x, scale_y = target_width / width, target_height / height
@@ -132,5 +137,6 @@ FAMILY = Family(
     messages_prompt=messages_prompt,
     prepare_image=prepare_image,
     image_tokens=image_tokens,
+    thumbnail=thumbnail,
     default_max_new_tokens=1024,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from transformers import PreTrainedConfig
 
 from sparsemm_eval.errors import UnsupportedError
@@ -35,6 +35,15 @@ def prepare_image(image: Image, processor: Any, limits: Mapping[str, int]) -> Im
 
     record = {"image": image, **limits}
     return fetch_image(record, image_patch_size=processor.image_processor.patch_size)
+
+
+def shrink_image(image: Image, processor: Any, share: float) -> Image:
+    """Make a prepared image smaller, so that about ``share`` of its tokens is left, in about its shape."""
+    cell = processor.image_processor.patch_size * processor.image_processor.merge_size
+    columns, rows = (side // cell for side in image.size)
+    down = max(1, round(rows * share**0.5))
+    across = max(1, min(columns, round(rows * columns * share / down)))
+    return image.resize((across * cell, down * cell), Resampling.BICUBIC)
 
 
 def image_tokens(
@@ -69,6 +78,7 @@ FAMILY = Family(
     context_prompt=context_prompt,
     prepare_image=prepare_image,
     image_tokens=image_tokens,
+    shrink_image=shrink_image,
     default_max_new_tokens=128,
     pixel_limits={"min_pixels": 3136, "max_pixels": 602112},
     strip_answers=True,

@@ -8,8 +8,8 @@ from zlib import crc32
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
+from sparsemm_eval.study.columns import of_reference
 from sparsemm_eval.study.json_values import plain
-from sparsemm_eval.study.method_knobs import REFERENCE
 
 PER_METHOD = 1
 
@@ -39,7 +39,8 @@ def worst(
     if apart.empty:
         return []
     labels = {cell: row.label for row in configurations.itertuples() for cell in row.cells}
-    full = samples[samples["method"] == REFERENCE].drop_duplicates(["model", "task", "sample"])
+    cells = configurations.loc[of_reference(configurations), "cells"].explode()
+    full = samples[samples["cell"].isin(cells)].drop_duplicates(["model", "task", "sample"])
     full = full.set_index(["model", "task", "sample"])["score"].rename("full_score")
     apart = apart.join(full, on=["model", "task", "sample"])
     pairs = list(zip(apart["answer"].fillna(""), apart["fullkv_answer"].fillna(""), strict=True))

@@ -11,6 +11,7 @@ from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 STATS = CacheStats(
     kept=torch.tensor([[[4, 2], [6, 6]], [[8, 2], [6, 6]]]),  # [L, B, K]
     prompt_lengths=torch.tensor([9, 6]),
+    layer_lengths=torch.tensor([[9, 6], [8, 6]]),
     entry_bytes=torch.tensor([16, 16]),
     generated=3,
     kv_bytes_peak=900,
@@ -18,16 +19,19 @@ STATS = CacheStats(
     prefill_seconds=0.5,
     decode_seconds_per_step=0.1,
     warm_up_seconds=3.0,
+    prefill_flops=torch.tensor([700, 500]),
 )
 
 
 def test_rows_get_their_own_figures_and_share_the_calls():
-    first, second = (Measurement.of_row(STATS, row) for row in (0, 1))
+    first, second = (Measurement.of_row(STATS, row, image_tokens=4) for row in (0, 1))
     assert (first.prompt_tokens, second.prompt_tokens) == (9, 6)
     assert (first.effective_budget, second.effective_budget) == (4.0, 6.0)
     assert first.kept.tolist() == [[4, 2], [8, 2]]
     assert (first.kv_bytes, first.kv_bytes_full) == (16 * 16, 9 * 2 * 32)
     assert (first.kv_bytes_end, second.kv_bytes_end) == (256 + 3 * 2 * 32, 384 + 3 * 2 * 32)
+    assert (first.image_tokens, first.image_tokens_kept, second.image_tokens_kept) == (4, 3, 4)
+    assert (first.prefill_flops, second.prefill_flops) == (700, 500)
     assert first.batch == second.batch == 2
     assert first.kv_bytes_reserve == second.kv_bytes_reserve == (1100 - 448 - 576) / 2
     assert (first.kv_bytes_peak_per_call, first.decode_seconds_per_step) == (900, 0.1)
