@@ -237,7 +237,7 @@ class RaggedLayer(CacheLayerMixin):
         if self.copies > 1:
             key, value = view.key, value.repeat_interleave(self.copies, 1)
         if config.rule.merge is not None:
-            key, value = config.rule.merge(view, kept.mask(self.prompt_width))
+            key, value = config.rule.merge(view, kept.mask(key.shape[2]))
         if "all_layers" not in config.rule.needs:
             self._finish(key, value, kept)
             return
@@ -328,7 +328,7 @@ class RaggedLayer(CacheLayerMixin):
             return shared.arena.stores[self.layer]
         counts = kept.count.cpu()
         whole = bool((counts == self.prompt_lengths[:, None]).all())
-        if whole and self.copies == 1 and key.shape[2] == self.prompt_width and not shared.held:
+        if whole and self.copies == 1 and not shared.held:  # what was held lies in another order
             return DenseStore(key, value, shared.reserve)
         store = RaggedStore(block_size(float(counts.double().mean())))
         store.fill(key, value, kept, room)

@@ -55,8 +55,10 @@ def by_preference(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     preferences = view.across_layers("cake", list)
     preferences.append(preferences_of(view))
     rows = [
-        _targets(view, [layer[row] for layer in preferences], length)
-        for row, length in enumerate(view.fewest.tolist())
+        _targets(view, [layer[row] for layer in preferences], length, mean)
+        for row, (length, mean) in enumerate(
+            zip(view.fewest.tolist(), view.mean_lengths.tolist(), strict=True)
+        )
     ]
     return torch.tensor(rows).T[..., None].expand(-1, -1, view.kv_heads)
 
@@ -67,9 +69,9 @@ def preferences_of(view: PromptView) -> list[float]:
     return [float(one[0] ** powers[0] * one[1] ** powers[1]) for one, _ in _statistics(view)]
 
 
-def _targets(view: PromptView, preferences: list[float], length: int) -> list[int]:
+def _targets(view: PromptView, preferences: list[float], length: int, mean: float) -> list[int]:
     config, cap = view.config, length - view.config.window
-    if length <= config.budget + config.window or not (config.cascading or len(preferences) == view.layers):
+    if mean <= config.budget + config.window or not (config.cascading or len(preferences) == view.layers):
         return [LARGEST] * len(preferences)  # all there is
     total, of_all = view.base * view.layers, sum(preferences)
     wanted = [int(one / of_all * total) if of_all else total // len(preferences) for one in preferences]

@@ -222,11 +222,15 @@ def test_a_manual_decode_loop_equals_generate(family, prune, method):
 def test_all_image_tokens_are_no_pruning(family, prune):
     model, prompt = model_of(family), prompt_of(family, BATCH)
     truth = generate(model, prompt.inputs)
-    for inputs, expected in ((prompt.inputs, truth), (text_prompt((60, 35)).inputs, None)):
+    for inputs, expected in ((prompt.inputs, truth), (words(model, (60, 35)).inputs, None)):
         expected = generate(model, inputs) if expected is None else expected
         with compress(model, config_of(prune, image_share=1)) as session:
             assert torch.equal(generate(model, inputs), expected)
         assert session.stats.pruned_tokens.tolist() == [0] * len(expected)
+
+
+def words(model, lengths):
+    return text_prompt(lengths, vocabulary=model.config.get_text_config().vocab_size)
 
 
 @pytest.mark.parametrize(("family", "prune"), CASES)
@@ -246,7 +250,7 @@ def test_the_model_is_as_before_after_an_exception(family, prune):
                 generate(model, prompt.rows[0], output_hidden_states=True, return_dict_in_generate=True)
             # the failed call's plan is not taken for another prompt's
             with torch.inference_mode():
-                model(**text_prompt((60,)).inputs)
+                model(**words(model, (60,)).inputs)
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
@@ -263,7 +267,10 @@ def test_a_method_sees_each_layers_own_prompt():
         return torch.rand(view.batch, view.kv_heads, view.length)
 
     method = Method("needy", "Needy", score=note, allocate=uniform, needs=("images",))
-    with registered(method), compress(model, CompressionConfig("needy", budget=24, prune="fastv")) as session:
+    with (
+        registered(method),
+        compress(model, CompressionConfig("needy", budget=24, window=8, prune="fastv")) as session,
+    ):
         generate(model, prompt.inputs)
     for view in seen:
         assert view.images.shape == (3, view.length)
@@ -290,8 +297,11 @@ def test_layers_of_different_length_share_one_budget(method, surplus):
         held, whole = stats.effective_budgets.tolist(), stats.layer_lengths.double().mean(0).tolist()
         assert stats.pruned_tokens.tolist() == [100, 168, 132]
         for ours, fits in zip(held, whole, strict=True):
-            assert ours == pytest.approx(fits) if fits <= budget else ours <= budget + 2  # rounded by layer
-        if surplus == "redistribute" and budget == 100:  # every layer can hold as many
+            if fits <= budget:
+                assert ours == pytest.approx(fits)
+            elif fits > budget + config.window:  # some published rules do not cut what is barely too long
+                assert ours <= budget + 2  # rounded by layer
+        if config.knobs.get("surplus") == "redistribute" and budget == 100:  # every layer can hold as many
             assert held == pytest.approx([100.0] * 3, abs=2)
 
 

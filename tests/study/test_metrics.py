@@ -9,7 +9,7 @@ def logged(name, values):
     return [{"doc_id": index, name: value} for index, value in enumerate(values)]
 
 
-def test_every_benchmark_of_the_paper_and_both_page_tasks_have_one():
+def test_every_benchmark_of_the_paper_and_all_page_tasks_have_one():
     named = {task: metric.name for task, metric in PRIMARY.items()}
     assert named == {
         "docvqa_val": "anls",
@@ -21,6 +21,8 @@ def test_every_benchmark_of_the_paper_and_both_page_tasks_have_one():
         "vqav2_val": "exact_match",
         "pages_qa": "exact_match",
         "pages_ocr": "character_accuracy",
+        "pages_qa_dev": "exact_match",
+        "pages_ocr_dev": "character_accuracy",
     }
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from sparsemm_eval.config import knobs_in_use
@@ -273,6 +274,7 @@ def test_ids_are_names_of_folders_however_long():
         assert not set(cell.id) & set("/*: ,")
 
 
+@effort(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     methods=st.lists(st.sampled_from(sorted(all_methods())), min_size=1, unique=True),
     budgets=st.lists(st.integers(1, 10**6), min_size=1, max_size=3, unique=True),
