@@ -38,6 +38,8 @@ study: $(READY)
 	$(BIN)/sparsemm study figures runs/tiny --out docs/figures
 
 evidence: $(READY)
+	$(BIN)/sparsemm study run studies/evidence.yaml --workers 2
+	$(BIN)/sparsemm study figures runs/evidence --out docs/figures
 	$(BIN)/python -m sparsemm_eval.evidence --out docs/evidence.md
 
 style: $(READY)

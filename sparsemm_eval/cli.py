@@ -14,6 +14,7 @@ from sparsemm_eval.heads import commands as heads
 from sparsemm_eval.lmms import demo, evaluate, tasks
 from sparsemm_eval.pages import commands as pages
 from sparsemm_eval.study import commands as study
+from sparsemm_eval.study import masking
 from sparsemm_eval.study.report import report_command
 from sparsemm_eval.tracking import dashboard
 
@@ -27,6 +28,7 @@ app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_
     evaluate.command
 )
 app.command("tasks")(tasks.command)
+heads.app.command("mask", epilog=masking.EPILOG)(masking.mask)
 app.add_typer(heads.app, name="heads")
 app.add_typer(pages.app, name="pages")
 app.add_typer(bench.app, name="bench")

@@ -16,8 +16,10 @@ def main(arguments: list[str] | None = None) -> None:
     beside = "Markdown file; figures go to figures/ beside it."
     parser.add_argument("--out", type=users_path, required=True, help=beside)
     parser.add_argument("--reader", default="tiny-reader", help="A shipped reader with shipped head scores.")
-    work = {"type": users_path, "default": "runs/evidence"}
+    work = {"type": users_path, "default": "runs/heads"}
     parser.add_argument("--work", **work, help="Folder of measurements.")
+    done = {"type": users_path, "default": "runs/evidence"}
+    parser.add_argument("--study", **done, help="Folder of the study `evidence`, which has been run.")
     takes = "full: about five minutes of one core; half: two; trial: figures that mean nothing."
     parser.add_argument("--effort", choices=sorted(EFFORTS), default="full", help=takes)
     published = {"action": "append", "default": [], "metavar": "NAME=FOLDER"}
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_target("--work", given.work, folder=True)
     stored = dict(entry.split("=", 1) for entry in given.anchor)
     found = measure(given.reader, given.effort, given.work, stored, given.out.parent / "figures")
-    write_text_atomically(given.out, document(found))
+    write_text_atomically(given.out, document(found, given.study))
     print(f"written to {given.out}")
 
 

@@ -8,35 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas
 import torch
 
-from sparsemm_eval import CompressionConfig
 from sparsemm_eval.evidence.sources import Source, sources
-from sparsemm_eval.evidence.tasks import PageTasks
 from sparsemm_eval.files import RecordStore, digest_of, source_digest
 from sparsemm_eval.heads.anchors.pages import SPLIT
 from sparsemm_eval.heads.anchors.stored import box_around
 from sparsemm_eval.heads.figures import plots
 from sparsemm_eval.heads.figures.word_attention import WordAttention, chosen_heads, save_sheet, word_attention
-from sparsemm_eval.heads.masking import experiment as mask_experiment
-from sparsemm_eval.heads.masking import report as mask_report
-from sparsemm_eval.heads.masking.experiment import MaskPlan
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
-from sparsemm_eval.methods import fullkv, random_scores, snapkv, sparsemm
 from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model.checkpoint import Checkpoint
 from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
-
-WINDOW = 8  # a question about a page is about as long
-BUDGETS = (16, 32)
-RATIOS = (0.0, 0.1, 0.3)
-SHAPES, CONTROL_SEEDS = "shapes", (0, 1)
 
 
 @dataclass(frozen=True)
@@ -44,20 +32,14 @@ class Effort:
     """How much is measured."""
 
     images: int  # per kind of images
-    documents: Mapping[str, int]  # per task
-    plan: MaskPlan
 
 
-EFFORTS = {
-    "full": Effort(60, {"pages_qa": 48, "pages_ocr": 16}, MaskPlan((0.02, 0.05, 0.1), (0, 1, 2, 3))),
-    "half": Effort(24, {"pages_qa": 24, "pages_ocr": 8}, MaskPlan((0.02, 0.05, 0.1), (0, 1, 2))),
-    "trial": Effort(4, {"pages_qa": 4, "pages_ocr": 2}, MaskPlan((0.05,), (0, 1))),
-}
+EFFORTS = {"full": Effort(60), "half": Effort(24), "trial": Effort(4)}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was measured."""
+    """What was measured beside the study of the document."""
 
     reader: Checkpoint
     effort: str  # name of one of `EFFORTS`
@@ -65,8 +47,6 @@ class Evidence:
     kinds: list[Source]
     stacks: Mapping[str, torch.Tensor]  # kind to float64 [images, L, H], scores of single images
     counted: Mapping[str, int]  # kind to how many answer tokens counted
-    masking: pandas.DataFrame  # see ``mask_experiment.table``
-    accuracy: Mapping[tuple[str, int], Mapping[str, list[float]]]  # row and budget to task to scores
     word: WordAttention
     on_word: float  # part of the best head's attention on the image that lies on the word's box
 
@@ -96,8 +76,7 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
         "source": source_digest(),
     }
     kinds = sources(work / "shapes", much.images, stored)
-    tasks = PageTasks(loaded.model, loaded.processor, much.documents)
-    stacks, counted, accuracy = {}, {}, {}
+    stacks, counted = {}, {}
     with RecordStore(work, "measured", unit="measurements", elsewhere="choose another --work") as store:
 
         def measured(what: str, make: Callable[[], Any]) -> Any:
@@ -108,13 +87,8 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
             found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, much.images))
             stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
             counted[kind.name] = found["tokens"]
-        points = mask_experiment.run(much.plan, identity, partial(tasks.masked, shipped, much.plan), work)
-        for row, config in _configurations(shipped, _table(stacks[SHAPES])).items():
-            what = f"accuracy: {row[0]}, budget {row[1]}"
-            accuracy[row] = measured(what, partial(tasks.compressed, config))
-    masking = mask_experiment.table(points, shipped.table.numel())
-    word, on_word = _draw_all(loaded, shipped, stacks, masking, figures)
-    return Evidence(loaded, effort, shipped, kinds, stacks, counted, masking, accuracy, word, on_word)
+    word, on_word = _draw_all(loaded, shipped, stacks, figures)
+    return Evidence(loaded, effort, shipped, kinds, stacks, counted, word, on_word)
 
 
 def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
@@ -130,35 +104,15 @@ def _table(stack: torch.Tensor) -> HeadScores:
     return HeadScores(stack.mean(0))
 
 
-def _configurations(shipped: HeadScores, shapes: HeadScores) -> dict[tuple[str, int], CompressionConfig]:
-    """Every row and budget of the accuracy tables."""
-    found: dict[tuple[str, int], CompressionConfig] = {}
-    found["full cache", 0] = CompressionConfig(fullkv.METHOD.name)
-    # A budget has to be larger than its window.
-    found["window only", WINDOW + 1] = CompressionConfig(snapkv.METHOD.name, budget=WINDOW + 1, window=WINDOW)
-    for budget in BUDGETS:
-        visual = CompressionConfig(sparsemm.METHOD.name, budget=budget, window=WINDOW, head_scores=shipped)
-        for ratio in RATIOS:
-            found[f"visual scores, ρ = {ratio:g}", budget] = visual.replace(ratio=ratio)
-        found["window + uniform (ρ = 1)", budget] = visual.replace(ratio=1.0)
-        found["scores from shapes, ρ = 0.1", budget] = visual.replace(head_scores=shapes)
-        for seed in CONTROL_SEEDS:
-            control = CompressionConfig(random_scores.METHOD.name, budget=budget, window=WINDOW, seed=seed)
-            found[f"random scores {seed}, ρ = 0.1", budget] = control
-    return found
-
-
 def _draw_all(
     loaded: Checkpoint,
     shipped: HeadScores,
     stacks: Mapping[str, torch.Tensor],
-    masking: pandas.DataFrame,
     figures: Path,
 ) -> tuple[WordAttention, float]:
     plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
     names = tuple(stacks)[:2]
     plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
-    mask_report.save_mask_figure(masking, figures / "masking.png", f"{loaded.name}: masked heads")
     page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
     entry = page.entries[number]
     word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
 
+from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.evidence.measure import EFFORTS, Evidence
-from sparsemm_eval.heads.masking import report as mask_report
-from sparsemm_eval.heads.masking.experiment import RANDOM, VISUAL
 from sparsemm_eval.heads.scores.facts import SHARES, agreement, noteworthy_heads, share_of_top
 from sparsemm_eval.heads.scores.table import HeadScores, count_of
-from sparsemm_eval.lmms.tasks import PAGE_METRICS
+from sparsemm_eval.study.results import collect
+from sparsemm_eval.study.table_formats import write_tables
+from sparsemm_eval.study.tables import Study, of_kind
 
 WIDTH = 110  # characters of a line
 DRAWS = 300  # of the bootstrap of head-score tables
-ABLATION = (
-    "full cache",
-    "window only",
-    "window + uniform (ρ = 1)",
-    "visual scores, ρ = 0",
-    "visual scores, ρ = 0.1",
-)
 
 
-def document(found: Evidence) -> str:
-    """The whole of ``docs/evidence.md``."""
+def document(found: Evidence, study: Path) -> str:
+    """The whole of ``docs/evidence.md``; its tables of accuracy are those of a study's folder.
+
+    Raises
+    ------
+    EvaluationError
+        If the study has no finished cells.
+    """
+    results = Study.of(*collect([study]))
+    masking, accuracy = (of_kind(results, kind) for kind in ("masking", "main"))
+    if not masking or not accuracy:
+        raise EvaluationError(f"{study}: not done, run `sparsemm study run evidence` first")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sparsemm_eval.evidence", ""),
         undefined=jinja2.StrictUndefined,
@@ -41,13 +46,11 @@ def document(found: Evidence) -> str:
     mean = HeadScores(found.stacks[names[0]].mean(0))
     total = mean.table.numel()
     best_layer, best_head = mean.best_heads(1)[0]
-    compared = dict.fromkeys(row for row, budget in found.accuracy if budget and "window" not in row)
     return environment.get_template("evidence.md.j2").render(
         option="" if found.effort == "full" else f" --effort {found.effort}",
         name=found.reader.name,
         weights=found.reader.fingerprint["weights"][:19],
         images=effort.images,
-        documents=effort.documents,
         total=total,
         concentration=list(_concentration(found.stacks[names[0]])),
         noteworthy=noteworthy_heads(mean),
@@ -56,11 +59,8 @@ def document(found: Evidence) -> str:
         kinds=found.kinds,
         counted=found.counted,
         **_agreements(found),
-        masking=mask_report.markdown(found.masking, total).rstrip(),
-        verdicts=list(_verdicts(found)),
-        tasks=PAGE_METRICS,
-        scores_and_shares=_accuracy(found, compared),
-        ablation=_accuracy(found, ABLATION),
+        masking=write_tables(masking, "markdown").strip(),
+        accuracy=write_tables(accuracy, "markdown").strip(),
         word=found.word.word,
         on_word=f"{found.on_word:.1%}",
     )
@@ -107,33 +107,6 @@ def _agreements(found: Evidence) -> dict[str, Any]:
     }
 
 
-def _verdicts(found: Evidence) -> Iterator[dict[str, str]]:
-    """What the smallest share of masked heads does to each task."""
-    for task, rows in found.masking.groupby("task", sort=False):
-        full = rows.iloc[0]
-        # Shares ascend, so the first row of a kind is of the smallest.
-        best, others = rows[rows.heads == VISUAL].iloc[0], rows[rows.heads == RANDOM].iloc[0]
-        yield {
-            "task": task,
-            "share": f"{best.share:.0%}",
-            "best": f"{best.score:.3f}",
-            "word": "below" if best.score < others.lowest else "not below",
-            "lowest": f"{others.lowest:.3f}",
-            "highest": f"{others.highest:.3f}",
-            "full": f"{full.score:.3f}",
-        }
-
-
-def _accuracy(found: Evidence, rows: Iterable[str]) -> list[tuple[str, int | str, list[str]]]:
-    """Name, budget and one cell per task of each budget that a row of the accuracy tables has."""
-    return [
-        (name, budget or "all", [bootstrap(scores[task]) for task in PAGE_METRICS])
-        for row in rows
-        for (name, budget), scores in found.accuracy.items()
-        if name == row
-    ]
-
-
 def resampled_tables(stack: torch.Tensor, draws: int, seed: int = 0) -> torch.Tensor:
     """Head-score tables float64 [draws, L, H], each summing to one, of images drawn with replacement.
 
@@ -141,12 +114,6 @@ def resampled_tables(stack: torch.Tensor, draws: int, seed: int = 0) -> torch.Te
     """
     means = _resampled_means(stack, draws, seed)
     return means / means.sum((1, 2), keepdim=True)
-
-
-def bootstrap(values: list[float], draws: int = 2000, seed: int = 0) -> str:
-    """Mean of documents' scores with the percentile bootstrap's 95 % interval."""
-    data = torch.tensor(values, dtype=torch.float64)
-    return _ranged(float(data.mean()), _resampled_means(data, draws, seed).tolist())
 
 
 def _resampled_means(data: torch.Tensor, draws: int, seed: int) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import combinations
 from os.path import expanduser
 from pathlib import Path
@@ -233,60 +232,3 @@ def import_(
     table = import_official(file, model)
     table.save(out)
     typer.echo(f"{table.num_layers} layers x {table.num_heads} query heads, written to {out}")
-
-
-@app.command(
-    epilog="""Examples:
-
-sparsemm heads mask --model tiny-reader --tasks pages_qa,pages_ocr --limit 50 --out runs/mask
-
-sparsemm heads mask --model Qwen/Qwen2-VL-7B-Instruct --tasks ocrbench --shares 0.02,0.05,0.1
---seeds 0,1,2,3,4 --batch-size 8 --out runs/mask-qwen"""
-)
-def mask(
-    model: Model,
-    tasks: Annotated[str, typer.Option(help="lmms-eval tasks, commas between (see: sparsemm tasks).")],
-    out: Annotated[
-        Path, typer.Option(help="Folder of tables, figure, results and journals.", parser=users_path)
-    ],
-    family: Annotated[str, typer.Option(help="Of the model names. Default: the checkpoint's own.")] = "vlm",
-    shares: Annotated[str, typer.Option(help="Shares of all query heads, up to 0.5.")] = "0.02,0.05,0.1,0.2",
-    seeds: Annotated[str, typer.Option(help="Of the random draws.")] = "0,1,2",
-    scores: Scores = None,
-    mode: Annotated[
-        str, typer.Option(help="query: masked heads attend evenly (as published); output: they return zeros.")
-    ] = "query",
-    metric: Annotated[str | None, typer.Option(help="Metric shown. Default: the first of a task.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Documents per task. Default: all.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Documents at a time.")] = 1,
-    model_args: Annotated[str, typer.Option(help="More model_args, as name=value,name=value.")] = "",
-    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine, data parallel.")] = 1,
-) -> None:
-    """Accuracy against the share of masked heads: the best visual heads, and random ones besides them.
-
-    Finished evaluations are found again in the folder, and a killed one goes on from its journal.
-    """
-    from sparsemm_eval.checks import Natural, Share, listed
-    from sparsemm_eval.heads.masking import experiment, report
-    from sparsemm_eval.heads.masking.evaluation import MaskEvaluation
-    from sparsemm_eval.heads.scores.lookup import resolve
-    from sparsemm_eval.lmms.tasks import PAGE_METRICS
-    from sparsemm_eval.model import checkpoint
-
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    for name in PAGE_METRICS.keys() & set(names):
-        experiment.chosen_metric(metric, name, [PAGE_METRICS[name]])
-    drawn = tuple(listed(Natural, "seeds", seeds))
-    plan = experiment.MaskPlan(tuple(listed(Share, "shares", shares)), drawn, mode)
-    check_target("out", out, folder=True)
-    scores_found = resolve(scores, model)
-    scores_found.check_fits(*checkpoint.find(model, argument="model").heads)
-    experiment.check_shares(plan, scores_found)
-    work = MaskEvaluation(family, model, names, out, scores, limit, batch_size, model_args, nproc)
-    identity = work.identity(scores_found)
-    found = experiment.run(plan, identity, partial(work.measure, plan), out, typer.echo, metric)
-    total = scores_found.table.numel()
-    table = experiment.table(found, total, metric)
-    written = report.save_all(table, total, out, f"{Path(model).name}: masked heads (mode {mode})")
-    typer.echo(report.markdown(table, total))
-    typer.echo("written to " + ", ".join(map(str, written)))

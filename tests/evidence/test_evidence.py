@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.evidence import measure
 from sparsemm_eval.evidence.__main__ import main
 from sparsemm_eval.evidence.sources import SHAPES, write_shapes
-from sparsemm_eval.evidence.text import bootstrap, resampled_tables
+from sparsemm_eval.evidence.text import resampled_tables
 from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.figures.word_attention import word_attention
 from sparsemm_eval.heads.scores.lookup import resolve
@@ -23,6 +22,7 @@ from sparsemm_eval.model.placement import place
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
 from tests.lmms_process import is_shipped
+from tests.study.study_folder import Spec, write_study
 
 needs_reader = pytest.mark.skipif(not is_shipped("tiny-reader"), reason="no trained reader is shipped")
 
@@ -47,22 +47,6 @@ def test_shapes_are_where_their_boxes_are(tmp_path):
             dark[top:bottom, left:right] = False
         assert not dark.any()
     assert seen == set(SHAPES)
-
-
-def numbers(text):
-    """Mean and interval of ``0.500 (0.100 … 0.900)``."""
-    return [float(number) for number in re.findall(r"[0-9.]+", text)]
-
-
-def test_bootstrap_against_a_plain_one():
-    values = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0]
-    mean, low, high = numbers(bootstrap(values, draws=4000))
-    generator = np.random.default_rng(5)
-    means = [np.mean(generator.choice(values, len(values))) for _ in range(4000)]
-    assert mean == pytest.approx(np.mean(values), abs=0.0005)
-    assert low == pytest.approx(np.quantile(means, 0.025), abs=0.05)
-    assert high == pytest.approx(np.quantile(means, 0.975), abs=0.05)
-    assert bootstrap([1.0, 1.0]) == "1.000 (1.000 … 1.000)"
 
 
 def test_resampled_tables_are_means_of_whole_images():
@@ -111,12 +95,19 @@ def test_the_heat_of_the_best_head_lies_on_the_word():
 @needs_reader
 def test_the_whole_document_in_small(tmp_path, monkeypatch):
     write_shapes(tmp_path / "data", 4, seed=3)
-    out, work = tmp_path / "docs" / "evidence.md", tmp_path / "work"
+    out, work, study = tmp_path / "docs" / "evidence.md", tmp_path / "work", tmp_path / "study"
+    masks = [
+        Spec("mask", None, None, {"mask_ratio": 0.05}),
+        Spec("mask_random", None, 0, {"mask_ratio": 0.05}),
+    ]
+    write_study(study, [Spec("fullkv"), *masks, Spec("sparsemm", 32, None, {"window": 8, "ratio": 0.1})])
     line = [
         "--out",
         str(out),
         "--work",
         str(work),
+        "--study",
+        str(study),
         "--effort",
         "trial",
         "--anchor",
@@ -135,12 +126,11 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
     assert "published data, coco" in text
     assert "nan" not in text
     assert str(tmp_path) not in text
-    assert max(len(row) for row in text.splitlines() if not row.startswith("|")) <= 110
-    for name in ("head-map", "two-sets-of-pages", "masking", "word"):
+    for name in ("head-map", "two-sets-of-pages", "word"):
         assert f"(figures/{name}.png)" in text
         assert min(Image.open(out.parent / "figures" / f"{name}.png").size) > 200
     kept = {path.name: path.read_bytes() for path in work.glob("*.jsonl")}
-    assert set(kept) == {"measured-00000.jsonl", "points-00000.jsonl"}
+    assert set(kept) == {"measured-00000.jsonl"}
     monkeypatch.setattr(measure, "_score", lambda *_: pytest.fail("measured again"))
     main(line)
     assert out.read_text() == text

@@ -1,1 +1,0 @@
-"""The masking experiment: what a model loses without its visual heads."""
