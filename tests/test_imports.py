@@ -27,10 +27,9 @@ ORDER = (
     ("heads",),  # anchors, scoring, figures
     ("model_wrappers",),
     ("lmms",),
-    ("heads.masking", "heads.commands"),
-    ("evidence",),
+    ("heads.commands",),
     ("study", "bench"),
-    ("tracking",),
+    ("evidence", "tracking"),
     ("cli", "__main__"),
 )
 RANKS = {f"sparsemm_eval.{room}": rank for rank, rooms in enumerate(ORDER) for room in rooms}

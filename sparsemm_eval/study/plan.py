@@ -5,17 +5,22 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.checks import checked
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.files import digest_of
+from sparsemm_eval.methods.base import Knob
 from sparsemm_eval.methods.registry import method_named, methods
 from sparsemm_eval.pruning.registry import SETTING
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.method_knobs import (
     REFERENCE,
     is_reference,
+    knobs_of,
     needs_head_scores,
     seed_of,
     takes_part,
@@ -183,6 +188,7 @@ def _cell(
     }
     identity = {
         **settings,
+        **_contents(knobs_of(method, arguments.get("score")), arguments),
         "weights": facts.checkpoint_key(pretrained),
         "head_scores": scores,
         **{f"data of {task}": facts.data_key(task, study.include_path) for task in tasks},
@@ -214,6 +220,16 @@ def _cell(
             **{name: place for name, (_, place) in draw.items()},
         },
     )
+
+
+def _contents(knobs: Mapping[str, Knob], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Knobs that are given as text, as their method takes them: of a file, what stands in it."""
+    found = {}
+    for name in knobs.keys() & arguments.keys():
+        if isinstance(arguments[name], str):
+            with suppress(ConfigError):  # which the wrapper's check names
+                found[name] = checked(knobs[name].kind, name, arguments[name])
+    return found
 
 
 def _identifier(model: str, method: str, budget: int | None, tasks: tuple[str, ...], digest: str) -> str:

@@ -355,3 +355,14 @@ knobs: {window: 8, kernel_size: [5, 7], score: [window_attention, random]}
         key=str,
     )
     assert {cell.model_name for cell in cells} == {"vlm_fullkv", "vlm_snapkv", "vlm_streamingllm"}
+
+
+def test_a_table_in_a_file_counts_with_its_content(tmp_path):
+    file, text = tmp_path / "table.json", TEXT.replace("methods: [", "methods: [mixkv, ")
+    found = []
+    for table in ("[[0.1]]", "[[0.2]]"):
+        file.write_text(table)
+        changed = text.replace("knobs: {", f"knobs: {{redundancy: {file}, ")
+        found.append({cell.hash for cell in cells_of(changed) if cell.method == "mixkv"})
+    assert found[0]
+    assert not found[0] & found[1]
