@@ -123,7 +123,7 @@ def test_every_knob_in_play_changes_the_digest(method):
         "headkv_per": "query_head", "full_heads": 0.5, "cake_tau1": 1, "cake_tau2": 1, "cake_gamma": 1,
         "cascading": False, "vlcache_heads": False, "vlcache_layers": False, "vlcache_layer_recent": True,
         "prompt_share": 0.5, "lookm_text": "all", "lookm_merge": "off", "kvzip_level": "uniform",
-        "fovea_reach": 3, "fovea_diversity": 0, "fovea_visual": 0.1, "fovea_power": 1, "fovea_ratio": 0.2,
+        "fovea_reach": 3, "fovea_diversity": 1, "fovea_visual": 0.1, "fovea_power": 1, "fovea_ratio": 0.2,
     }  # fmt: skip
     assert set(others) - {"budget"} == set(all_knobs())
     base = CompressionConfig(method)

@@ -11,13 +11,13 @@ from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, 
 from sparsemm_eval.methods.keydiff import mean_direction
 from sparsemm_eval.methods.window_attention import GQA, smooth, window_importance
 
-REACH = Knob("fovea_reach", 9, Count, "positions, itself and those before, whose largest attention counts")
-DIVERSITY = Knob("fovea_diversity", 3.0, NonNegative, "λ: weight of key diversity in visual heads")
+REACH = Knob("fovea_reach", 13, Count, "positions, itself and those before, whose largest attention counts")
+DIVERSITY = Knob("fovea_diversity", 0.0, NonNegative, "λ: weight of key diversity in visual heads")
 VISUAL = Knob(
     "fovea_visual", 0.05, Share, "share of the largest head score from which a KV head counts as visual"
 )
 POWER = Knob("fovea_power", 1.5, Positive, "exponent of the head scores that budgets follow")
-UNIFORM = Knob("fovea_ratio", 0.3, Share, "uniform share of what is left after the window")
+UNIFORM = Knob("fovea_ratio", 0.1, Share, "uniform share of what is left after the window")
 
 
 def _kv_head_scores(view: PromptView) -> torch.Tensor:
@@ -27,11 +27,12 @@ def _kv_head_scores(view: PromptView) -> torch.Tensor:
 
 
 def reach_and_diversity(view: PromptView) -> torch.Tensor:
-    """Forward-pooled attention of the window, plus key diversity in visual heads: float32 [B, K, N].
+    """Forward-pooled attention of the window: float32 [B, K, N].
 
     The largest attention among a position and the ones before it, divided by its mean over all positions
     before the window. In KV heads whose score is at least ``fovea_visual`` of the largest, 1 - cos(key, mean
-    key), also divided by its mean, is added ``fovea_diversity`` times.
+    key), also divided by its mean, is added ``fovea_diversity`` times: none by default, since on development
+    pages it made no difference.
     """
     visual = _kv_head_scores(view)
     visual = (visual >= view.config.fovea_visual * visual.max())[view.layer].to(view.key.device)
@@ -46,10 +47,11 @@ def _scores(view: PromptView, visual: torch.Tensor) -> torch.Tensor:
         view.query, view.key, window=config.window, kernel_size=1, gqa=config.gqa, scaling=view.scaling
     )
     attention = _by_mean(smooth(attention, config.fovea_reach, "forward")[0])
-    key = view.key[0].float()
-    diversity = _by_mean(1 - F.cosine_similarity(key, mean_direction(key), dim=-1)[:, :past])
-    mixed = attention + config.fovea_diversity * visual[:, None] * diversity
-    return F.pad(mixed, (0, config.window), value=torch.inf)
+    if config.fovea_diversity:
+        key = view.key[0].float()
+        diversity = _by_mean(1 - F.cosine_similarity(key, mean_direction(key), dim=-1)[:, :past])
+        attention = attention + config.fovea_diversity * visual[:, None] * diversity
+    return F.pad(attention, (0, config.window), value=torch.inf)
 
 
 def _by_mean(raw: torch.Tensor) -> torch.Tensor:
@@ -76,11 +78,11 @@ METHOD = Method(
     name="fovea",
     title="Fovea",
     paper="this project, docs/methods.md",
-    meaning="SparseMM's budgets, filled by what stands behind attended positions and by key diversity",
+    meaning="SparseMM's budgets, sharper and all used, filled by what stands behind attended positions",
     score=Score(
         "fovea",
         reach_and_diversity,
-        "attention of the window on the positions before, and key diversity in visual heads",
+        "attention of the window on a position or those before it; key diversity on demand",
         (WINDOW, GQA, REACH, DIVERSITY, VISUAL),
         ("head_scores",),
     ),

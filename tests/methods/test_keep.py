@@ -29,7 +29,17 @@ from tests.methods.matrix import (
 @pytest.mark.parametrize(("heads", "kv_heads", "length"), [(4, 4, 60), (4, 2, 33), (7, 1, 50)])
 def test_equals_loops(method, pooling, heads, kv_heads, length):
     table = HeadScores(torch.rand(3, heads, generator=torch.Generator().manual_seed(9)))
-    config = config_of(method, table, budget=14, window=6, kernel_size=3, pooling=pooling, ratio=0.2, lag=8)
+    config = config_of(
+        method,
+        table,
+        budget=14,
+        window=6,
+        kernel_size=3,
+        pooling=pooling,
+        ratio=0.2,
+        lag=8,
+        fovea_diversity=2,
+    )
     views = random_views(heads, kv_heads, [length])
     ours = [layer[0] for layer in positions(config, views)]
     truth = reference.kept_positions(config, views, table.table.tolist())
