@@ -116,6 +116,10 @@ class RaggedLayer(CacheLayerMixin):
         self.copies = 1  # segments per KV head: the group's size where query heads keep entries of their own
         self.evidence_kept: torch.Tensor | None = None  # int64 [B, K] on the layer's device, where asked for
         self._kv_heads = 0
+        # until all layers have reported, where a method shares a budget among them: what is kept as of now,
+        # and which of these entries are marked, bool [B, K, entries]
+        self._held: Kept | None = None
+        self._marked: torch.Tensor | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Part of the cache interface; nothing can be set up before the prompt is known."""
@@ -203,6 +207,8 @@ class RaggedLayer(CacheLayerMixin):
         if pruned is not None:
             images = None if images is None else pruned.remaining_images
             received = None if received is None else pruned.of_all_layers(received)
+        # layers may lie on several devices
+        images, received = (part if part is None else part.to(key.device) for part in (images, received))
         view = per_query_head(
             PromptView(
                 query,

@@ -26,6 +26,9 @@ _INTEGERS = (
     *("batch_size", "processes", "attempts", "evidence_samples"),
 )
 
+#: Knobs whose columns have another name: a cell's score is what the task gives.
+_RENAMED = {"score": "entry_score"}
+
 EVIDENCE = ("evidence_tokens_per_sample", *FIGURES)
 
 #: Column order; further crossed knobs follow ``surplus``.
@@ -62,6 +65,11 @@ SAMPLE_COLUMNS = (
 )
 
 
+def column_of(knob: str) -> str:
+    """The name of a knob's column."""
+    return _RENAMED.get(knob, knob)
+
+
 def result_frame(rows: list[dict[str, Any]], knobs: Iterable[str]) -> pd.DataFrame:
     """Rows of cells and tasks as a table.
 
@@ -70,7 +78,7 @@ def result_frame(rows: list[dict[str, Any]], knobs: Iterable[str]) -> pd.DataFra
     rows : list of dict
         Column -> value; what is not there is missing.
     knobs : iterable of str
-        Names of the cells' knobs; those without a column of their own follow ``surplus``.
+        Names of the columns of the cells' knobs; those without a column of their own follow ``surplus``.
     """
     known = {*_BEFORE_KNOBS, *KNOBS, *_AFTER_KNOBS}
     further = [name for name in dict.fromkeys(knobs) if name not in known]

@@ -20,7 +20,7 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.files import digest_of, replacing, source_digest, write_json_atomically
 from sparsemm_eval.heads.scores.recall import FIGURES
 from sparsemm_eval.study.cell_files import CellFiles, read_study
-from sparsemm_eval.study.columns import KNOBS, VERSIONS, result_frame, sample_frame
+from sparsemm_eval.study.columns import KNOBS, VERSIONS, column_of, result_frame, sample_frame
 from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.metrics import per_sample, primary
 from sparsemm_eval.study.statistics import mean_interval
@@ -58,7 +58,7 @@ def collect(
         own, samples = _summary(one, references.get(one.comparison))
         rows += own
         parts.append(samples())
-    knobs = (name for one in files for name in one.cell["knobs"])
+    knobs = (column_of(name) for one in files for name in one.cell["knobs"])
     found = pa.concat_tables([_schema().empty_table(), *parts])
     return result_frame(rows, knobs), sample_frame(found.to_pandas())
 
@@ -87,7 +87,7 @@ def write(folder: Path, samples: bool = True) -> None:
             if writer is not None:
                 # A cell at a time: a study may hold more answers than memory.
                 writer.write_table(of_cell())
-    cells = result_frame(rows, (name for one in files for name in one.cell["knobs"]))
+    cells = result_frame(rows, (column_of(name) for one in files for name in one.cell["knobs"]))
     with replacing(folder / "results.csv") as path:
         csv(cells).to_csv(path, index=False)
     with replacing(folder / "results.parquet") as path:
@@ -217,7 +217,7 @@ def _row(
         "cell": cell["id"],
         "task": task,
         "config_hash": cell["hash"],
-        **{name: _knob(files, name) for name in {*KNOBS, *cell["knobs"]}},
+        **{column_of(name): _knob(files, name) for name in {*KNOBS, *cell["knobs"]}},
         **{name: status.get(name) for name in ("state", "attempts", "seconds", "error")},
     }
     if not files.done:

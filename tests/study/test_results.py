@@ -311,6 +311,15 @@ def test_a_crossed_knob_of_a_method_becomes_a_column(tmp_path):
     assert crossed_knobs(cells) == ["adakv_floor"]
 
 
+def test_the_score_of_entries_is_not_taken_for_a_documents(tmp_path):
+    specs = [Spec("sparsemm", 16, knobs={"score": score}) for score in ("mixkv", "random")]
+    write_study(tmp_path / "s", [Spec("fullkv"), *specs, Spec("sparsemm", 16)], 4)
+    cells, _ = collect(tmp_path / "s")
+    assert cells["entry_score"].dropna().tolist() == ["mixkv", "random"]
+    assert cells["score"].between(0, 1).all()
+    assert crossed_knobs(cells) == ["entry_score"]
+
+
 def test_a_finished_cell_is_read_once(study, monkeypatch):
     before = collect(study)
     monkeypatch.setattr(CellFiles, "logged", lambda *_: pytest.fail("it was read again"))
