@@ -127,16 +127,13 @@ def knobs(cells: pd.DataFrame) -> list[str]:
 
 
 def crossed_knobs(cells: pd.DataFrame) -> list[str]:
-    """Knobs with more than one value within a model and method, and the pruner where there is any.
-
-    A cell that leaves a knob at its default differs from one that sets it.
-    """
-    alike = ["model", "method", *([SETTING] if SETTING in cells else [])]
-    groups = cells.groupby(alike, dropna=False)
+    """Knobs with more than one value within a model and method; pruner and score where there are any."""
+    groups = cells.groupby(["model", "method"])
+    whole = (SETTING, column_of("score"))
     return [
         name
         for name in knobs(cells)
-        if (groups[name].nunique(dropna=False) > 1).any() or (name == SETTING and cells[name].notna().any())
+        if (groups[name].nunique() > 1).any() or (name in whole and cells[name].notna().any())
     ]
 
 

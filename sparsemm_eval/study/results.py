@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
-from sparsemm_eval.errors import EvaluationError
+from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.files import digest_of, replacing, source_digest, write_json_atomically
 from sparsemm_eval.heads.scores.recall import FIGURES
+from sparsemm_eval.pruning.registry import SETTING
 from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import KNOBS, VERSIONS, column_of, result_frame, sample_frame
 from sparsemm_eval.study.json_values import plain
+from sparsemm_eval.study.method_knobs import knobs_of
 from sparsemm_eval.study.metrics import per_sample, primary
 from sparsemm_eval.study.statistics import mean_interval
 
@@ -217,7 +219,7 @@ def _row(
         "cell": cell["id"],
         "task": task,
         "config_hash": cell["hash"],
-        **{column_of(name): _knob(files, name) for name in {*KNOBS, *cell["knobs"]}},
+        **{column_of(name): _knob(files, name) for name in {*KNOBS, *cell["knobs"], *_defaults(files)}},
         **{name: status.get(name) for name in ("state", "attempts", "seconds", "error")},
     }
     if not files.done:
@@ -327,12 +329,21 @@ def _agreement(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _knob(files: CellFiles, name: str) -> Any:
-    """A knob as the cell sets it, else the default that the run recorded, where the method compresses."""
+    """A knob as the cell sets it, else the default: that the run recorded, or that its method has now."""
     cell = files.cell
     for given in (cell["knobs"], cell.get("model_args", {})):
         if name in given:
             return given[name]
-    return files.record.get("compression", {}).get(name)
+    return files.record.get("compression", {}).get(name, _defaults(files).get(name))
+
+
+def _defaults(files: CellFiles) -> dict[str, Any]:
+    """Of the knobs that play a part in a cell's method; empty for a method that is not known here."""
+    given = {**files.cell["knobs"], **files.cell.get("model_args", {})}
+    with contextlib.suppress(ConfigError):
+        knobs = knobs_of(files.cell["method"], given.get("score"), given.get(SETTING))
+        return {name: knob.default for name, knob in knobs.items() if not knob.draws}
+    return {}
 
 
 def _text(value: Any) -> str | None:

@@ -12,8 +12,6 @@ def test_fullkv_of_pruned_prompts_is_no_reference():
     cells = result_frame(rows, ["prune", "image_share"])
     assert of_reference(cells).tolist() == [True, False, False, False]
     assert crossed_knobs(cells) == ["prune"]
-    rows = [{"model": "m", "method": "snapkv", "kernel_size": size} for size in (None, 7)]
-    assert crossed_knobs(result_frame(rows, [])) == ["kernel_size"]
     plain = result_frame([{"model": "m", "method": one} for one in ("fullkv", "snapkv")], [])
     assert of_reference(plain).tolist() == [True, False]
     assert isinstance(of_reference(cells), pd.Series)

@@ -320,6 +320,14 @@ def test_the_score_of_entries_is_not_taken_for_a_documents(tmp_path):
     assert crossed_knobs(cells) == ["entry_score"]
 
 
+def test_a_knob_left_at_its_default_differs_from_one_that_is_set(tmp_path):
+    specs = [Spec("adakv", 16), Spec("adakv", 16, knobs={"adakv_floor": 0.3})]
+    write_study(tmp_path / "s", [Spec("fullkv"), *specs], 4)
+    cells, _ = collect(tmp_path / "s")
+    assert cells["adakv_floor"].tolist()[1:] == [0.2, 0.3]
+    assert crossed_knobs(cells) == ["adakv_floor"]
+
+
 def test_a_finished_cell_is_read_once(study, monkeypatch):
     before = collect(study)
     monkeypatch.setattr(CellFiles, "logged", lambda *_: pytest.fail("it was read again"))
