@@ -206,7 +206,8 @@ class RaggedLayer(CacheLayerMixin):
         images, received = shared.images, shared.received
         if pruned is not None:
             images = None if images is None else pruned.remaining_images
-            received = None if received is None else pruned.of_all_layers(received)
+            # of prompts that fit the budget nothing was received
+            received = pruned.of_all_layers(received) if received is not None and received.numel() else None
         # layers may lie on several devices
         images, received = (part if part is None else part.to(key.device) for part in (images, received))
         view = per_query_head(
@@ -233,7 +234,9 @@ class RaggedLayer(CacheLayerMixin):
         self.prompt_width = key.shape[2] + self._dropped
         self.dense_bytes = 2 * key.numel() * key.element_size()
         kept = keep_layer(view)
-        self.copies = 1 if kept.whole else view.kv_heads // key.shape[1]
+        self.copies = view.kv_heads // key.shape[1]
+        if kept.whole and self.copies > 1:  # nothing is gained by copies of the same entries
+            kept, self.copies = kept.every(self.copies), 1
         marked = self._evidence(view)
         if marked is not None:
             self.evidence_kept = self._per_kv_head(kept.count_of(marked))
@@ -241,8 +244,10 @@ class RaggedLayer(CacheLayerMixin):
             self._finish(key, value, kept)
             return
         if self.copies > 1:
+            self.dense_bytes *= 1 + self.copies
             key, value = view.key, value.repeat_interleave(self.copies, 1)
         if config.rule.merge is not None:
+            self.dense_bytes *= 2
             key, value = config.rule.merge(view, kept.mask(key.shape[2]))
         if "all_layers" not in config.rule.needs:
             self._finish(key, value, kept)
@@ -282,7 +287,6 @@ class RaggedLayer(CacheLayerMixin):
         self.shared.held.append(self)
         before = sum(layer.held_bytes for layer in self.shared.held)
         self._select(kept.order, kept.count)
-        self.stored_bytes = self.held_bytes
         self.shared.held_peak = max(self.shared.held_peak, before + self.held_bytes)
 
     @property
@@ -311,6 +315,7 @@ class RaggedLayer(CacheLayerMixin):
             count = (self._marked & left.to(self._marked.device)).sum(-1)
             self.evidence_kept, self._marked = self._per_kv_head(count), None
         self.store = self._stored(key, value, held)
+        self.stored_bytes = self.store.nbytes
         rest = sum(layer.held_bytes for layer in self.shared.held)
         stored = sum(layer.store.nbytes for layer in self.shared.held if layer.store is not None)
         peak = rest + stored + 2 * key.numel() * key.element_size()

@@ -80,6 +80,17 @@ def setting(name: str, config: GenerationConfig, arguments: dict[str, Any]) -> A
     return arguments[name] if name in arguments else getattr(config, name, None)
 
 
+def attention_mask_of(config: GenerationConfig, arguments: dict[str, Any]) -> torch.Tensor:
+    """The attention mask [B, N] of a call; where it gives none, what ``generate`` takes from pad tokens."""
+    mask, ids = arguments.get("attention_mask"), arguments.get("input_ids", arguments.get("inputs"))
+    if mask is not None:
+        return mask
+    pad, ends = (setting(name, config, arguments) for name in ("pad_token_id", "eos_token_id"))
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
+    padded = pad is not None and pad not in ends and bool((ids == pad).any())
+    return (ids != pad).long() if padded else torch.ones_like(ids)
+
+
 def check(config: GenerationConfig, arguments: dict[str, Any]) -> None:
     """Refuse what a compressed cache cannot do.
 

@@ -134,7 +134,8 @@ class PromptView:
         if self.valid is not None:
             return self.valid
         size, device = (self.batch, self.length), self.key.device
-        return self.once_per_prompt("everything", lambda: torch.ones(size, dtype=torch.bool, device=device))
+        ones = self.once_per_prompt("everything", lambda: torch.ones(size, dtype=torch.bool, device=device))
+        return ones.to(device)  # layers may lie on several devices
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 
 from sparsemm_eval.checks import LARGEST, NonNegative, Positive
 from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.prompt_attention import attention_rows
 from sparsemm_eval.methods.window_attention import KERNEL_SIZE, smooth
 
-SPREAD = Knob("cake_tau1", 1.6, Positive, "τ1: layers count by entropy of attention to the power 1/τ1")
-CHANGE = Knob("cake_tau2", 0.4, Positive, "τ2: and by its variance over the window to the power 1/τ2")
+Temperature = Annotated[
+    Positive, Field(ge=0.1, description="a number >= 0.1")
+]  # powers that are still numbers
+SPREAD = Knob("cake_tau1", 1.6, Temperature, "τ1: layers count by entropy of attention to the power 1/τ1")
+CHANGE = Knob("cake_tau2", 0.4, Temperature, "τ2: and by its variance over the window to the power 1/τ2")
 GAMMA = Knob("cake_gamma", 200.0, NonNegative, "γ: weight of a position's variance beside its mean attention")
 CASCADING = Knob(
     "cascading", True, bool, "whether layers are cut again as later ones report, or all at the end"
@@ -66,7 +72,8 @@ def by_preference(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
 def preferences_of(view: PromptView) -> list[float]:
     """E ** (1 / τ1) * V ** (1 / τ2) of every prompt: entropy E and variance V of the layer's attention."""
     powers = 1 / view.config.cake_tau1, 1 / view.config.cake_tau2
-    return [float(one[0] ** powers[0] * one[1] ** powers[1]) for one, _ in _statistics(view)]
+    pairs = [one.tolist() for one, _ in _statistics(view)]
+    return [entropy ** powers[0] * change ** powers[1] for entropy, change in pairs]
 
 
 def _targets(view: PromptView, preferences: list[float], length: int, mean: float) -> list[int]:

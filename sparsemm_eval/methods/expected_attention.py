@@ -36,7 +36,7 @@ def _scores(view: PromptView) -> torch.Tensor:
         return scores
     query, key = _unturned(view)[:, first:], view.key[0, :, first:].float()
     mean = query.mean(1)
-    cos, sin = (part[0].float() for part in view.rotation.future(config.future))
+    cos, sin = (part[0].float().to(key.device) for part in view.rotation.future(config.future))
     logits = _grouped(_turned(mean, cos, sin)[:, :, None], key, group) / dim**0.5
     if config.covariance:
         spread = query - mean[:, None]

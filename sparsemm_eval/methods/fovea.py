@@ -63,7 +63,8 @@ def by_sharper_score(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
 
     What a head cannot hold goes to the others, and whole numbers add up exactly.
     """
-    config, share = view.config, _kv_head_scores(view) ** view.config.fovea_power
+    config, share = view.config, _kv_head_scores(view)
+    share = (share / share.max()) ** config.fovea_power  # by the largest, so that not all become 0
 
     def fill(length: int) -> torch.Tensor:
         floor = torch.full_like(share, int(config.fovea_ratio * view.base) + config.window)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from annotated_types import Ge
 
-from sparsemm_eval.checks import Positive, one_of
+from sparsemm_eval.checks import FromOne, Positive, one_of
 from sparsemm_eval.methods.base import Knob, Method, PromptView, Settings, Style
 from sparsemm_eval.methods.window_attention import WINDOW_ATTENTION
 
-BETA = Knob(
-    "headkv_beta", 1.2, Annotated[Positive, Ge(1)], "β: 1/β of the budget beside the window goes by score"
-)
+BETA = Knob("headkv_beta", 1.2, FromOne, "β: 1/β of the budget beside the window goes by score")
 TEMPERATURE = Knob("headkv_temp", 1.0, Positive, "exponent of the head scores")
 PER = Knob(
     "headkv_per",
@@ -31,14 +26,15 @@ def by_importance(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
     file. The authors' README says that a higher β means a larger pool; their code, and this, do the opposite.
 
     With GQA the authors repeat keys and keep a set per query head, so that groups save nothing:
-    ``headkv_per=query_head``, where the budget counts entries per query head and a KV head holds those of its
-    whole group. By default KV heads keep entries, by the sum of their query heads' scores.
+    ``headkv_per=query_head``, where the budget counts entries per query head and a KV head holds those of
+    its whole group; so does a prompt that fits the budget beside one that does not. By default KV heads keep
+    entries, by the sum of their query heads' scores.
     """
     config = view.config
 
     def shares() -> torch.Tensor:
         table = config.head_scores.table.double()
-        table = (table / table.sum()) ** config.headkv_temp
+        table = (table / table.max()) ** config.headkv_temp  # by the largest, so that not all become 0
         return (table / table.sum()).view(view.layers, view.kv_heads, -1).sum(-1)
 
     share = view.once_per_prompt("headkv shares", shares)[view.layer]

@@ -46,6 +46,12 @@ class Kept:
             -1, self.order, chosen
         )
 
+    def every(self, step: int) -> Kept:
+        """Of every ``step`` KV heads, which keep the same, the first."""
+        order = None if self.order is None else self.order[:, ::step]
+        count = self.count[:, ::step]
+        return replace(self, order=order, count=count, most=int(count.sum()))
+
     def count_of(self, marked: torch.Tensor) -> torch.Tensor:
         """How many of the marked positions, bool [B, N], every KV head keeps: int64 [B, K] on their device.
 
@@ -114,6 +120,8 @@ def keep_layer(view: PromptView) -> Kept:
     """
     config, lengths = view.config, view.lengths[:, None]
     fits = (view.mean_lengths <= config.budget)[:, None]
+    if getattr(config, "prompt_share", None) is not None:  # in place of the budget
+        fits = torch.zeros_like(fits)
     # a prompt that fits into the mean budget is left whole: nothing would be gained by cutting it
     if not config.evicts or bool(fits.all()):
         return _everything(view)
@@ -151,7 +159,8 @@ def keep_layer(view: PromptView) -> Kept:
         scores = _shaped("select", view, scores, (view.kv_heads, view.length))
     # what is protected comes first and padding last, whatever their scores
     limits = torch.finfo(scores.dtype)
-    scores = scores.clamp(limits.min, limits.max).masked_fill_(protected, torch.inf)
+    scores = scores.nan_to_num(nan=limits.min, posinf=limits.max, neginf=limits.min)
+    scores = scores.masked_fill_(protected.to(scores.device), torch.inf)
     if view.valid is not None:
         scores.masked_fill_(~view.everything[:, None], -torch.inf)
     order = scores.argsort(dim=-1, descending=True, stable=True)  # the earlier position wins a tie
@@ -172,7 +181,7 @@ def _everything(view: PromptView) -> Kept:
             position = torch.arange(view.length, device=view.key.device)
             return ((position + padding[:, None]) % view.length)[:, None]
 
-        order = view.once_per_prompt("turned", turned).expand(-1, view.kv_heads, -1)
+        order = view.once_per_prompt("turned", turned).to(view.key.device).expand(-1, view.kv_heads, -1)
     return Kept(order, count, int(count.sum()), whole=True)
 
 

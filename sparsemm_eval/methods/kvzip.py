@@ -11,6 +11,7 @@ from sparsemm_eval.methods.apportion import PROMPT_SHARE
 from sparsemm_eval.methods.base import FIRST_PASSES, Knob, Method, PromptView, Score, Settings, Style
 from sparsemm_eval.methods.registry import scores as all_scores
 from sparsemm_eval.methods.streamingllm import SINKS, sinks
+from sparsemm_eval.methods.streamingllm import fits as sinks_fit
 
 LEVEL = Knob(
     "kvzip_level",
@@ -68,7 +69,8 @@ def _row(view: PromptView, row: int) -> torch.Tensor:
 
 
 def fits(config: Settings) -> None:
-    """Refuse a score that is not known for all layers before the first one is cut."""
+    """Refuse a budget without room beside the sinks, and a score that is not known before the first layer."""
+    sinks_fit(config)
     if config.kvzip_level == "pair" and not FIRST_PASSES & set(config.score_in_use.needs):
         known = [name for name, score in all_scores().items() if FIRST_PASSES & set(score.needs)]
         remedy = f"{choice(config.score, known)}: entries of all layers compete, or use kvzip_level=uniform"

@@ -10,6 +10,7 @@ from sparsemm_eval.methods.snapkv import uniform
 from sparsemm_eval.methods.streamingllm import SINKS, fits
 
 LAG = Knob("lag", 128, Count, "tokens per partition, each measured against the next one")
+SMALLEST = 1e-6
 RANKED = Knob(
     "lag_ranks",
     "partition",
@@ -58,7 +59,8 @@ def _spread(entries: torch.Tensor, lag: int) -> torch.Tensor:
     """Softmax within partitions of the deviation over channels: [K, (P + 1) * lag, D] -> [K, P, lag]."""
     parts = entries.unflatten(1, (-1, lag))
     low, high = parts[:, 1:].amin(2, keepdim=True), parts[:, 1:].amax(2, keepdim=True)
-    return ((parts[:, :-1] - low) / (high - low)).std(-1).softmax(-1)
+    span = (high - low).clamp_min(SMALLEST)  # 0 in a channel that does not change
+    return ((parts[:, :-1] - low) / span).std(-1).softmax(-1)
 
 
 def protected(view: PromptView) -> torch.Tensor:

@@ -36,6 +36,15 @@ def attention_rows(view: PromptView, first: int, last: int) -> Iterator[tuple[in
         yield head, scores.masked_fill_(future, -torch.inf).softmax(-1)
 
 
+def row_chunks(view: PromptView, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The queries ``first`` to ``last - 1`` of one prompt in chunks whose attention fits TEMPORARY_BYTES."""
+    group = view.heads // view.kv_heads
+    limit = TEMPORARY_BYTES.get(view.key.device.type, TEMPORARY_BYTES["cpu"])
+    chunk = max(1, limit // (group * view.length * 12))  # products and two float32 copies
+    for start in range(first, last, chunk):
+        yield start, min(start + chunk, last)
+
+
 def paid_by(view: PromptView, first: int, last: int, by: str) -> torch.Tensor:
     """Attention that the queries ``first`` to ``last - 1`` of one prompt pay to every position up to them.
 
@@ -49,12 +58,8 @@ def paid_by(view: PromptView, first: int, last: int, by: str) -> torch.Tensor:
     torch.Tensor
         float32 [K, last].
     """
-    group = view.heads // view.kv_heads
-    limit = TEMPORARY_BYTES.get(view.key.device.type, TEMPORARY_BYTES["cpu"])
-    chunk = max(1, limit // (group * view.length * 12))  # products and two float32 copies
     total = torch.zeros(view.kv_heads, last, device=view.key.device)
-    for start in range(first, last, chunk):
-        end = min(start + chunk, last)
+    for start, end in row_chunks(view, first, last):
         for head, attention in attention_rows(view, start, end):
             if by == "sum":
                 total[head, :end] += attention.sum(1).mean(0)

@@ -28,7 +28,7 @@ def _descent(view: PromptView, layer: int, length: int) -> int:
     low = view.base // view.config.pyramid_beta
     high = 2 * view.base - low
     if high >= length - window:  # no layer can hold more than the prompt: flatten the pyramid
-        high = length - window
+        high = max(length - window, 0)
         low = 2 * view.base - high
     step = (high - low) // (view.layers - 1) if view.layers > 1 else 0
     top = high if view.layers > 1 else view.base

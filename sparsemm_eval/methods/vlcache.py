@@ -6,7 +6,7 @@ import torch
 
 from sparsemm_eval.methods.apportion import PROMPT_SHARE
 from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style, last_tokens, nothing
-from sparsemm_eval.methods.prompt_attention import attention_rows
+from sparsemm_eval.methods.prompt_attention import attention_rows, row_chunks
 
 HEADWISE = Knob(
     "vlcache_heads", True, bool, "whether every KV head has an order of its own, or a layer has one"
@@ -29,9 +29,10 @@ def _statistics(view: PromptView) -> list[tuple[float, torch.Tensor]]:
         rows = min(max(rows, 1), one.length)
         scores = torch.zeros(one.kv_heads, one.length, device=one.key.device)
         kept, first = 0.0, one.length - rows
-        for head, attention in attention_rows(one, first, one.length):
-            kept = kept + (attention >= THRESHOLD * attention.amax(-1, keepdim=True)).sum()
-            scores[head] = attention.sum((0, 1))
+        for start, end in row_chunks(one, first, one.length):
+            for head, attention in attention_rows(one, start, end):
+                kept = kept + (attention >= THRESHOLD * attention.amax(-1, keepdim=True)).sum()
+                scores[head, :end] += attention.sum((0, 1))
         causal = sum(range(first + 1, one.length + 1))
         if not one.config.vlcache_heads:
             scores[:] = scores.sum(0)

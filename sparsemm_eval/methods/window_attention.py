@@ -26,7 +26,9 @@ GQA = Knob("gqa", "mean", one_of("mean", "max"), "query heads of a group → KV 
 def window_attention(view: PromptView) -> torch.Tensor:
     """SnapKV's score of a prompt: float32 [B, K, N]; infinity for the window, which scores the others."""
     config, device = view.config, view.key.device
-    future = view.once_per_prompt(("future", config.window), lambda: future_of(config.window, device))
+    if view.length <= config.window:  # a layer that pruning has left with no more
+        return torch.full((view.batch, view.kv_heads, view.length), torch.inf, device=device)
+    future = view.once_per_prompt(("future", config.window, device), lambda: future_of(config.window, device))
     importance = window_importance(
         view.query,
         view.key,

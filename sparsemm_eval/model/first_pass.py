@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from sparsemm_eval import compat
 from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
 from sparsemm_eval.config import CompressionConfig
+from sparsemm_eval.decode.settings import attention_mask_of, setting
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.base import PromptView
@@ -82,9 +83,13 @@ def first_pass(
     ids = arguments.get("input_ids", arguments.get("inputs"))
     if ids is None:
         raise UnsupportedError(f"input_ids=None: the first pass of {config.method!r} needs token ids")
-    mask = arguments.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else mask
-    if int(mask.sum(-1).max()) <= config.budget:
+    settings = arguments.get("generation_config") or model.generation_config
+    sequences = setting("num_return_sequences", settings, arguments)
+    if sequences is not None and sequences > 1:
+        raise UnsupportedError(f"num_return_sequences={sequences}: method {config.method!r} takes 1 only")
+    mask = attention_mask_of(settings, arguments)
+    fits = getattr(config, "prompt_share", None) is None
+    if fits and int(mask.sum(-1).max()) <= config.budget:
         return torch.empty(0)  # nothing is scored
     full = CompressionConfig(fullkv.METHOD.name)
     with torch.no_grad(), compat.attention_set_to(decoder.config, ATTENTION):
@@ -106,6 +111,7 @@ def _answer(
     mask: torch.Tensor,
 ) -> tuple[dict[str, Any], Observe]:
     """FullKV's answer behind the prompt; what the rows that its tokens came from look at, summed."""
+    arguments = {name: value for name, value in arguments.items() if name != "streamer"}  # nobody's answer
     output = generate(past_key_values=RaggedCache(full, decoder.num_layers), **arguments)
     tokens, width = getattr(output, "sequences", output), ids.shape[1]
     counts = _answer_lengths(tokens[:, width:], _end_tokens(model, arguments))

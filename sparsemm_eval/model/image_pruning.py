@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from sparsemm_eval.cache.pruned_prompt import PrunedPrompt
 from sparsemm_eval.cache.ragged_cache import RaggedCache
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.decode.settings import setting
+from sparsemm_eval.decode.settings import attention_mask_of, setting
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.families.registry import families
@@ -73,7 +73,8 @@ class ImagePruning:
         if sequences is not None and sequences > 1:
             raise UnsupportedError(f"num_return_sequences={sequences}: {self.given} takes 1 only")
         ids = arguments.get("input_ids", arguments.get("inputs"))
-        self._planned = plan = self._plan(ids, arguments)
+        mask = {} if ids is None else {"attention_mask": attention_mask_of(settings, arguments)}
+        self._planned = plan = self._plan(ids, {**arguments, **mask})
         if plan is None or not plan.closes_up:
             return arguments
         # positions are counted over it, and continue from there

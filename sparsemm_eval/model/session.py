@@ -240,6 +240,7 @@ class CompressionSession:
             try:
                 return self._generate(original, args, kwargs)
             finally:
+                self._received = None
                 if self.pruning is not None:
                     self.pruning.forget()
 

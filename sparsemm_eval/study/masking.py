@@ -15,6 +15,8 @@ from sparsemm_eval.methods import fullkv, head_masking
 from sparsemm_eval.model.families.registry import ANY_FAMILY
 from sparsemm_eval.study import commands
 
+#: model_args that the command's own options set.
+HERE = ("head_scores", "mask_ratio", "mask_seed", "mask_mode", "batch_size")
 EPILOG = """Examples:
 
 sparsemm heads mask --model tiny-reader --tasks pages_qa,pages_ocr --limit 50 --out runs/mask
@@ -77,4 +79,8 @@ def _parts(model_args: str) -> dict[str, Any]:
     parts = [part.partition("=") for part in model_args.split(",") if part.strip()]
     if not all(equals for _, equals, _ in parts):
         raise ConfigError("model_args", model_args, "name=value,name=value")
-    return {name.strip(): yaml.safe_load(value) for name, _, value in parts}
+    found = {name.strip(): yaml.safe_load(value) for name, _, value in parts}
+    taken = found.keys() & {"pretrained", "family", "name", *HERE}
+    if taken:
+        raise ConfigError("model_args", model_args, f"none of {', '.join(sorted(taken))}, which have options")
+    return found
