@@ -11,8 +11,6 @@ import yaml
 from sparsemm_eval.checks import Natural, checked, listed
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.files import check_target, users_path, write_text_atomically
-from sparsemm_eval.methods import fullkv, head_masking
-from sparsemm_eval.model.families.registry import ANY_FAMILY
 from sparsemm_eval.study import commands
 
 #: model_args that the command's own options set.
@@ -29,7 +27,7 @@ def mask(
     model: Annotated[str, typer.Option(help="Shipped reader, hub id or folder.")],
     tasks: Annotated[str, typer.Option(help="lmms-eval tasks, commas between (see: sparsemm tasks).")],
     out: Annotated[Path, typer.Option(help="The study's folder.", parser=users_path)],
-    family: Annotated[str, typer.Option(help="Of the model names. Default: the checkpoint's.")] = ANY_FAMILY,
+    family: Annotated[str, typer.Option(help="Of the model names. Default: the checkpoint's.")] = "vlm",
     shares: Annotated[str, typer.Option(help="Shares of all query heads, up to 0.5.")] = "0.02,0.05,0.1,0.2",
     seeds: Annotated[str, typer.Option(help="Of the random draws.")] = "0,1,2",
     scores: Annotated[
@@ -48,6 +46,8 @@ def mask(
 
     Writes OUT/masking.yaml, runs it as `sparsemm study run` does, and shows its table. Run it again to go on.
     """
+    from sparsemm_eval.methods import fullkv, head_masking  # imports torch
+
     check_target("out", out, folder=True)
     ratios = listed(head_masking.MASK_RATIO.kind, "shares", shares)
     if not all(0 < ratio <= 0.5 for ratio in ratios):

@@ -497,7 +497,7 @@ def test_half_precision(dtype, method):
         assert session.stats.entry_bytes.unique().tolist() == [2 * 8 * 2]
 
 
-NEEDY = ("values", "images", "output_weight")
+NEEDY = ("values", "images", "output_weight", "rotation")
 
 
 @pytest.mark.parametrize("family", ["llama", *IMAGE_FAMILIES])
@@ -511,12 +511,13 @@ def test_a_method_gets_what_it_needs_and_nothing_else(family, need):
         return torch.rand(view.batch, view.kv_heads, view.length)
 
     method = Method("needy", "Needy", score=note, allocate=uniform, needs=() if need is None else (need,))
-    with registered(method), compress(model, CompressionConfig("needy", budget=24)) as session:
+    with registered(method), compress(model, CompressionConfig("needy", 24, window=8)) as session:
         generate(model, prompt.inputs, tokens=2)
     decoder = session.decoder
     assert [view.layer for view in seen] == list(range(decoder.num_layers))
     for view in seen:
         given = {"values": view.value, "images": view.images, "output_weight": view.output_weight}
+        given["rotation"] = view.rotation
         assert [one for one in NEEDY if given[one] is not None] == ([] if need is None else [need])
         assert view.query.shape[1:3] == (decoder.num_heads, prompt.inputs["input_ids"].shape[1])
         assert view.shared is seen[0].shared
