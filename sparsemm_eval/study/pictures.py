@@ -302,7 +302,10 @@ def _finished(figure: Figure, handles: dict[str, Any], name: str, title: str) ->
         for spine in axes.spines.values():
             spine.set_edgecolor(INK)
     if handles:
-        columns = max(1, int(figure.get_figwidth() // 2.4))
+        longest = max(map(len, map(str, handles)))
+        columns = max(1, int(figure.get_figwidth() // max(2.4, 0.6 + 0.07 * longest)))
+        rows = -(-len(handles) // columns)  # beyond three they must not take the axes' height
+        figure.set_figheight(figure.get_figheight() + 0.2 * max(rows - 3, 0))
         found = figure.legend(
             handles.values(),
             handles.keys(),
