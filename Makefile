@@ -39,7 +39,7 @@ study: $(READY)
 
 evidence: $(READY)
 	$(BIN)/sparsemm study run studies/evidence.yaml --workers 2
-	$(BIN)/sparsemm study figures runs/evidence --out docs/figures
+	$(BIN)/sparsemm study figures runs/evidence --out docs/figures/evidence
 	$(BIN)/python -m sparsemm_eval.evidence --out docs/evidence.md
 
 style: $(READY)
