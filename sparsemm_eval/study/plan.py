@@ -29,7 +29,7 @@ from sparsemm_eval.study.settings import Model, Study
 from sparsemm_eval.study.yaml_lines import Place, Problem
 
 _SLUG = 100  # characters of an id before its hash; with it, far below what file systems take
-_PATHS = ("pretrained", "head_scores", "system_prompt")
+_PATHS = ("pretrained", "head_scores", "system_prompt", "redundancy")
 
 
 @dataclass(frozen=True)
