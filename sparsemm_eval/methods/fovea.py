@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from sparsemm_eval.checks import Count, NonNegative, Positive, Share
-from sparsemm_eval.methods.apportion import water_fill
 from sparsemm_eval.methods.base import WINDOW, Knob, Method, PromptView, Score, Style
 from sparsemm_eval.methods.keydiff import mean_direction
+from sparsemm_eval.methods.sparsemm import filled_by
 from sparsemm_eval.methods.window_attention import GQA, smooth, window_importance
 
 REACH = Knob("fovea_reach", 13, Count, "positions, itself and those before, whose largest attention counts")
@@ -59,20 +59,10 @@ def _by_mean(raw: torch.Tensor) -> torch.Tensor:
 
 
 def by_sharper_score(view: PromptView, scores: torch.Tensor) -> torch.Tensor:
-    """Window + uniform share + share by head score to the power ``fovea_power``: int64 [B, K].
-
-    What a head cannot hold goes to the others, and whole numbers add up exactly.
-    """
+    """Window + uniform share + share by head score to the power ``fovea_power``: int64 [B, K]."""
     config, share = view.config, _kv_head_scores(view)
     share = (share / share.max()) ** config.fovea_power  # by the largest, so that not all become 0
-
-    def fill(length: int) -> torch.Tensor:
-        floor = torch.full_like(share, int(config.fovea_ratio * view.base) + config.window)
-        total = config.budget * share.numel()
-        return water_fill(floor.flatten(), share.flatten(), cap=length, total=total).view_as(share)
-
-    tables = [view.once_per_prompt(("fovea", n), lambda n=n: fill(n)) for n in view.fewest.tolist()]
-    return torch.stack([table[view.layer] for table in tables])
+    return filled_by(view, share, int(config.fovea_ratio * view.base))
 
 
 METHOD = Method(

@@ -38,6 +38,15 @@ def share_by(view: PromptView, table: torch.Tensor) -> torch.Tensor:
         scored = (view.base - uniform) * view.layers * view.kv_heads
         kept = (share[view.layer] * scored + uniform).round().to(torch.int64) + config.window
         return kept.expand(view.batch, -1)
+    return filled_by(view, share, uniform)
+
+
+def filled_by(view: PromptView, share: torch.Tensor, uniform: int) -> torch.Tensor:
+    """Window and ``uniform`` for every head, the rest of the model's budget by float64 [L, K]: int64 [B, K].
+
+    What a head cannot hold goes to the others, and whole numbers add up exactly.
+    """
+    config = view.config
 
     def fill(length: int) -> torch.Tensor:
         floor = torch.full_like(share, uniform + config.window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -119,15 +119,9 @@ def _answer(
     added = tokens.shape[1] - width
     inputs = _inputs(model, arguments, tokens, torch.cat([mask, mask.new_ones(len(mask), added)], 1))
 
-    def observe(view: PromptView) -> torch.Tensor:
-        found = torch.zeros(view.batch, view.kv_heads, width, device=view.key.device)
-        for row, one in enumerate(view.rows()):
-            length = one.length - added
-            paid = paid_by(one, length - 1, length - 1 + counts[row], "sum")
-            found[row, :, width - length :] = paid[:, :length]
-        return found
-
-    return inputs, observe
+    lengths = mask.sum(-1).tolist()
+    spans = [_Span(n - 1, n - 1 + count, n) for n, count in zip(lengths, counts, strict=True)]
+    return inputs, _observer(width, lengths, spans, "sum")
 
 
 def _repetition(
@@ -157,15 +151,30 @@ def _repetition(
     counts = [int((row == image).sum()) if image is not None else 0 for row in ids]
     inputs = _inputs(model, _images_twice(arguments, counts), extended, valid)
 
+    spans = [_Span(n, len(tokens), n) for n, tokens in zip(contexts, twice, strict=True)]
+    return inputs, _observer(width, mask.sum(-1).tolist(), spans, "max")
+
+
+class _Span(NamedTuple):
+    """The queries of one prompt's pass that count, and how many of the prompt's positions they look at."""
+
+    first: int
+    last: int
+    positions: int
+
+
+def _observer(width: int, lengths: list[int], spans: list[_Span], by: str) -> Observe:
+    """What the spans' queries pay to each prompt's first positions: float32 [B, K, width] of every layer."""
+
     def observe(view: PromptView) -> torch.Tensor:
         found = torch.zeros(view.batch, view.kv_heads, width, device=view.key.device)
-        for row, one in enumerate(view.rows()):
-            start, context = width - int(mask[row].sum()), contexts[row]
-            paid = paid_by(one, context, one.length, "max")
-            found[row, :, start : start + context] = paid[:, :context]
+        for row, (one, span) in enumerate(zip(view.rows(), spans, strict=True)):
+            start = width - lengths[row]
+            paid = paid_by(one, span.first, span.last, by)[:, : span.positions]
+            found[row, :, start : start + span.positions] = paid
         return found
 
-    return inputs, observe
+    return observe
 
 
 def _images_twice(arguments: dict[str, Any], counts: Sequence[int]) -> dict[str, Any]:

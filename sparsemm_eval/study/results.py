@@ -213,13 +213,14 @@ def _row(
     files: CellFiles, task: str, samples: list[dict[str, Any]], values: list[float] | str
 ) -> dict[str, Any]:
     cell, status, record = files.cell, files.status, files.record
+    defaults = _defaults(files)
     row = {
         **{name: cell[name] for name in ("study", "model", "model_name", "family", "pretrained", "method")},
         **{name: cell.get(name) for name in ("budget", "seed", "limit", "batch_size")},
         "cell": cell["id"],
         "task": task,
         "config_hash": cell["hash"],
-        **{column_of(name): _knob(files, name) for name in {*KNOBS, *cell["knobs"], *_defaults(files)}},
+        **{column_of(name): _knob(files, name, defaults) for name in {*KNOBS, *cell["knobs"], *defaults}},
         **{name: status.get(name) for name in ("state", "attempts", "seconds", "error")},
     }
     if not files.done:
@@ -328,13 +329,13 @@ def _agreement(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _knob(files: CellFiles, name: str) -> Any:
+def _knob(files: CellFiles, name: str, defaults: Mapping[str, Any]) -> Any:
     """A knob as the cell sets it, else the default: that the run recorded, or that its method has now."""
     cell = files.cell
     for given in (cell["knobs"], cell.get("model_args", {})):
         if name in given:
             return given[name]
-    return files.record.get("compression", {}).get(name, _defaults(files).get(name))
+    return files.record.get("compression", {}).get(name, defaults.get(name))
 
 
 def _defaults(files: CellFiles) -> dict[str, Any]:
