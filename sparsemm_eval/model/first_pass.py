@@ -114,7 +114,9 @@ def _answer(
     arguments = {name: value for name, value in arguments.items() if name != "streamer"}  # nobody's answer
     output = generate(past_key_values=RaggedCache(full, decoder.num_layers), **arguments)
     tokens, width = getattr(output, "sequences", output), ids.shape[1]
-    counts = _answer_lengths(tokens[:, width:], _end_tokens(model, arguments))
+    settings = arguments.get("generation_config") or model.generation_config
+    pad = setting("pad_token_id", settings, arguments)
+    counts = _answer_lengths(tokens[:, width:], _end_tokens(model, arguments), pad)
     tokens = tokens[:, : width + max(counts) - 1]
     added = tokens.shape[1] - width
     inputs = _inputs(model, arguments, tokens, torch.cat([mask, mask.new_ones(len(mask), added)], 1))
@@ -215,7 +217,11 @@ def _end_tokens(model: PreTrainedModel, arguments: dict[str, Any]) -> set[int]:
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {int(ends)}
 
 
-def _answer_lengths(answers: torch.Tensor, ends: set[int]) -> list[int]:
-    """Tokens of every answer, its end token included."""
-    rows = answers.tolist()
-    return [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
+def _answer_lengths(answers: torch.Tensor, ends: set[int], pad: int | None) -> list[int]:
+    """Tokens of every answer, its end token included; behind what a stop text ended is padding alone."""
+    counts = []
+    for row in answers.tolist():
+        while len(row) > 1 and row[-1] == pad and pad not in ends:
+            row.pop()
+        counts.append(next((i + 1 for i, token in enumerate(row) if token in ends), len(row)))
+    return counts

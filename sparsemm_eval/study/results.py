@@ -193,7 +193,7 @@ def _sample_row(
     return {
         **{name: cell[name] for name in ("study", "model", "method", "budget", "seed")},
         "cell": cell["id"],
-        "kernel_size": _knob(files, "kernel_size"),
+        "kernel_size": _knob(files, "kernel_size", {}),
         "task": task,
         "doc_id": doc,
         "sample": measured.get("sample"),

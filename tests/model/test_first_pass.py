@@ -4,11 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from sparsemm_eval import CompressionConfig, compress
 from sparsemm_eval.errors import UnsupportedError
 from tests.model.test_session import BATCH, known_to_the_cache
-from tests.tiny_models import generate, model_of, prompt_of, text_prompt
+from tests.tiny_models import VOCABULARY, generate, model_of, prompt_of, text_prompt
 
 FAMILIES = ("llama", "mistral", "tiny-reader", "tiny-reader-qwen2vl")
 
@@ -111,6 +112,25 @@ def test_tokens_behind_the_end_of_an_answer_count_for_nothing():
     ended = received(model, "oracle", prompt.inputs, max_new_tokens=6, eos_token_id=end)
     short = received(model, "oracle", prompt.rows[1], max_new_tokens=place + 1)
     torch.testing.assert_close(ended[:, 1, :, 20:], short[:, 0], rtol=1e-3, atol=1e-5)
+
+
+class EndOfRow(StoppingCriteria):
+    """Ends the second row after three tokens, as a stop text does."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        rows = torch.arange(len(input_ids))
+        return (rows == 1) & (input_ids.shape[1] >= 63)
+
+
+def test_padding_behind_a_stop_text_counts_for_nothing():
+    model, prompt = model_of("llama"), text_prompt((60, 40))
+    never = (
+        set(range(1, VOCABULARY)) - set(generate(model, prompt.inputs, tokens=6).flatten().tolist())
+    ).pop()
+    stops = {"stopping_criteria": StoppingCriteriaList([EndOfRow()]), "eos_token_id": never}
+    stopped = received(model, "oracle", prompt.inputs, max_new_tokens=6, **stops)
+    short = received(model, "oracle", prompt.rows[1], max_new_tokens=3)
+    torch.testing.assert_close(stopped[:, 1, :, 20:], short[:, 0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_prompt_within_the_budget_is_read_once():
