@@ -194,8 +194,6 @@ def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
             axes.plot(
                 pair[0][0], row.score, style.marker, color=style.color, markersize=5.5, fillstyle="none"
             )
-            place = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7, "color": style.color}
-            axes.annotate(f"{row.budget:g}", (row.evidence_recall, row.score), **place)
     axes.set_xlim(0, 1.03)
     axes.set_xlabel("evidence recall, weighted share; hollow: by chance")
     return handles
