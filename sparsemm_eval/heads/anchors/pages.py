@@ -1,4 +1,4 @@
-"""The built-in anchor: rendered pages of the kind the tiny readers read, with a box for every character.
+"""The built-in anchors: rendered pages of the kind the embedded readers read, a box for every character.
 
 A reader's tokens are single characters, and most characters stand on a page many times, so hardly a token
 occurs in exactly one box. Pages therefore use the rule ``aligned``: the i-th character of the transcription
@@ -47,6 +47,22 @@ def _reading_boxes(page: Page) -> tuple[TextBox, ...]:
     return tuple(TextBox(character, box, start) for (character, box), start in pairs)
 
 
+def page_text_sample(seed: int, index: int) -> AnchorSample:
+    """The text of a page in the prompt, no image, and the request to copy it: it finds heads that copy text.
+
+    Any language model can be asked, so these scores need neither images nor a vision part.
+    """
+    page = make_page(SPLIT, SEED_BASE + seed, index)
+    text = page.text()
+    boxes = tuple(
+        TextBox(character, (start, 0, start + 1, 1), start)
+        for start, character in enumerate(text)
+        if not character.isspace()
+    )
+    return AnchorSample(f"text-{index}", None, READ_QUESTION, text, boxes, shown=text)
+
+
 PAGES = Anchor("pages", "aligned", page_reading_sample)
 PAGE_VALUES = Anchor("page-values", "aligned", page_value_sample)
-ANCHORS = (PAGES, PAGE_VALUES)
+PAGE_TEXT = Anchor("page-text", "aligned", page_text_sample)
+ANCHORS = (PAGES, PAGE_VALUES, PAGE_TEXT)

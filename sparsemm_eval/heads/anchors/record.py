@@ -16,20 +16,21 @@ class TextBox:
     """A piece of text and where it stands."""
 
     text: str
-    box: Box  # in image pixels
+    box: Box  # in image pixels; of a text that is shown: first character, 0, one after its last, 1
     start: int | None = None  # the text's place in the answer, in characters; for the rule ``aligned``
 
 
 @dataclass(frozen=True)
 class AnchorSample:
-    """One question about one image."""
+    """One question about one image, or about a text that stands in the prompt instead."""
 
     name: str  # unique in its anchor
-    image: Image  # RGB
+    image: Image | None  # RGB; None: the question is about `shown`
     question: str
     answer: str  # ground truth
     boxes: tuple[TextBox, ...]  # of the image's text, checked
     bad_boxes: Mapping[str, int] = field(default_factory=dict)  # how many were left out, by reason
+    shown: str = ""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def word_attention(
     prompt = sequences.prompts[0]
     places = [len(prompt) + index - 1 for index in _tokens_of(processor.tokenizer, tokens, answer, word)]
     rows = attention_rows(model, sequences.inputs, torch.tensor([places], device=model.device))
-    layout, positions = sequences.image_tokens(model, 0, image)
+    layout, positions = sequences.shown_tokens(model, processor, 0, sample)
     grid = layout.grid
     cells = [grid.first + row * grid.stride + c for row in range(grid.rows) for c in range(grid.columns)]
     if not cells:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -15,7 +14,7 @@ from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.heads.anchors.record import AnchorSample
 from sparsemm_eval.model.families.base import image_positions
 from sparsemm_eval.model.families.registry import family_of
-from sparsemm_eval.model.image_tokens import ImageTokens
+from sparsemm_eval.model.image_tokens import Box, ImageTokens
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
 
@@ -28,14 +27,41 @@ class Sequences:
     prompts: tuple[torch.Tensor, ...]  # [B] of int64 [N]: token ids without padding
     answers: tuple[list[int], ...]  # [B] of token ids, end of sequence left out
 
-    def image_tokens(
-        self, model: PreTrainedModel, row: int, image: Image
-    ) -> tuple[ImageTokens, torch.Tensor]:
-        """How a row's image lies on its tokens, and the tokens' positions in the prompt, int64 [count]."""
+    def shown_tokens(
+        self, model: PreTrainedModel, processor: Any, row: int, sample: AnchorSample
+    ) -> tuple[ImageTokens | TextTokens, torch.Tensor]:
+        """How a row's image or text lies on its tokens, and their positions in the prompt, int64 [count]."""
+        if sample.image is None:
+            return _text_tokens(processor, sample, self.prompts[row])
         grids = self.inputs.get("image_grid_thw")
         grid = None if grids is None else grids[row].tolist()
-        tokens = family_of(model.config).image_tokens(model.config, *image.size, grid)
+        tokens = family_of(model.config).image_tokens(model.config, *sample.image.size, grid)
         return tokens, image_positions(model.config, self.prompts[row], tokens)
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The tokens of a text in the prompt, each with its first character and one after its last."""
+
+    spans: tuple[tuple[int, int], ...]
+
+    def region(self, box: Box, include_base: bool = False) -> list[int]:
+        """Indices of the tokens that hold any of the characters ``box[0]`` up to ``box[2]``."""
+        return [i for i, (start, end) in enumerate(self.spans) if start < box[2] and box[0] < end]
+
+
+def _text_tokens(
+    processor: Any, sample: AnchorSample, prompt: torch.Tensor
+) -> tuple[TextTokens, torch.Tensor]:
+    text = _prompt_text(processor, sample)
+    encoded = processor.tokenizer(text, return_offsets_mapping=True)
+    if encoded.input_ids != prompt.tolist():
+        raise UnsupportedError(f"sample {sample.name!r}: the processor does not tokenize its text as it is")
+    first = text.index(sample.shown)
+    last = first + len(sample.shown)
+    held = [i for i, (start, end) in enumerate(encoded.offset_mapping) if start < last and first < end]
+    spans = tuple((start - first, end - first) for start, end in (encoded.offset_mapping[i] for i in held))
+    return TextTokens(spans), torch.tensor(held)
 
 
 def encode_prompts(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> dict[str, Any]:
@@ -48,19 +74,26 @@ def encode_prompts(model: PreTrainedModel, processor: Any, samples: Sequence[Anc
     """
     if not getattr(processor, "chat_template", None):
         raise UnsupportedError("the model's processor has no chat template, so questions cannot be put to it")
-    texts = []
-    for sample in samples:
-        content = [{"type": "image"}, {"type": "text", "text": sample.question}]
-        chat = [{"role": "user", "content": content}]
-        texts.append(processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+    if getattr(model.model, "rope_deltas", None) is not None:
+        # Qwen2-VL remembers the last image's and would add it to the positions of texts without one.
+        model.model.rope_deltas = None
     inputs = processor(
-        images=[sample.image for sample in samples],
-        text=texts,
+        images=[sample.image for sample in samples if sample.image is not None] or None,
+        text=[_prompt_text(processor, sample) for sample in samples],
         padding=True,
         padding_side="left",
         return_tensors="pt",
     )
     return dict(inputs.to(model.device, model.dtype))
+
+
+def _prompt_text(processor: Any, sample: AnchorSample) -> str:
+    """The question in the chat format, behind a placeholder of the image or the text that it is about."""
+    content = [{"type": "image"}, {"type": "text", "text": sample.question}]
+    if sample.image is None:
+        content = [{"type": "text", "text": f"{sample.shown}\n{sample.question}"}]
+    chat = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 
 
 def ground_truth_answers(processor: Any, samples: Sequence[AnchorSample]) -> list[list[int]]:

@@ -112,7 +112,7 @@ def _score(
     regions: list[list[torch.Tensor]] = [[] for _ in samples]  # the tokens' regions
     for row, sample in enumerate(samples):
         prompt, answer = sequences.prompts[row], sequences.answers[row]
-        tokens, positions = sequences.image_tokens(model, row, sample.image)
+        tokens, positions = sequences.shown_tokens(model, processor, row, sample)
         for target in TARGET_RULES[rule.rule](processor.tokenizer, sample, answer):
             region = {i for box in target.boxes for i in tokens.region(box, rule.include_base)}
             if region:

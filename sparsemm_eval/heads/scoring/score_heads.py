@@ -220,4 +220,6 @@ def _batches(anchor: Anchor, work: Workload, numbers: list[int]) -> Iterator[dic
 
 def _cost(sample: AnchorSample) -> float:
     """About how many tokens a sequence has, whatever the model."""
-    return sample.image.width * sample.image.height / PIXELS_PER_TOKEN + len(sample.answer)
+    image = sample.image
+    shown = len(sample.shown) if image is None else image.width * image.height / PIXELS_PER_TOKEN
+    return shown + len(sample.answer)

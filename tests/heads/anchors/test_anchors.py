@@ -90,7 +90,7 @@ def test_bad_boxes_are_sorted_out_and_counted():
 
 
 def test_unknown_anchor():
-    names = "document-letters, documents, page-values, pages, coco, ctw, ctw1500, mlt, synthdog"
+    names = "document-letters, documents, page-text, page-values, pages, coco, ctw, ctw1500, mlt, synthdog"
     with pytest.raises(ConfigError, match=f"one of {names}$"):
         anchor_named("page")
     with pytest.raises(ConfigError, match=r"data='x'.*makes its own images"):

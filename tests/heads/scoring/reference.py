@@ -53,6 +53,13 @@ def aligned_box(sample, index):
     return None
 
 
+def place_of_text(tokenizer, prompt, text):
+    """Where a text begins in a prompt; tokens are characters."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) == len(text)
+    return next(i for i in range(len(prompt)) if prompt[i : i + len(ids)] == ids)
+
+
 @torch.no_grad()
 def literal_scores(model, processor, sample, rule, forced=None):
     """One sample's scores [L, H] as nested lists, hits alike, and the answer.
@@ -80,7 +87,10 @@ def literal_scores(model, processor, sample, rule, forced=None):
             else aligned_box(sample, step)
         )
         if box is not None:
-            region = [image_places[i] for i in literal_region(model, sample, box, rule.include_base)]
+            if sample.image is None:
+                region = [place_of_text(processor.tokenizer, prompt, sample.shown) + box[0]]
+            else:
+                region = [image_places[i] for i in literal_region(model, sample, box, rule.include_base)]
             for layer in range(layers):
                 for head in range(heads):
                     row = output.attentions[layer][0, head, -1].tolist()

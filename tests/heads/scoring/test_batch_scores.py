@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES
+from sparsemm_eval.heads.anchors.pages import PAGE_TEXT, PAGE_VALUES, PAGES
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule, score_batch
 from tests.heads.scoring.reference import literal_scores
 from tests.heads.scoring.samples import CHARACTERS, processor_of
@@ -72,7 +72,7 @@ def test_answers_end_at_the_end_of_sequence():
 
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
-@pytest.mark.parametrize("anchor", [PAGES, PAGE_VALUES], ids=lambda anchor: anchor.name)
+@pytest.mark.parametrize("anchor", [PAGES, PAGE_VALUES, PAGE_TEXT], ids=lambda anchor: anchor.name)
 def test_teacher_mode_on_pages_equals_the_literal_reference(family, anchor):
     model, processor = model_of(family), processor_of(family)
     sample = min((anchor.sample(0, i) for i in range(6)), key=lambda sample: len(sample.answer))
