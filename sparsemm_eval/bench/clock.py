@@ -6,7 +6,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)
 
 
 def now(device: torch.device) -> float:
@@ -38,16 +39,16 @@ def milliseconds(function: Callable[[], object], rounds: int, device: torch.devi
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]],
+    functions: Mapping[Name, Callable[[], object]],
     rounds: int,
     device: torch.device,
     warmup: int | None = None,
-) -> dict[str, float]:
+) -> dict[Name, float]:
     """Median seconds of each function, called in turn so that a disturbance hits all alike.
 
     A number of calls, ``warmup``, come first and are not timed: by default a tenth of ``rounds``, at least 3.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for number in range(-(max(rounds // 10, 3) if warmup is None else warmup), rounds):
         for name, function in functions.items():
             started = now(device)
@@ -77,6 +78,17 @@ def copy_bandwidth(device: torch.device, size: int | None = None, rounds: int = 
     for _ in range(3):
         target.copy_(source)
     return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source), rounds, device) / 1000)
+
+
+def memory_bandwidths(device: torch.device) -> dict[str, float]:
+    """Bytes per second of ``copy_bandwidth``, and on a CPU of passes that only read, as decoding does."""
+    found = {"copy": copy_bandwidth(device)}
+    if device.type != "cuda":
+        matrix, vector = torch.randn(2**14, 2**12, device=device), torch.randn(2**12, device=device)
+        reads = {"sum": matrix.sum, "matrix-vector product": partial(torch.mv, matrix, vector)}
+        taken = interleaved(reads, 20, device)
+        found |= {name: matrix.numel() * 4 / seconds for name, seconds in taken.items()}
+    return found
 
 
 def reset_peak(device: torch.device) -> None:

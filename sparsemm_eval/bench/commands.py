@@ -71,7 +71,7 @@ class ModelCommand:
 MODEL_COMMANDS = (
     ModelCommand(
         "decode",
-        "Time per token beside the time of a copy of all bytes that must be read.\n\n"
+        "Time per token beside the least time in which the memory gives all bytes that must be read.\n\n"
         "Example: sparsemm bench decode --shape tiny --device cpu --dtype float32 --lengths 64 --budget 40",
         "ms_per_token",
         "ms per token",
@@ -130,7 +130,7 @@ for _command in MODEL_COMMANDS:
 
 def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
     from sparsemm_eval.bench import model_runs, report
-    from sparsemm_eval.bench.clock import copy_bandwidth
+    from sparsemm_eval.bench.clock import memory_bandwidths
     from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
     from sparsemm_eval.heads.scores.lookup import resolve
     from sparsemm_eval.kernels.dispatch import choose
@@ -162,21 +162,23 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
     scores.check_fits(shape.layers, shape.heads)
     for setting in settings:
         setting.compression(scores)
-    bandwidth = copy_bandwidth(where)
-    typer.echo(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s")
+    bandwidths = memory_bandwidths(where)
+    found = ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in bandwidths.items())
+    typer.echo(f"measured memory bandwidth, of which the highest counts: {found}")
     model = build(shape, where, dtype, max(lengths) + steps + 64)
 
     def run(setting: model_runs.Setting) -> dict[str, Any]:
-        if command.name != "throughput":
-            return model_runs.measure(model, setting, bandwidth, scores)
         rate = model_runs.samples_per_second(model, setting, steps, given["samples"], scores)
         return {**asdict(setting), "samples_per_s": rate}
 
-    rows = [model_runs.guarded(setting, run) for setting in settings]
+    if command.name == "throughput":
+        rows = [model_runs.guarded(setting, run) for setting in settings]
+    else:
+        rows = model_runs.measure_all(model, settings, max(bandwidths.values()), scores)
     typer.echo(report.markdown(rows))
     if given["out"] is not None:
         facts = report.machine(where)
-        facts |= {"shape": shape.title, "dtype": given["dtype"], "copy_bytes_per_s": bandwidth}
+        facts |= {"shape": shape.title, "dtype": given["dtype"], "memory_bytes_per_s": bandwidths}
         name = f"bench-{command.name}"
         report.save({**facts, "rows": rows}, given["out"], name, command.quantity, command.label)
 

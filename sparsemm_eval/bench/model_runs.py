@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from sparsemm_eval.bench.clock import milliseconds, now, peak_bytes, reset_peak
+from sparsemm_eval.bench.clock import interleaved, milliseconds, now, peak_bytes, reset_peak
 from sparsemm_eval.bench.random_models import weight_bytes
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.decode.capture import ReadySteps
@@ -89,18 +93,34 @@ def combinations(
     return [setting for setting in settings if setting.exists]
 
 
-def guarded(setting: Setting, run: Callable[[Setting], dict[str, Any]]) -> dict[str, Any]:
-    """A flat record of what a run found; if it does not fit the memory, ``error`` says so."""
+def guarded(setting: Setting, run: Callable[[Setting], Any]) -> Any:
+    """What a run found; if it does not fit the memory, a flat record whose ``error`` says so."""
     try:
         return run(setting)
-    except torch.OutOfMemoryError as error:
-        message = f"{MEMORY}: {str(error).splitlines()[0]}"
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error):  # torch's RuntimeError on a CPU
+            raise
+        message = ": ".join([MEMORY, *str(error).splitlines()[:1]])
     torch.cuda.empty_cache()  # here the failed attempt's tensors are gone
     return {**asdict(setting), "error": message}
 
 
+def measure_all(
+    model: PreTrainedModel, settings: Sequence[Setting], bandwidth: float, head_scores: object = None
+) -> list[dict[str, Any]]:
+    """A row for each setting: alone on a GPU, in turn with those of its length and batch on a CPU.
+
+    A GPU counts its own time and has less memory; a CPU is disturbed by whatever else runs there.
+    """
+    if model.device.type == "cuda":
+        return [guarded(one, lambda one: measure(model, one, bandwidth, head_scores)) for one in settings]
+    groups = itertools.groupby(settings, attrgetter("length", "batch"))
+    return [row for _, group in groups for row in measure_in_turn(model, [*group], bandwidth, head_scores)]
+
+
 def measure(
-    model: PreTrainedModel, setting: Setting, bandwidth: float, head_scores: object = None, seed: int = 0
+    model: PreTrainedModel, setting: Setting, bandwidth: float, head_scores: object = None
 ) -> dict[str, Any]:
     """Prefill a fresh random prompt and time decode steps.
 
@@ -109,17 +129,92 @@ def measure(
     dict
         A flat record of JSON types: the setting; ``prefill_ms``; ``warm_up_seconds`` of the first steps,
         which compile and capture; ``ms_per_token`` of the steady ones, the median; ``moved_bytes``, weights
-        and kept keys and values, read once per step; ``floor_ms``, the time of a copy of as many bytes;
-        ``share`` of the copy bandwidth, floor_ms / ms_per_token; bytes of the ``weights`` and what is
-        allocated for keys and values during decode, ``kv``; most bytes allocated during each phase,
-        ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher peak, None where the device
-        counts none.
+        and kept keys and values, read once per step; ``floor_ms``, the time that the memory's bandwidth
+        allows for as many bytes; ``share`` of the measured memory bandwidth, floor_ms / ms_per_token; bytes
+        of the ``weights`` and what is allocated for keys and values during decode, ``kv``; most bytes
+        allocated during each phase, ``peak_prefill`` and ``peak_decode``, and the ``rest`` of the higher
+        peak, None where the device counts none.
 
     Raises
     ------
     ConfigError
         For an unknown mode, or a method that the mode cannot run.
     """
+    device = model.device
+    with _prepared(model, setting, head_scores) as ready:
+        reset_peak(device)
+        for _ in range(RUN_UP if device.type == "cuda" and ready.tokens > 1 else 0):
+            ready.step()
+        ms = milliseconds(ready.step, max(setting.steps // ready.tokens, 1), device)
+        return ready.row(ms, peak_bytes(device), bandwidth)
+
+
+def measure_in_turn(
+    model: PreTrainedModel, settings: Sequence[Setting], bandwidth: float, head_scores: object = None
+) -> list[dict[str, Any]]:
+    """What ``measure`` finds on a CPU, for settings with as many steps, which take turns.
+
+    All are in memory at once, each with a ``twin`` of the model. What does not fit beside the others is a row
+    with ``error``.
+    """
+    gc.collect()  # captured steps' caches and their arenas hold each other
+    found: dict[Setting, Any] = {}
+    with ExitStack() as stack:
+
+        def step(setting: Setting) -> None:
+            ready = found[setting]
+            if isinstance(ready, _Prepared):
+                found[setting] = guarded(setting, lambda _: ready.step()) or ready
+
+        for setting in settings:
+            found[setting] = guarded(
+                setting, lambda one: stack.enter_context(_prepared(twin(model), one, head_scores))
+            )
+        turns = {setting: partial(step, setting) for setting in found}
+        seconds = interleaved(turns, settings[0].steps, model.device, warmup=0)
+        return [
+            ready.row(1000 * seconds[setting], None, bandwidth) if isinstance(ready, _Prepared) else ready
+            for setting, ready in found.items()
+        ]
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model with the same tensors: a session changes one, and the other stays as it is."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A setting whose prompt is read, and whose first steps, which compile and capture, are done."""
+
+    step: Callable[[], None]
+    tokens: int  # that a step makes for each sequence
+    figures: dict[str, Any]  # of a row
+    kv_bytes: Callable[[], tuple[int, int]]
+    weights: tuple[int, int]
+
+    def row(self, ms: float, peak_decode: int | None, bandwidth: float) -> dict[str, Any]:
+        """What ``measure`` returns, from the milliseconds of a step."""
+        (held, used), (weights, read) = self.kv_bytes(), self.weights
+        ms, floor = ms / self.tokens, 1000 * (read + used) / bandwidth
+        peak_prefill = self.figures["peak_prefill"]
+        counted = peak_prefill is not None and peak_decode is not None
+        return {
+            **self.figures,
+            "ms_per_token": ms,
+            "moved_bytes": read + used,
+            "floor_ms": floor,
+            "share": floor / ms,
+            "weights": weights,
+            "kv": held,
+            "peak_decode": peak_decode,
+            "rest": max(peak_prefill, peak_decode) - weights - held if counted else None,
+        }
+
+
+@contextmanager
+def _prepared(model: PreTrainedModel, setting: Setting, head_scores: object) -> Iterator[_Prepared]:
+    """The model with a random prompt in the setting, ready for steady decode steps inside the block."""
     with torch.inference_mode(), setting.open(model, head_scores) as session:
         if session is not None:
             cache: Any = session.new_cache(setting.steps + (2 + RUN_UP) * CHECK_EVERY)
@@ -127,27 +222,15 @@ def measure(
             cache = StaticCache(config=model.config, max_cache_len=setting.length + setting.steps + 16)
         else:
             cache = DynamicCache(config=model.config)
-        ids, prefill_ms, peak_prefill = _prefill(model, cache, setting, seed)
+        ids, prefill_ms, peak = _prefill(model, cache, setting)
         step, tokens = _stepper(model, cache, ids, setting)
-        warm_up, ms, peak_decode = _time_steps(step, tokens, setting, model.device)
-        held, used = _kv_bytes(cache, session, setting)
-    weights, read = weight_bytes(model)
-    floor = 1000 * (read + used) / bandwidth
-    counted = peak_prefill is not None and peak_decode is not None
-    return {
-        **asdict(setting),
-        "prefill_ms": prefill_ms,
-        "warm_up_seconds": warm_up,
-        "ms_per_token": ms,
-        "moved_bytes": read + used,
-        "floor_ms": floor,
-        "share": floor / ms,
-        "weights": weights,
-        "kv": held,
-        "peak_prefill": peak_prefill,
-        "peak_decode": peak_decode,
-        "rest": max(peak_prefill, peak_decode) - weights - held if counted else None,
-    }
+        started = now(model.device)
+        for _ in range(3 if tokens == 1 else 1):
+            step()
+        warm_up = now(model.device) - started
+        figures = {"prefill_ms": prefill_ms, "warm_up_seconds": warm_up, "peak_prefill": peak}
+        kv_bytes = partial(_kv_bytes, cache, session, setting)
+        yield _Prepared(step, tokens, asdict(setting) | figures, kv_bytes, weight_bytes(model))
 
 
 def _kv_bytes(cache: Any, session: CompressionSession | None, setting: Setting) -> tuple[int, int]:
@@ -164,9 +247,9 @@ def _kv_bytes(cache: Any, session: CompressionSession | None, setting: Setting) 
 
 
 def _prefill(
-    model: PreTrainedModel, cache: object, setting: Setting, seed: int
+    model: PreTrainedModel, cache: object, setting: Setting
 ) -> tuple[torch.Tensor, float, int | None]:
-    ids = _random_prompts(model, setting, torch.Generator().manual_seed(seed))
+    ids = _random_prompts(model, setting, torch.Generator().manual_seed(0))
     reset_peak(model.device)
     started = now(model.device)
     model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -180,7 +263,7 @@ def _random_prompts(model: PreTrainedModel, setting: Setting, generator: torch.G
 
 def _stepper(
     model: PreTrainedModel, cache: Any, ids: torch.Tensor, setting: Setting
-) -> tuple[Callable[[], object], int]:
+) -> tuple[Callable[[], None], int]:
     """A decode step with greedy choice, and how many tokens a call of it makes."""
     on_gpu = model.device.type == "cuda"
     positions = torch.full((setting.batch, 1), setting.length, device=model.device)
@@ -208,20 +291,6 @@ def _stepper(
         positions.add_(1)
 
     return step, 1
-
-
-def _time_steps(
-    step: Callable[[], object], tokens: int, setting: Setting, device: torch.device
-) -> tuple[float, float, int | None]:
-    started = now(device)
-    for _ in range(3 if tokens == 1 else 1):
-        step()
-    warm_up = now(device) - started
-    reset_peak(device)
-    for _ in range(RUN_UP if device.type == "cuda" and tokens > 1 else 0):
-        step()
-    ms = milliseconds(step, max(setting.steps // tokens, 1), device) / tokens
-    return warm_up, ms, peak_bytes(device)
 
 
 def samples_per_second(

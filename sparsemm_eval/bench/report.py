@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 
-from sparsemm_eval.bench.model_runs import compresses
+from sparsemm_eval.bench.model_runs import PLAIN_MODES, compresses
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.methods import fullkv
 
@@ -54,8 +54,9 @@ COLUMNS = {
 LATENCY = {
     "prefill ms": lambda row: f"{row['prefill_ms']:.1f}",
     "ms/token": lambda row: f"{row['ms_per_token']:.3f}",
+    "tokens/s": lambda row: f"{1000 * row['batch'] / row['ms_per_token']:.1f}",
     "floor ms": lambda row: f"{row['floor_ms']:.3f}",
-    "of copy bandwidth": lambda row: f"{row['share']:.0%}",
+    "of memory bandwidth": lambda row: f"{row['share']:.0%}",
     "GB moved": lambda row: _gigabytes(row["moved_bytes"]),
     "GB weights": lambda row: _gigabytes(row["weights"]),
     "GB KV": lambda row: _gigabytes(row["kv"]),
@@ -64,7 +65,7 @@ LATENCY = {
 }
 SPEED_UPS = {
     "× FullKV": lambda row: _ratio(row.get("times_fullkv")),
-    "× static": lambda row: _ratio(row.get("times_static")),
+    "× transformers": lambda row: f"{_ratio(row.get('times_plain'))} {row.get('plain_mode', '')}".strip(),
 }
 THROUGHPUT = {"samples/s": lambda row: f"{row['samples_per_s']:.3f}"}
 
@@ -73,7 +74,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """A table with a row per result; what failed says why instead of figures."""
     rows = with_speed_ups(rows)
     figures = THROUGHPUT if any("samples_per_s" in row for row in rows) else LATENCY
-    figures |= SPEED_UPS if any("times_fullkv" in row or "times_static" in row for row in rows) else {}
+    figures |= SPEED_UPS if any("times_fullkv" in row or "times_plain" in row for row in rows) else {}
     lines = [" | ".join([*COLUMNS, *figures]), " | ".join(["---"] * (len(COLUMNS) + len(figures)))]
     for row in rows:
         cells = [column(row) for column in COLUMNS.values()]
@@ -88,9 +89,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def with_speed_ups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with how many times as fast it is as two fair baselines of its prompt and batch.
 
-    ``times_fullkv``: FullKV in the same mode. ``times_static``: the uncompressed model with transformers'
-    StaticCache, whose step is compiled on a GPU. Rows of what is not there have none; an eager model is no
-    baseline.
+    ``times_fullkv``: FullKV in the same mode. ``times_plain``: the uncompressed model with the cache of
+    transformers that was fastest there, ``plain_mode``. Rows of what is not there have none.
     """
     speed = {
         (row["method"], row["mode"], row["length"], row["batch"]): row.get("samples_per_s", 0.0)
@@ -100,13 +100,15 @@ def with_speed_ups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     }
     found = []
     for row in rows:
-        own = speed.get((row["method"], row["mode"], row["length"], row["batch"]))
         place = row["length"], row["batch"]
+        own = speed.get((row["method"], row["mode"], *place))
+        plain = max(PLAIN_MODES, key=lambda mode: speed.get((FULLKV, mode, *place), 0.0))
         bases = {
             "times_fullkv": speed.get((FULLKV, row["mode"], *place)) if compresses(row["method"]) else None,
-            "times_static": speed.get((FULLKV, "static", *place)) if row["mode"] != "static" else None,
+            "times_plain": speed.get((FULLKV, plain, *place)) if row["mode"] != plain else None,
         }
-        found.append(row | {name: own / base for name, base in bases.items() if own and base})
+        ratios = {name: own / base for name, base in bases.items() if own and base}
+        found.append(row | ratios | ({"plain_mode": plain} if "times_plain" in ratios else {}))
     return found
 
 

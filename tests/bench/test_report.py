@@ -21,22 +21,37 @@ def row(method, mode, ms, length=100, **more):
     }
 
 
-def test_speed_ups_are_over_the_same_mode_and_over_a_compiled_model():
+def test_speed_ups_are_over_the_same_mode_and_over_the_fastest_transformers_cache():
     rows = [
         row("fullkv", "graph", 10.0),
         row("sparsemm", "graph", 4.0),
         row("fullkv", "static", 6.0),
-        row("sparsemm", "eager", 20.0),  # no FullKV in that mode: nothing to say but against the compiled one
+        row("fullkv", "dynamic", 9.0),
+        row("sparsemm", "eager", 20.0),  # no FullKV in that mode: nothing to say but against transformers
         row("sparsemm", "graph", 5.0, length=200),
+        row("fullkv", "dynamic", 8.0, length=300),
+        row("fullkv", "eager", 2.0, length=300),
         {"method": "snapkv", "mode": "graph", "length": 100, "batch": 1, "error": "out of memory"},
     ]
-    found = [
-        [one.get(name) for name in ("times_fullkv", "times_static")] for one in report.with_speed_ups(rows)
+    found = report.with_speed_ups(rows)
+    assert [one.get("times_fullkv") for one in found] == [None, pytest.approx(2.5), *[None] * 7]
+    ratios = [0.6, 1.5, None, 2 / 3, 0.3, None, None, 4.0, None]
+    assert [one.get("times_plain") for one in found] == [ratio and pytest.approx(ratio) for ratio in ratios]
+    modes = ["static", "static", None, "static", "static", None, None, "dynamic", None]
+    assert [one.get("plain_mode") for one in found] == modes
+
+
+def test_the_table_names_the_cache_it_compares_with_and_counts_the_tokens_of_all_sequences():
+    figures = dict.fromkeys(("prefill_ms", "floor_ms", "share", "moved_bytes", "weights", "kv"), 1)
+    figures |= dict.fromkeys(("rest", "peak_prefill", "peak_decode"))
+    rows = [row("fullkv", "dynamic", 8.0, **figures), row("fullkv", "eager", 4.0, **figures)]
+    header, _, *lines = report.markdown([one | {"batch": 3} for one in rows]).splitlines()
+    cells = [
+        dict(zip(*(line.split(" | ") for line in pair), strict=True))
+        for pair in zip([header] * 2, lines, strict=True)
     ]
-    assert [fullkv for fullkv, _ in found] == [None, pytest.approx(2.5), None, None, None, None]
-    assert [static for _, static in found] == [
-        pytest.approx(0.6), pytest.approx(1.5), None, pytest.approx(0.3), None, None
-    ]  # fmt: skip
+    assert [one["tokens/s"] for one in cells] == ["375.0", "750.0"]
+    assert [one["× transformers |"].rstrip("| ") for one in cells] == ["", "2.00 dynamic"]
 
 
 @pytest.fixture
