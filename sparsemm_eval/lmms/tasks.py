@@ -20,6 +20,10 @@ _PAGES = {
     "pages_ocr": "transcription of a held-out page: character accuracy",
     "pages_qa_dev": "the same on other pages, to choose settings on",
     "pages_ocr_dev": "the same on other pages, to choose settings on",
+    **{
+        f"pages_many_{count}": f"value of a key on one of {count} pages in one prompt: exact match"
+        for count in (2, 4, 8, 16)
+    },
 }
 
 

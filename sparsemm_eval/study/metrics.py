@@ -82,6 +82,7 @@ PRIMARY: dict[str, Metric] = {
     "pages_ocr": Metric("character_accuracy"),
     "pages_qa_dev": Metric("exact_match"),
     "pages_ocr_dev": Metric("character_accuracy"),
+    **dict.fromkeys([f"pages_many_{count}" for count in (2, 4, 8, 16)], Metric("exact_match")),
 }
 
 

@@ -10,8 +10,8 @@ from sparsemm_eval.tasks.pages.metrics import character_accuracy, exact_match
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
-    """The page as a list of one RGB image."""
-    return [doc["image"].convert("RGB")]
+    """The page, or the pages, as a list of RGB images."""
+    return [page.convert("RGB") for page in doc.get("images") or [doc["image"]]]
 
 
 def process_qa(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.cli import app, main
 from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.pages.benchmarks.page_tasks import TASKS
 from sparsemm_eval.pages.training import train as training
 
 
@@ -31,7 +32,7 @@ def test_tasks_writes_all_files(tmp_path):
     done = CliRunner().invoke(app, ["pages", "tasks", str(tmp_path / "data")])
     assert done.exit_code == 0, done.output
     names = [path.name for path in (tmp_path / "data").iterdir()]
-    assert len(names) == 4
+    assert len(names) == len(TASKS)
     assert set(names) >= {"pages_ocr.parquet", "pages_qa.parquet"}
     assert all(name in done.output for name in names)
 

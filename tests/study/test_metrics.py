@@ -23,6 +23,10 @@ def test_every_benchmark_of_the_paper_and_all_page_tasks_have_one():
         "pages_ocr": "character_accuracy",
         "pages_qa_dev": "exact_match",
         "pages_ocr_dev": "character_accuracy",
+        "pages_many_2": "exact_match",
+        "pages_many_4": "exact_match",
+        "pages_many_8": "exact_match",
+        "pages_many_16": "exact_match",
     }
 
 

@@ -49,7 +49,17 @@ def run_python(code, arguments, folder, surroundings=None):
 
 
 def check(found):
-    assert found["index"] == ["pages_ocr", "pages_ocr_dev", "pages_qa", "pages_qa_dev", "sparsemm_suite"]
+    assert found["index"] == [
+        "pages_many_16",
+        "pages_many_2",
+        "pages_many_4",
+        "pages_many_8",
+        "pages_ocr",
+        "pages_ocr_dev",
+        "pages_qa",
+        "pages_qa_dev",
+        "sparsemm_suite",
+    ]
     qa, ocr = found["pages_qa"], found["pages_ocr"]
     assert (qa["count"], ocr["count"]) == (200, 64)
     assert qa["question"].startswith("value of ")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES, Entry
+from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES, Entry, keyed_once
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION, VALUE_QUESTION
 
 SEED, DEV_SEED = 2, 102  # of reported results, and of what settings are chosen on
+MANY = (2, 4, 8, 16)  # pages at once
 SHORT_NUMBERS = ("rows", "columns", "entries", "answer_row", "answer_column")
 
 
@@ -49,10 +51,36 @@ def ocr_rows(count: int = 64, seed: int = SEED) -> list[dict[str, Any]]:
     return [_row(f"ocr-{i:04d}", page, READ_QUESTION, page.text()) for i, page in enumerate(pages)]
 
 
+def many_rows(pages: int, count: int = 12, seed: int = SEED) -> list[dict[str, Any]]:
+    """Value questions about several held-out pages of 16 x 24 cells at once, 464 LLaVA-NeXT tokens each.
+
+    Columns: id, images, question (for a key that one page alone has), answer, pages, answer_page.
+    """
+    rows = []
+    for i in range(count):
+        shown = [make_page("heldout", seed + 1 + pages, i * pages + k, PAGE_SIZES[-1]) for k in range(pages)]
+        asked = keyed_once(shown)
+        entry = asked[i * 7919 % len(asked)]
+        name = f"many-{pages}-{i:04d}"
+        images = [{"bytes": page.png(), "path": f"{name}-{k}.png"} for k, page in enumerate(shown)]
+        rows.append(
+            {
+                "id": name,
+                "images": images,
+                "question": VALUE_QUESTION.format(key=entry.key),
+                "answer": entry.value,
+                "pages": pages,
+                "answer_page": next(k for k, page in enumerate(shown) if entry in page.entries),
+            }
+        )
+    return rows
+
+
 #: Every page task's documents.
 TASKS = {
     "pages_qa": qa_rows,
     "pages_ocr": ocr_rows,
     "pages_qa_dev": lambda: qa_rows(80, DEV_SEED),
     "pages_ocr_dev": lambda: ocr_rows(24, DEV_SEED),
+    **{f"pages_many_{pages}": partial(many_rows, pages) for pages in MANY},
 }

@@ -66,7 +66,7 @@ def write_stand_ins(
 def _save(rows: Sequence[Mapping[str, Any]], short_numbers: Sequence[str], path: Path) -> None:
     """Write rows to a parquet file; the first row tells the columns' types."""
     features = datasets.Features({name: _feature(value) for name, value in rows[0].items()})
-    features.update(dict.fromkeys(short_numbers, datasets.Value("int32")))
+    features.update({name: datasets.Value("int32") for name in short_numbers if name in features})
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +18,40 @@ PAGE_SIZES = ((8, 16), (8, 24), (16, 16), (16, 24))
 READING_SIZES = PAGE_SIZES[:3]
 VALUE_LENGTHS = (6, 10)
 KEY_LENGTH = 2
+LETTERS = 0.4  # share of pages whose values hold letters, not digits alone
 SPLITS = ("train", "heldout")
 _HELDOUT_SHARE = 8
 _Columns = whole(KEY_LENGTH + 1 + max(VALUE_LENGTHS))
+# Pages have no l and no o (see glyphs.py), so neither have these.
+_NOUNS = """
+bird bread brick bridge bus cat chair cherry church city cream crab deer desk dish engine
+farm fence ferry fish frame garden giant hat heart hen ink jacket jam kitchen king knife ape map
+market mitten nest net night paper peach pen picture queen radish raft train tree seat ship
+shirt sheep singer sister spider stair star steam street sun tea teacher tent ticket tiger tram
+user van wave wind winter witness writer yard zebra
+"""
+_ADJECTIVES = """
+ancient big brave bright busy cheap dark deep dry empty fast fresh funny great green grey
+happy heavy high huge kind new pretty quick quiet red rich safe sharp sick smart strange sweet
+tiny tired warm weak wet white wide wise
+"""
+_VERBS = """
+admires asks beats brings buys carries catches changes cuts draws drives enters feeds finds
+greets guards hides hits hunts invites keeps kicks marks meets misses needs paints passes pushes
+reads remembers saves sees sends shakes takes teaches tests turns visits wants washes watches
+writes
+"""
+NOUNS, ADJECTIVES, VERBS = (tuple(words.split()) for words in (_NOUNS, _ADJECTIVES, _VERBS))
+ALL_WORDS = (*NOUNS, *ADJECTIVES, *VERBS)
 _KEYS = tuple(first + second for first in CAPITALS for second in CAPITALS)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A key and its value on a page; `row` and `column` are the cell of the key's first character."""
+    """A key and its value on a page; `row` and `column` are the cell of its first character.
+
+    A line of running text is an entry with an empty key.
+    """
 
     key: str
     value: str
@@ -33,19 +60,22 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """The entry as printed: key, blank, value."""
-        return f"{self.key} {self.value}"
+        """The entry as printed: key, blank, value; the value alone where there is no key."""
+        return f"{self.key} {self.value}" if self.key else self.value
+
+    @property
+    def _value_column(self) -> int:
+        return self.column + len(self.text) - len(self.value)
 
     @property
     def value_cells(self) -> tuple[tuple[int, int], ...]:
         """Cells (row, column) of the value's characters, in order."""
-        start = self.column + KEY_LENGTH + 1
-        return tuple((self.row, start + i) for i in range(len(self.value)))
+        return tuple((self.row, self._value_column + i) for i in range(len(self.value)))
 
     @property
     def value_area(self) -> tuple[int, int, int, int]:
         """The value's cells as one box of pixels: left, top, right, bottom; right and bottom exclusive."""
-        return _area(self.row, self.column + KEY_LENGTH + 1, self.value)
+        return _area(self.row, self._value_column, self.value)
 
     @property
     def key_area(self) -> tuple[int, int, int, int]:
@@ -73,6 +103,11 @@ class Layout:
             lines[entry.row][entry.column : entry.column + len(entry.text)] = entry.text
         return tuple("".join(line) for line in lines)
 
+    @property
+    def keyed(self) -> tuple[Entry, ...]:
+        """The entries that can be asked for."""
+        return tuple(entry for entry in self.entries if entry.key)
+
     def text(self) -> str:
         """Canonical transcription: printed rows only, one blank between the entries of a row."""
         return "\n".join(" ".join(line.split()) for line in self.grid if line.strip())
@@ -83,12 +118,19 @@ class Layout:
         return self.entries[index * 7919 % len(self.entries)]
 
 
+def keyed_once(layouts: Sequence[Layout]) -> list[Entry]:
+    """The entries that can be asked for without naming the page: their key is on one page alone."""
+    entries = [entry for layout in layouts for entry in layout.keyed]
+    counts = Counter(entry.key for entry in entries)
+    return [entry for entry in entries if counts[entry.key] == 1]
+
+
 def _value(rng: np.random.Generator, length: int, alphabet: str) -> str:
     return "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
 
 
-def draw_layout(rng: np.random.Generator, rows: int, columns: int) -> Layout:
-    """Draw the text of a page of `rows` x `columns` cells.
+def draw_layout(rng: np.random.Generator, rows: int, columns: int, letters: float = LETTERS) -> Layout:
+    """Draw the text of a page of `rows` x `columns` cells, with letters in its values at a probability.
 
     Raises
     ------
@@ -103,7 +145,7 @@ def draw_layout(rng: np.random.Generator, rows: int, columns: int) -> Layout:
     if not len(printed):
         printed = rng.integers(rows, size=1)
     two_columns = 2 * (KEY_LENGTH + 1 + shortest) + 1 <= columns and rng.random() < 0.5
-    alphabet = DIGITS if rng.random() < 0.6 else DIGITS + LOWERCASE
+    alphabet = DIGITS if rng.random() < 1 - letters else DIGITS + LOWERCASE
     keys = iter([_KEYS[i] for i in rng.permutation(len(_KEYS))[: 2 * len(printed)]])
     entries = []
     for row in printed.tolist():
@@ -120,6 +162,53 @@ def draw_layout(rng: np.random.Generator, rows: int, columns: int) -> Layout:
             entries.append(Entry(next(keys), _value(rng, length, alphabet), row, column))
             column += KEY_LENGTH + 1 + length + 1
     return Layout(rows, columns, tuple(entries))
+
+
+def draw_prose(rng: np.random.Generator, rows: int, columns: int) -> Layout:
+    """Draw a page of English words: lines of running text, and entries whose values are words.
+
+    Raises
+    ------
+    ConfigError
+        If the page is too small for an entry.
+    """
+    checked(Count, "rows", rows)
+    checked(_Columns, "columns", columns)
+    printed = np.flatnonzero(rng.random(rows) < rng.uniform(0.35, 1.0))
+    if not len(printed):
+        printed = rng.integers(rows, size=1)
+    keyed = rng.random(len(printed)) < rng.uniform(0.2, 0.9)
+    keyed[int(rng.integers(len(printed)))] = True
+    keys = iter([_KEYS[i] for i in rng.permutation(len(_KEYS))[: len(printed)]])
+    running = _sentences(rng)
+    entries, carried = [], next(running)
+    for row, is_keyed in zip(printed.tolist(), keyed.tolist(), strict=True):
+        if is_keyed:
+            room = columns - KEY_LENGTH - 1
+            words = [word for word in rng.permutation(ALL_WORDS).tolist() if len(word) <= room]
+            value = words[0]
+            if rng.random() < 0.6 and len(f"{value} {words[1]}") <= room:
+                value = f"{value} {words[1]}"
+            key = next(keys)
+        else:
+            key, value = "", carried
+            carried = next(running)
+            while len(f"{value} {carried}") <= columns:
+                value, carried = f"{value} {carried}", next(running)
+        spare = columns - len(value) - (KEY_LENGTH + 1 if key else 0)
+        entries.append(Entry(key, value, row, int(rng.integers(spare + 1))))
+    return Layout(rows, columns, tuple(entries))
+
+
+def _sentences(rng: np.random.Generator) -> Iterator[str]:
+    """Words of one sentence after another."""
+    while True:
+        chosen = [_pick(rng, kind) for kind in (ADJECTIVES, NOUNS, VERBS, ADJECTIVES, NOUNS)]
+        yield from ("The", *chosen[:3], "the", *chosen[3:])
+
+
+def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    return words[int(rng.integers(len(words)))]
 
 
 def split_of(layout: Layout) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,16 @@ from sparsemm_eval.pages.drawing.glyphs import (
     character_codes,
     glyph_bank,
 )
-from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, SPLITS, Entry, Layout, draw_layout, split_of
+from sparsemm_eval.pages.drawing.layout import (
+    LETTERS,
+    PAGE_SIZES,
+    SPLITS,
+    Entry,
+    Layout,
+    draw_layout,
+    draw_prose,
+    split_of,
+)
 
 InkBox = tuple[int, int, int, int]
 
@@ -78,7 +88,14 @@ def render(layout: Layout, rng: np.random.Generator) -> Page:
     return Page(rows, columns, layout.entries, pixels, boxes)
 
 
-def make_page(split: str, seed: int, index: int, size: tuple[int, int] | None = None) -> Page:
+def make_page(
+    split: str,
+    seed: int,
+    index: int,
+    size: tuple[int, int] | None = None,
+    prose: bool = False,
+    letters: float = LETTERS,
+) -> Page:
     """The page with a given name, which gives the same pixels every time.
 
     Parameters
@@ -90,6 +107,11 @@ def make_page(split: str, seed: int, index: int, size: tuple[int, int] | None = 
     size : (int, int), optional
         Rows and columns in cells; by default one of `PAGE_SIZES`, drawn.
 
+    prose : bool
+        English words and sentences instead of keys with random values.
+    letters : float
+        Otherwise, the probability of letters in the values.
+
     Raises
     ------
     ConfigError
@@ -98,7 +120,8 @@ def make_page(split: str, seed: int, index: int, size: tuple[int, int] | None = 
     checked(one_of(*SPLITS), "split", split)
     rng = np.random.default_rng((SPLITS.index(split), seed, index))
     rows, columns = PAGE_SIZES[int(rng.integers(len(PAGE_SIZES)))] if size is None else size
-    layout = draw_layout(rng, rows, columns)
+    draw = draw_prose if prose else partial(draw_layout, letters=letters)
+    layout = draw(rng, rows, columns)
     while split_of(layout) != split:
-        layout = draw_layout(rng, rows, columns)
+        layout = draw(rng, rows, columns)
     return render(layout, rng)

@@ -93,7 +93,10 @@ def _of_task(task: str, docs: list[int], config: Mapping[str, Any]) -> dict[int,
 def _from_parquet(path: Path, docs: list[int]) -> dict[int, str] | str:
     import pyarrow.parquet
 
-    column = pyarrow.parquet.read_table(path, columns=["image"])["image"]
+    rows = pyarrow.parquet.read_table(path)
+    if "image" not in rows.column_names:
+        return "its documents have several images each"
+    column = rows["image"]
     return {doc: data_uri(column[doc].as_py()["bytes"]) for doc in docs if doc < len(column)}
 
 

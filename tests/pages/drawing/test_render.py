@@ -6,7 +6,14 @@ from PIL import Image
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.pages.drawing.glyphs import CELL, CHARACTERS, character_codes, glyph_bank
-from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, VALUE_LENGTHS, Layout, draw_layout, split_of
+from sparsemm_eval.pages.drawing.layout import (
+    ALL_WORDS,
+    PAGE_SIZES,
+    VALUE_LENGTHS,
+    Layout,
+    draw_layout,
+    split_of,
+)
 from sparsemm_eval.pages.drawing.render import make_page
 
 
@@ -34,8 +41,25 @@ def test_entries_are_on_the_page(size):
 
 
 @pytest.mark.parametrize("size", PAGE_SIZES)
-def test_boxes_hold_exactly_the_ink(size):
-    page = make_page("train", 1, 2, size)
+def test_pages_of_prose_hold_words(size):
+    keyed = lines = 0
+    for index in range(20):
+        page = make_page("heldout", 0, index, size, prose=True)
+        assert split_of(page) == "heldout"
+        assert len({entry.key for entry in page.keyed}) == len(page.keyed) > 0
+        for entry in page.entries:
+            assert "".join(page.grid[row][column] for row, column in entry.value_cells) == entry.value
+            assert {word.removeprefix("The") for word in entry.value.split()} <= {*ALL_WORDS, "", "the"}
+        assert page.text().split() == " ".join(entry.text for entry in page.entries).split()
+        keyed += len(page.keyed)
+        lines += len(page.entries) - len(page.keyed)
+    assert min(keyed, lines) > 20
+
+
+@pytest.mark.parametrize("prose", [False, True])
+@pytest.mark.parametrize("size", PAGE_SIZES)
+def test_boxes_hold_exactly_the_ink(size, prose):
+    page = make_page("train", 1, 2, size, prose)
     paper = page.pixels.max()
     ink = page.pixels != paper
     covered = np.zeros_like(ink)
