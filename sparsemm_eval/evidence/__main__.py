@@ -30,8 +30,13 @@ def main(arguments: list[str] | None = None) -> None:
     check_target("--out", given.out)
     check_target("--work", given.work, folder=True)
     stored = dict(entry.split("=", 1) for entry in given.anchor)
-    found = measure(given.reader, given.effort, given.work, stored, given.out.parent / "figures")
-    write_text_atomically(given.out, document(found, given.study))
+    figures = "figures" if given.reader == parser.get_default("reader") else f"figures/{given.reader}"
+    found = measure(given.reader, given.effort, given.work, stored, given.out.parent / figures)
+    shown = {"out": f"docs/{given.out.name}", "reader": given.reader, "effort": given.effort}
+    shown["study"] = f"runs/{given.study.name}"
+    differ = {name: value for name, value in shown.items() if value != str(parser.get_default(name))}
+    option = "".join(f" --{name} {value}" for name, value in differ.items())
+    write_text_atomically(given.out, document(found, given.study, figures, option))
     print(f"written to {given.out}")
 
 

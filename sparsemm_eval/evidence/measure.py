@@ -23,6 +23,7 @@ from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
 from sparsemm_eval.model import checkpoint
 from sparsemm_eval.model.checkpoint import Checkpoint
 from sparsemm_eval.model.placement import place
+from sparsemm_eval.model.shipped import BUILT
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
 
@@ -75,7 +76,7 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
         "stored": dict(stored),
         "source": source_digest(),
     }
-    kinds = sources(work / "shapes", much.images, stored)
+    kinds = sources(work / "shapes", much.images, stored, reader in BUILT)
     stacks, counted = {}, {}
     with RecordStore(work, "measured", unit="measurements", elsewhere="choose another --work") as store:
 

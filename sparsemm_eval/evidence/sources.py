@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS
-from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, page_reading_sample
+from sparsemm_eval.heads.anchors.pages import PAGE_TEXT, PAGE_VALUES, PAGES, page_reading_sample
 from sparsemm_eval.heads.anchors.record import Anchor
 from sparsemm_eval.heads.anchors.registry import anchor_named
 
@@ -34,7 +34,7 @@ class Source:
     mode: str  # ``generate`` where the reader answers, ``teacher`` where it cannot read such images
 
 
-def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source]:
+def sources(folder: Path, images: int, stored: Mapping[str, str], text: bool) -> list[Source]:
     """All kinds of images; the first is what the others are compared with.
 
     Parameters
@@ -45,6 +45,8 @@ def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source
         How many of each kind.
     stored : mapping
         Anchors of published data that are there: name to folder.
+    text : bool
+        Whether the reader's language model knew how to copy text before it saw images.
     """
     write_shapes(folder, images)
     shapes = anchor_named("coco", str(folder))
@@ -57,6 +59,8 @@ def sources(folder: Path, images: int, stored: Mapping[str, str]) -> list[Source
         Source("documents", "lines of TrueType text off the grid", DOCUMENT_LETTERS, FIRST, "teacher"),
         Source("shapes", "COCO format: shapes and their names", shapes, 0, "teacher"),
     ]
+    if text:
+        found.append(Source("text", "the text of pages in the prompt, no image", PAGE_TEXT, FIRST, "teacher"))
     for name, data in stored.items():
         found.append(Source(name, f"published data, {name}", anchor_named(name, data), 0, "teacher"))
     return found

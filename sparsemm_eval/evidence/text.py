@@ -13,18 +13,27 @@ import torch
 
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.evidence.measure import EFFORTS, Evidence
-from sparsemm_eval.heads.scores.facts import SHARES, agreement, noteworthy_heads, share_of_top
+from sparsemm_eval.heads.scores.facts import SHARES, TOP_SHARE, agreement, noteworthy_heads, share_of_top
 from sparsemm_eval.heads.scores.table import HeadScores, count_of
+from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.results import collect
 from sparsemm_eval.study.table_formats import write_tables
 from sparsemm_eval.study.tables import Study, of_kind
 
 WIDTH = 110  # characters of a line
+WINDOW = 8  # where a study has the embedded readers' own
+#: What the study of each window keeps beside it in its smallest row.
+WINDOW_ALONE = {
+    8: "SnapKV at budget 9 keeps the window of 8 and one entry more, the smallest budget there is.",
+    16: "StreamingLLM with no sinks keeps as many of the last tokens and nothing else.",
+}
 DRAWS = 300  # of the bootstrap of head-score tables
 
 
-def document(found: Evidence, study: Path) -> str:
-    """The whole of ``docs/evidence.md``; its tables of accuracy are those of a study's folder.
+def document(found: Evidence, study: Path, figures: str, option: str) -> str:
+    """The whole document; its tables of accuracy are those of a study's folder.
+
+    `figures` is the folder of figures as the document refers to it, `option` how the command was called.
 
     Raises
     ------
@@ -42,16 +51,24 @@ def document(found: Evidence, study: Path) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["fill"] = _fill
+    settings = StudyFolder(study).settings()
+    window = settings.get("knobs", {}).get("window", [WINDOW])[0]
     effort, names = EFFORTS[found.effort], list(found.stacks)
     mean = HeadScores(found.stacks[names[0]].mean(0))
     total = mean.table.numel()
     best_layer, best_head = mean.best_heads(1)[0]
     return environment.get_template("evidence.md.j2").render(
-        option="" if found.effort == "full" else f" --effort {found.effort}",
+        option=option,
+        study=settings["name"],
+        figures=figures,
         name=found.reader.name,
+        parameters=round(found.reader.model.num_parameters() / 1e6),
+        window=window,
+        window_alone=WINDOW_ALONE[window],
         weights=found.reader.fingerprint["weights"][:19],
         images=effort.images,
         total=total,
+        top=count_of(TOP_SHARE, total),
         concentration=list(_concentration(found.stacks[names[0]])),
         noteworthy=noteworthy_heads(mean),
         best_layer=best_layer,
