@@ -5,6 +5,7 @@ import os
 # Equal inputs give equal bits wherever they lie in memory; read when the library loads, so before torch.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+import hypothesis
 import pytest
 import torch
 
@@ -20,6 +21,10 @@ from sparsemm_eval.pages.readers.reader import save
 from sparsemm_eval.pages.readers.registry import build
 from tests.model_wrappers.helpers import READERS, TASK, wrapper_class
 from tests.tiny_models import sharpen
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 SIZES = ((8, 16), (16, 16), (8, 24), (8, 16), (16, 24))
 QUESTIONS = ("value of AB?", "read all text", "what is the value of CD here, please?", "EF?", "read all")

@@ -93,7 +93,7 @@ def test_recall_stands_beside_its_chance_level(study):
     hollow = [line for line in axes.lines if line.get_fillstyle() == "none"]
     chances = [chance for curve in expected for chance in curve["evidence_chance"]]
     assert [line.get_xdata()[0] for line in hollow] == pytest.approx(chances)
-    assert {text.get_text() for text in axes.texts} == {"16", "32", "64", "128"}
+    assert not axes.texts  # where curves meet, texts on their points would run into each other
 
 
 def test_masking_has_its_own_axis(tmp_path):
