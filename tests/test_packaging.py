@@ -85,4 +85,4 @@ def test_what_is_imported_is_what_is_required():
     modules = {name for room in ROOMS for name in imported(ROOT / room)} - sys.stdlib_module_names
     needed = {BROUGHT_BY.get(name, name) for name in modules}
     assert needed - names == {"sparsemm_eval", "wandb_workspaces"}  # the extra "dashboard" is for the latter
-    assert names - needed == set()
+    assert names - needed == {"gguf"}  # transformers reads such files with it, for smol-reader

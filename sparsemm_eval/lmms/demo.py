@@ -16,6 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sparsemm_eval.checks import checked, one_of
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.files import users_path
 from sparsemm_eval.lmms.arguments import command_line
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from sparsemm_eval.config import CompressionConfig
     from sparsemm_eval.methods.base import Method
 
-READER, FAMILY = "tiny-reader", "llava"
-# Prompts of pages are short: a question is about as long as this observation window.
-WINDOW = 8
+FAMILY = "llava"
+# Prompts of pages are short: a question is about as long as the observation window.
+WINDOWS = {"tiny-reader": 8, "smol-reader": 16}
 TIMED_TOKENS = 9  # per document: the first ends the prefill, each of the others is a decode step
 HEADINGS = (
     *(task.replace("_", "\n") for task in TASKS),
@@ -46,16 +47,22 @@ HEADINGS = (
 class Settings:
     """What the demo runs."""
 
+    reader: str
     budget: int  # nominal entries per KV head, for the methods that compress
     kernel_size: int  # width of the pooling over importance
     limit: int  # documents per task
     output: Path  # folder of the full results
 
+    @property
+    def window(self) -> int:
+        """The observation window."""
+        return WINDOWS[self.reader]
+
     def knobs(self, method: Method) -> dict[str, int]:
         """The compression's knobs; none for the full cache."""
         if not method.evicts:
             return {}
-        return {"budget": self.budget, "window": WINDOW, "kernel_size": self.kernel_size}
+        return {"budget": self.budget, "window": self.window, "kernel_size": self.kernel_size}
 
 
 def compared() -> tuple[Method, ...]:
@@ -96,7 +103,7 @@ def arguments_of(method: Method, settings: Settings) -> list[str]:
     return [
         *command_line(
             model,
-            {"pretrained": READER, "journal": "off", **settings.knobs(method)},
+            {"pretrained": settings.reader, "journal": "off", **settings.knobs(method)},
             tasks=",".join(TASKS),
             limit=settings.limit,
             batch_size=1,
@@ -111,7 +118,7 @@ def configs_of(settings: Settings) -> list[CompressionConfig]:
     from sparsemm_eval.config import CompressionConfig
 
     return [
-        CompressionConfig.fitting(method.name, head_scores=READER, **settings.knobs(method))
+        CompressionConfig.fitting(method.name, head_scores=settings.reader, **settings.knobs(method))
         for method in compared()
     ]
 
@@ -133,7 +140,7 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
     from sparsemm_eval.pages.readers.reading import documents
 
     logging.disable_progress_bar()
-    loaded = checkpoint.load(checkpoint.find(READER), place("cpu", None, "float32"))
+    loaded = checkpoint.load(checkpoint.find(settings.reader), place("cpu", None, "float32"))
     loaded.model.generation_config.eos_token_id = None  # every method takes as many steps
     configs = configs_of(settings)
     prefills, steps = [[] for _ in configs], [[] for _ in configs]
@@ -196,8 +203,10 @@ def row_of(method: Method, results: ResultsFile, times: Times) -> list[str]:
 
 def table_of(rows: list[list[str]], settings: Settings) -> Table:
     """The rows as a table for the terminal, 80 columns wide."""
-    knobs = f"window={WINDOW}, kernel_size={settings.kernel_size}, {settings.limit} documents per task"
-    table = Table(title=f"{READER}, {knobs}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    knobs = (
+        f"window={settings.window}, kernel_size={settings.kernel_size}, {settings.limit} documents per task"
+    )
+    table = Table(title=f"{settings.reader}, {knobs}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("model", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -207,7 +216,8 @@ def table_of(rows: list[list[str]], settings: Settings) -> Table:
 
 
 def command(
-    budget: Annotated[int, typer.Option(min=WINDOW + 1, help="Entries per KV head, window included.")] = 32,
+    reader: Annotated[str, typer.Option(help=" or ".join(WINDOWS) + ".")] = "tiny-reader",
+    budget: Annotated[int, typer.Option(min=9, help="Entries per KV head, window included.")] = 32,
     kernel_size: Annotated[int, typer.Option(min=1, help="Pooling width, odd.")] = 5,
     limit: Annotated[int, typer.Option(min=1, help="Documents per task.")] = 20,
     output: Annotated[Path, typer.Option(help="Folder of the full results.", parser=users_path)] = Path(
@@ -215,13 +225,13 @@ def command(
     ),
 ) -> None:
     """Run lmms-eval for FullKV, SnapKV and SparseMM on the page tasks and show one table."""
-    settings = Settings(budget, kernel_size, limit, output)
+    settings = Settings(checked(one_of(*WINDOWS), "reader", reader), budget, kernel_size, limit, output)
     rows, console = run(settings), Console()
     console.print(table_of(rows, settings))
     other = 7 if kernel_size == 5 else 5
     for line in (
         f"Full results, with every answer: {output.resolve()}",
         f"Scores depend on kernel_size: try sparsemm demo --kernel-size {other} before judging a method.",
-        "A tiny model on rendered pages: it shows the mechanism, not the size of the effect at 7B.",
+        "A small model on rendered pages: it shows the mechanism, not the size of the effect at 7B.",
     ):
         console.print(line, soft_wrap=True)

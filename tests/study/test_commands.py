@@ -292,7 +292,9 @@ def test_shipped_studies_are_listed_and_run_by_name(tmp_path, monkeypatch):
     listed = call("list").output
     names = [line.split()[0] for line in listed.splitlines() if line.strip()][:-1]
     paper = [f"paper/{name}" for name in ("ablation", "head_scores", "main", "masking", "rho")]
-    assert names == ["benchmarks", "evidence", "fovea-dev", "methods-dev", "methods", *paper, "tiny"]
+    smol = ("evidence", "kernels", "long", "methods", "reading", "text_heads")
+    shipped = ["benchmarks", "evidence", "fovea-dev", "methods-dev", "methods", *paper]
+    assert names == [*shipped, *(f"smol/{name}" for name in smol), "tiny"]
     assert call("run", "paper/ablation", "--dry-run").exit_code == 0
     outcome = call("run", "tiny", "--dry-run")
     assert outcome.exit_code == 0, outcome.output

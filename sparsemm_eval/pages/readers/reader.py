@@ -18,6 +18,23 @@ from sparsemm_eval.pages.readers.tokenizer import SpecialTokens, build_tokenizer
 
 
 @dataclass(frozen=True)
+class Learning:
+    """How a reader learns whose weights are not all its own.
+
+    Attributes
+    ----------
+    prepare : callable
+        Freezes what does not learn.
+    save, restore : callable
+        Write what was learned to a folder, and give it back to a prepared model.
+    """
+
+    prepare: Callable[[PreTrainedModel], None]
+    save: Callable[[PreTrainedModel, ProcessorMixin, Path], None]
+    restore: Callable[[PreTrainedModel, Path], None]
+
+
+@dataclass(frozen=True)
 class Reader:
     """One kind of reader.
 
@@ -40,10 +57,12 @@ class Reader:
     new_model: Callable[[PreTrainedTokenizerFast], PreTrainedModel]
     new_processor: Callable[[PreTrainedTokenizerFast, str], ProcessorMixin]
     recipe: tuple[Stage, ...]
+    new_tokenizer: Callable[[SpecialTokens], PreTrainedTokenizerFast] = build_tokenizer
+    learning: Learning | None = None
 
     def build(self, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
         """Build model and processor, float32 and in eval mode; torch's global generator is left as it was."""
-        tokenizer = build_tokenizer(self.special)
+        tokenizer = self.new_tokenizer(self.special)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self.new_model(tokenizer).eval()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparsemm_eval.pages.drawing.layout import LETTERS
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -34,6 +36,17 @@ class Stage:
         Ask for a value's first character at the end of its question too.
     recall : float
         Probability of rows that read the page listing its entries in random order instead.
+    prose : float
+        Probability of pages of English words.
+    letters : float
+        Probability of letters in the values of other pages.
+    spelled : float
+        Probability of an answer's token of several characters being cut into tokens of one, so that a reader
+        unsure of the whole spells it.
+    values : float
+        Share of rows that look values up; the others read pages.
+    pages : int
+        Pages of a row, one after the other; more than one for LLaVA-NeXT only.
     as_line : bool
         Count image features like text, one after the other, also where the model has rows and columns.
     """
@@ -51,6 +64,11 @@ class Stage:
     hint: bool = False
     recall: float = 0.0
     as_line: bool = False
+    prose: float = 0.0
+    letters: float = LETTERS
+    spelled: float = 0.0
+    values: float = 0.375
+    pages: int = 1
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate at a step (0-based)."""

@@ -10,8 +10,9 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from sparsemm_eval.checks import checked, one_of
+from sparsemm_eval.pages.readers import smol
 from sparsemm_eval.pages.readers.chat import ChatFormat
-from sparsemm_eval.pages.readers.reader import Reader, special_ids
+from sparsemm_eval.pages.readers.reader import Learning, Reader, special_ids
 from sparsemm_eval.pages.readers.recipe import BOTH, EVEN, FOUNDATION, GROUPED, MIXED, WIDE, Stage
 from sparsemm_eval.pages.readers.tokenizer import SpecialTokens
 
@@ -195,6 +196,47 @@ _TINY_READER_QWEN2VL = Reader(
         Stage("finish-slow", "image", BOTH, EVEN, 300, rate=1.5e-3, decay=True, variety=0.1, choices=0.1),
     ),
 )
+_SMOL_WORDS = {"rate": 1e-3, "prose": 0.2, "values": 0.5}
+_SMOL_SHORT = ((8, 16, 6, 1.0),)
+_SMOL_MIXED = ((8, 16, 6, 0.2), (8, 24, 4, 0.25), (16, 16, 4, 0.3), (16, 24, 4, 0.25))
+SMOL_READER = Reader(
+    name="smol-reader",
+    special=SpecialTokens(
+        pad="<|endoftext|>", unk="<|endoftext|>", eos="<|im_end|>", bos=None, others=("<|im_start|>",)
+    ),
+    chat=ChatFormat(
+        opening="<|im_start|>{role}\n",
+        close="<|im_end|>\n",
+        close_answer="<|im_end|>\n",
+        image=smol.IMAGE_TOKEN,
+        # SmolLM2's own.
+        default_system="<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+        "Hugging Face<|im_end|>\n",
+    ),
+    image_token=smol.IMAGE_TOKEN,
+    new_model=partial(smol.new_model, pinpoints=_pinpoints(), tile=TILE, patch=PATCH),
+    new_processor=_llava_processor,
+    new_tokenizer=smol.tokenizer,
+    learning=Learning(smol.ready_to_learn, smol.save, smol.restore),
+    recipe=(
+        Stage("align", "cells", ("vision",), MIXED, steps=240, decay=True, prose=0.3),
+        Stage("short", "image", ("text",), _SMOL_SHORT, 100, **_SMOL_WORDS),
+        Stage("mixed", "image", ("text",), _SMOL_MIXED, 280, decay=True, variety=0.15, **_SMOL_WORDS),
+        # By now digits are read and looked up; tokens of several letters are not yet.
+        Stage("letters", "image", ("text",), _SMOL_MIXED, 200, decay=True, letters=0.8, **_SMOL_WORDS),
+        Stage(
+            "spelling",
+            "image",
+            ("text",),
+            _SMOL_MIXED,
+            80,
+            decay=True,
+            letters=0.7,
+            spelled=0.3,
+            **_SMOL_WORDS,
+        ),
+    ),
+)
 READERS = {
     reader.name: reader
     for reader in (
@@ -212,9 +254,10 @@ READERS = {
 
 def reader_named(name: str) -> Reader:
     """Look a reader up; a ConfigError lists those there are."""
-    return READERS[checked(one_of(*READERS), "reader", name)]
+    known = READERS | {SMOL_READER.name: SMOL_READER}
+    return known[checked(one_of(*known), "reader", name)]
 
 
 def build(name: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Build a reader of `READERS` with random weights; see `Reader.build`."""
+    """Build a reader by name, with random weights where it learns them; see `Reader.build`."""
     return reader_named(name).build(seed)

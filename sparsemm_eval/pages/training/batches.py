@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from sparsemm_eval.checks import checked, whole
+from sparsemm_eval.pages.drawing.layout import keyed_once
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers import questions
 from sparsemm_eval.pages.readers.reader import Reader
@@ -32,8 +33,9 @@ class Batch:
     Attributes
     ----------
     pages : tuple of Page
-    pixels : uint8 tensor, [B, height, width]
-    prefix : int64 tensor, [P]
+        Row after row, P for each.
+    pixels : uint8 tensor, [B * P, height, width]
+    prefix : int64 tensor, [tokens]
         Tokens before the image, the same for all rows.
     suffix : int64 tensor, [B, T]
         Tokens after the image, padded on the right.
@@ -70,15 +72,22 @@ def make_batch(
 ) -> Batch:
     """Build one batch; the same arguments give the same batch.
 
-    The stage says what is asked for: its `variety`, `choices`, `hint` and `recall`. Seed and step name the
-    pages: step s uses pages s * 1000 ... of the training split, so that `rows`, the batch size, is at most
-    1000. `size` counts a page's rows and columns in cells. Three in eight rows look values up, the others
-    read pages, which is harder.
+    The stage says what is asked for: its `values`, `prose`, `variety`, `choices`, `hint` and `recall`. Seed
+    and step name the pages: step s uses pages s * 1000 ... of the training split, so that `rows`, the batch
+    size, is at most 1000. `size` counts a page's rows and columns in cells.
     """
     checked(whole(1, _PAGES_PER_STEP), "rows", rows)
     rng = np.random.default_rng((7, seed, step))
-    pages = tuple(make_page("train", seed, step * _PAGES_PER_STEP + i, size) for i in range(rows))
-    reading = torch.arange(rows) >= max(1, rows * 3 // 8)
+    prose = rng.random(rows) < stage.prose if stage.prose else [False] * rows
+    first, several = step * _PAGES_PER_STEP, range(stage.pages)
+    shown = [
+        [
+            make_page("train", seed, first + i * stage.pages + k, size, bool(prose[i]), stage.letters)
+            for k in several
+        ]
+        for i in range(rows)
+    ]
+    reading = torch.arange(rows) >= max(1, int(rows * stage.values))
     recalling = torch.zeros_like(reading)
     if stage.recall:
         recalling = reading & torch.from_numpy(rng.random(rows) < stage.recall)
@@ -87,33 +96,38 @@ def make_batch(
     # Some evaluation prompts put a line break between image and question, others do not.
     openings = (after_image, after_image + "\n") if reader.special.bos else (after_image,)
     pieces = []
-    for i, page in enumerate(pages):
+    for i, pages in enumerate(shown):
         opening = openings[int(rng.integers(len(openings)))]
         if recalling[i]:
-            pieces.append(_recall_pieces(page, rng, reader, opening))
+            pieces.append(_recall_pieces(pages[0], rng, reader, opening))
         else:
-            turns = _reading_turn(page, rng, stage) if reading[i] else _value_turns(page, rng, stage)
+            turns = _reading_turn(pages, rng, stage) if reading[i] else _value_turns(pages, rng, stage)
             pieces.append(_pieces(turns, reader, opening))
     hinted = [stage.hint and not (reading[i] or recalling[i]) for i in range(rows)]
-    suffix, targets, answers = _suffixes(pieces, hinted, reader, tokenizer)
+    spelling = (rng, stage.spelled) if stage.spelled else None
+    suffix, targets, answers = _suffixes(pieces, hinted, reader, tokenizer, spelling)
     start = (reader.special.bos or "") + reader.chat.start() + before_image
     prefix = torch.tensor(_encode(tokenizer, [start])[0])
-    pixels = torch.from_numpy(np.stack([page.pixels for page in pages]))
-    return Batch(pages, pixels, prefix, suffix, targets, answers, reading)
+    every = tuple(page for pages in shown for page in pages)
+    pixels = torch.from_numpy(np.stack([page.pixels for page in every]))
+    return Batch(every, pixels, prefix, suffix, targets, answers, reading)
 
 
-def _reading_turn(page: Page, rng: np.random.Generator, stage: Stage) -> list[tuple[str, str]]:
-    """The request to read a page, and its text."""
+def _reading_turn(pages: Sequence[Page], rng: np.random.Generator, stage: Stage) -> list[tuple[str, str]]:
+    """The request to read pages, and their text."""
+    text = "\n".join(page.text() for page in pages)
     # Without choices no number is drawn, so that other stages do not depend on there being any.
     if stage.choices and rng.random() < stage.choices:
-        value = page.entries[int(rng.integers(len(page.entries)))].value
-        return [(questions.choice_question(questions.offered_values(value, rng)), page.text())]
-    return [(questions.read_question(rng, stage.variety), page.text())]
+        entries = pages[0].entries
+        value = entries[int(rng.integers(len(entries)))].value
+        return [(questions.choice_question(questions.offered_values(value, rng)), text)]
+    return [(questions.read_question(rng, stage.variety), text)]
 
 
-def _value_turns(page: Page, rng: np.random.Generator, stage: Stage) -> list[tuple[str, str]]:
-    """Questions for values of a page, and the values."""
-    shown = [page.entries[i] for i in rng.permutation(len(page.entries))[:_QUESTIONS_PER_PAGE]]
+def _value_turns(pages: Sequence[Page], rng: np.random.Generator, stage: Stage) -> list[tuple[str, str]]:
+    """Questions for values of pages, and the values; only for keys that one page alone has."""
+    entries = keyed_once(pages)
+    shown = [entries[i] for i in rng.permutation(len(entries))[:_QUESTIONS_PER_PAGE]]
     return [(questions.value_question(entry.key, rng, stage.variety), entry.value) for entry in shown]
 
 
@@ -141,14 +155,30 @@ def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[li
     return [one.ids for one in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
+def _spelled(
+    tokens: list[int], rng: np.random.Generator, share: float, tokenizer: PreTrainedTokenizerFast
+) -> list[int]:
+    """Tokens of the same text, some of several characters cut into tokens of one."""
+    found = []
+    for token in tokens:
+        characters = tokenizer.decode([token])
+        cut = len(characters) > 1 and token not in tokenizer.all_special_ids and rng.random() < share
+        found += [ids[0] for ids in _encode(tokenizer, list(characters))] if cut else [token]
+    return found
+
+
 def _suffixes(
-    pieces: Sequence[Pieces], hinted: Sequence[bool], reader: Reader, tokenizer: PreTrainedTokenizerFast
+    pieces: Sequence[Pieces],
+    hinted: Sequence[bool],
+    reader: Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    spelling: tuple[np.random.Generator, float] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, targets and answer numbers of `Batch` from the text pieces of its rows.
 
     The questions of a hinted row get the answer's first token as target of their last token already: where a
     chat format puts many tokens between question and answer, the look-up is then learned first and carried
-    over to the answer.
+    over to the answer. `spelling` has a share of the answers' tokens cut into characters.
     """
     ids = iter(_encode(tokenizer, [text for row in pieces for text, _ in row]))
     between = len(_encode(tokenizer, [reader.chat.ask()])[0])
@@ -157,6 +187,8 @@ def _suffixes(
     for i, row in enumerate(pieces):
         for _, is_answer in row:
             piece = next(ids)
+            if is_answer and spelling:
+                piece = _spelled(piece, *spelling, tokenizer)
             if is_answer and hinted[i]:
                 hints.append((i, len(tokens[i]) - between - 1, piece[0], number))
             tokens[i] += piece

@@ -55,12 +55,17 @@ class TrainingModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = model
         self.text = model.model.language_model
-        self.characters = torch.tensor(tokenizer.convert_tokens_to_ids(list(CHARACTERS)))
+        self.learning = [named for named in model.named_parameters() if named[1].requires_grad]
+        ids = [
+            one.ids
+            for one in tokenizer.backend_tokenizer.encode_batch(list(CHARACTERS), add_special_tokens=False)
+        ]
+        self.characters = torch.tensor(ids)[:, 0]  # one token each
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Named parameters of "text" and "vision"; the newline feature and the head count as text."""
+        """Named parameters of "text" and "vision" that can learn; newline feature and head count as text."""
         parts: dict[str, list[tuple[str, nn.Parameter]]] = {"text": [], "vision": []}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.learning:
             vision = any(part in name for part in ("vision_tower", "visual.", "multi_modal_projector"))
             parts["vision" if vision else "text"].append((name, parameter))
         return parts
@@ -102,10 +107,12 @@ class TrainingModel:
     def logits(self, batch: Batch, features: torch.Tensor, as_line: bool = False) -> torch.Tensor:
         """Logits at the positions that have a target, [answer tokens, vocabulary], in the targets' order.
 
-        `features` are [B, N, hidden]. With `as_line` they are counted like text, one after the other, also
-        where the model has rows and columns.
+        `features` are [B * P, N, hidden], P pages for each of B rows. With `as_line` they are counted
+        like text, one after the other, also where the model has rows and columns.
         """
-        rows, count = features.shape[:2]
+        rows = len(batch.suffix)
+        features = features.reshape(rows, -1, features.shape[-1])
+        count = features.shape[1]
         prefix = self.text.embed_tokens(batch.prefix).expand(rows, -1, -1)
         suffix = self.text.embed_tokens(batch.suffix)
         embedded = torch.cat([prefix, features, suffix], 1)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 # Embeddings, heads and patch projections map between unlike spaces; Muon is meant for hidden matrices.
-_NOT_HIDDEN = ("embed", "lm_head", "newline")
+# Factors of an adapter are learned as in the LoRA paper.
+_NOT_HIDDEN = ("embed", "lm_head", "newline", "lora_")
 _LARGEST_NORM = 1.0  # of the gradient over all parameters
 
 
@@ -26,10 +27,12 @@ class Optimizer:
         for (name, _), master in zip(named, self.masters, strict=True):
             matrix = master.ndim == 2 and not any(part in name for part in _NOT_HIDDEN)
             (hidden if matrix else rest).append(master)
-        self.optimizers = [
-            torch.optim.Muon(hidden, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if hidden:
+            muon = torch.optim.Muon(hidden, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(muon)
+        if rest:
+            self.optimizers.append(torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0))
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:

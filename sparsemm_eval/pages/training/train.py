@@ -73,17 +73,23 @@ def train(
     checked(Natural, "seed", seed)
     stages = reader.recipe if stages is None else stages
     model, processor = reader.build(seed)
-    # Half precision doubles the speed; the optimizer keeps full-precision masters.
-    model = model.to(torch.bfloat16)
+    if reader.learning:
+        reader.learning.prepare(model)
+    else:
+        # Half precision doubles the speed of small models; the optimizer keeps full-precision masters.
+        model = model.to(torch.bfloat16)
+        use_training_attention(model)
     record = _found(out, name, seed, stages) if resume else None
     if record is None:
         record = _new_record(name, seed, model)
     else:
-        stored = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.bfloat16)
-        model.load_state_dict(stored.state_dict())
+        if reader.learning:
+            reader.learning.restore(model, out)
+        else:
+            stored = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.bfloat16)
+            model.load_state_dict(stored.state_dict())
         log(f"resuming after stage {record['stages'][-1]['stage']}")
     model.train()
-    use_training_attention(model)
     learner = TrainingModel(model, processor.tokenizer)
     for stage in stages[len(record["stages"]) :]:
         before, started = record["training_seconds"], time.perf_counter()
@@ -97,9 +103,14 @@ def train(
         numbers = {key: round(value, 5) for key, value in scores.known().items()}
         record["stages"].append({"stage": stage.name, "steps": steps, "seconds_at_end": seconds, **numbers})
         record |= {"steps": record["steps"] + steps, "training_seconds": seconds}
-        save(model, processor, out)
+        if reader.learning:
+            reader.learning.save(model, processor, out)
+            reader.learning.restore(model, out)  # what is stored is rounded
+        else:
+            save(model, processor, out)
         _write(out, record)
-    use_default_attention(model)
+    if not reader.learning:
+        use_default_attention(model)
     if sum(proof):
         # In single precision, as the tasks run it on a CPU.
         heldout = prove(model.float().eval(), processor, *proof)

@@ -1,10 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from sparsemm_eval.pages.drawing.layout import ALL_WORDS, keyed_once
 from sparsemm_eval.pages.readers.recipe import FOUNDATION
 from sparsemm_eval.pages.readers.registry import READERS, build
-from sparsemm_eval.pages.training.batches import IGNORE, make_batch
+from sparsemm_eval.pages.training.batches import IGNORE, _spelled, make_batch
 
 PLAIN = FOUNDATION[0]
 
@@ -61,3 +63,46 @@ def test_a_hint_is_the_first_character_at_the_end_of_the_question():
         first = position + int((after >= 0).nonzero()[0])
         assert hinted.targets[row, position] == plain.targets[row, first]
         assert hinted.answers[row, position] == plain.answers[row, first]
+
+
+def test_answers_are_spelled_with_the_same_text():
+    _, processor = build("tiny-reader")
+    tokenizer = processor.tokenizer
+    ids = [*tokenizer("value of AB", add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    rng = np.random.default_rng(0)
+    assert _spelled(ids, rng, 0.0, tokenizer) == ids
+    whole = _spelled(ids, rng, 1.0, tokenizer)
+    assert tokenizer.decode(whole) == tokenizer.decode(ids)
+    assert [len(tokenizer.decode([token])) for token in whole[:-1]] == [1] * len("value of AB")
+    assert whole[-1] == tokenizer.eos_token_id
+
+
+def test_rows_of_several_pages_ask_for_keys_that_one_page_has():
+    _, processor = build("tiny-reader")
+    stage = replace(PLAIN, pages=3, values=0.5)
+    batch = make_batch(READERS["tiny-reader"], processor.tokenizer, stage, 0, 3, (8, 16), 4)
+    assert (len(batch.pages), len(batch.pixels), len(batch.suffix)) == (12, 12, 4)
+    assert batch.reading.tolist() == [False, False, True, True]
+    for row in range(4):
+        pages = batch.pages[3 * row : 3 * row + 3]
+        said = processor.tokenizer.decode(batch.targets[row][batch.targets[row] != IGNORE])
+        answers = said.split("</s>")[:-1]
+        if batch.reading[row]:
+            assert answers == ["\n".join(page.text() for page in pages)]
+        else:
+            assert set(answers) <= {entry.value for entry in keyed_once(pages)}
+            assert len(answers) > max(len(page.entries) for page in pages)
+
+
+def test_the_stage_decides_what_pages_show():
+    _, processor = build("tiny-reader")
+
+    def pages(**changes):
+        stage = replace(PLAIN, **changes)
+        return make_batch(READERS["tiny-reader"], processor.tokenizer, stage, 0, 3, (8, 16), 16).pages
+
+    assert all(entry.value.isdigit() for page in pages(letters=0.0) for entry in page.entries)
+    assert not any(page.entries[0].value.isdigit() for page in pages(letters=1.0))
+    assert {word for page in pages(prose=1.0) for entry in page.keyed for word in entry.value.split()} <= {
+        *ALL_WORDS
+    }
