@@ -195,7 +195,7 @@ def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
                 pair[0][0], row.score, style.marker, color=style.color, markersize=5.5, fillstyle="none"
             )
     axes.set_xlim(0, 1.03)
-    axes.set_xlabel("evidence recall, weighted share; hollow: by chance; budgets grow along a curve")
+    axes.set_xlabel("evidence recall (weighted share); hollow: by chance")
     return handles
 
 
