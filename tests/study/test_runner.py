@@ -198,6 +198,7 @@ def start(study_file, workers=1, delay=0.01):
     )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_study_ends_with_the_same_table(tmp_path):
     calm = write_study(tmp_path / "calm" / "study.yaml", limit=12)
     assert runner(calm).run().complete

@@ -147,6 +147,7 @@ def test_other_rows_are_never_taken_from_the_cache(tmp_path, monkeypatch):
     assert len({tuple(options) for options in shown}) == len(set(caches)) == 3
 
 
+@pytest.mark.slow
 def test_upstream_gives_right_answers_full_marks(tmp_path, monkeypatch):
     folders = write_stand_ins(tmp_path, COUNT)
     assert all("configs:" in (folder / "README.md").read_text() for folder in folders)

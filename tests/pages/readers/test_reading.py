@@ -17,7 +17,10 @@ def reader(request):
     return request.param, model, processor
 
 
-@pytest.mark.parametrize(("task", "count", "target"), [("pages_qa", 200, 0.97), ("pages_ocr", 64, 0.97)])
+@pytest.mark.parametrize(
+    ("task", "count", "target"),
+    [("pages_qa", 200, 0.97), pytest.param("pages_ocr", 64, 0.97, marks=pytest.mark.slow)],
+)
 def test_shipped_readers_read_the_tasks_documents(reader, task, count, target):
     _, model, processor = reader
     found = scores(model, processor, task, documents(task))

@@ -160,6 +160,7 @@ def test_head_scores_are_of_what_is_built_here(name, of):
     assert (scores.num_layers, scores.num_heads, scores.provenance["images"]) == (30, 9, 100)
 
 
+@pytest.mark.slow
 @needs_reader
 def test_it_reads():
     from transformers import AutoModelForImageTextToText, AutoProcessor
