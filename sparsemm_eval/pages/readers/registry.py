@@ -199,7 +199,6 @@ _TINY_READER_QWEN2VL = Reader(
 _SMOL_WORDS = {"rate": 1e-3, "prose": 0.2, "values": 0.5}
 _SMOL_SHORT = ((8, 16, 6, 1.0),)
 _SMOL_MIXED = ((8, 16, 6, 0.2), (8, 24, 4, 0.25), (16, 16, 4, 0.3), (16, 24, 4, 0.25))
-_SMOL_SEVERAL = ((16, 16, 2, 0.6), (16, 24, 2, 0.4))
 _SMOL_SPELLED = {"letters": 0.7, "spelled": 0.3} | _SMOL_WORDS
 SMOL_READER = Reader(
     name="smol-reader",
@@ -227,8 +226,6 @@ SMOL_READER = Reader(
         # By now digits are read and looked up; tokens of several letters are not yet.
         Stage("letters", "image", ("text",), _SMOL_MIXED, 200, decay=True, letters=0.8, **_SMOL_WORDS),
         Stage("spelling", "image", ("text",), _SMOL_MIXED, 80, decay=True, **_SMOL_SPELLED),
-        # Several pages in one prompt.
-        Stage("several", "image", ("text",), _SMOL_SEVERAL, 36, decay=True, pages=4, **_SMOL_SPELLED),
     ),
 )
 READERS = {
