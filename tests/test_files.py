@@ -112,7 +112,7 @@ def test_damage_in_the_middle_names_file_line_and_remedy(written, tmp_path, line
 
 
 @given(st.data())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_flipped_byte_is_misread(written, tmp_path, data):
     whole = written.read_bytes()
     folder = tmp_path / "flipped"

@@ -80,6 +80,13 @@ def setting(name: str, config: GenerationConfig, arguments: dict[str, Any]) -> A
     return arguments[name] if name in arguments else getattr(config, name, None)
 
 
+def refuse_several(who: str, config: GenerationConfig, arguments: dict[str, Any]) -> None:
+    """Refuse several answers to a prompt for what prepares every prompt once."""
+    sequences = setting("num_return_sequences", config, arguments)
+    if sequences is not None and sequences > 1:
+        raise UnsupportedError(f"num_return_sequences={sequences}: {who} takes 1 only")
+
+
 def attention_mask_of(config: GenerationConfig, arguments: dict[str, Any]) -> torch.Tensor:
     """The attention mask [B, N] of a call; where it gives none, what ``generate`` takes from pad tokens."""
     mask, ids = arguments.get("attention_mask"), arguments.get("input_ids", arguments.get("inputs"))

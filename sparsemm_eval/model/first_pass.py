@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from sparsemm_eval import compat
 from sparsemm_eval.cache.ragged_cache import RaggedCache, RaggedLayer
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.decode.settings import attention_mask_of, setting
+from sparsemm_eval.decode.settings import attention_mask_of, refuse_several, setting
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.base import PromptView
@@ -84,9 +84,7 @@ def first_pass(
     if ids is None:
         raise UnsupportedError(f"input_ids=None: the first pass of {config.method!r} needs token ids")
     settings = arguments.get("generation_config") or model.generation_config
-    sequences = setting("num_return_sequences", settings, arguments)
-    if sequences is not None and sequences > 1:
-        raise UnsupportedError(f"num_return_sequences={sequences}: method {config.method!r} takes 1 only")
+    refuse_several(f"method {config.method!r}", settings, arguments)
     mask = attention_mask_of(settings, arguments)
     fits = getattr(config, "prompt_share", None) is None
     if fits and int(mask.sum(-1).max()) <= config.budget:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from sparsemm_eval.cache.pruned_prompt import PrunedPrompt
 from sparsemm_eval.cache.ragged_cache import RaggedCache
 from sparsemm_eval.config import CompressionConfig
-from sparsemm_eval.decode.settings import attention_mask_of, setting
+from sparsemm_eval.decode.settings import attention_mask_of, refuse_several
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.model.encoded_images import with_encoded_images
 from sparsemm_eval.model.families.registry import families
@@ -69,9 +69,7 @@ class ImagePruning:
     def before_generate(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a ``generate`` call, whose prompt is planned now, while the arguments are plain."""
         settings = arguments.get("generation_config") or self.model.generation_config
-        sequences = setting("num_return_sequences", settings, arguments)
-        if sequences is not None and sequences > 1:
-            raise UnsupportedError(f"num_return_sequences={sequences}: {self.given} takes 1 only")
+        refuse_several(self.given, settings, arguments)
         ids = arguments.get("input_ids", arguments.get("inputs"))
         mask = {} if ids is None else {"attention_mask": attention_mask_of(settings, arguments)}
         self._planned = plan = self._plan(ids, {**arguments, **mask})

@@ -66,7 +66,7 @@ def truth_of(query, segments, kv_heads, scaling):
     return torch.stack(rows).view(batch, 1, heads, -1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.lists(st.integers(1, 90), min_size=2, max_size=2), min_size=1, max_size=3),
     group=st.sampled_from([1, 4, 6, 7, 8]),

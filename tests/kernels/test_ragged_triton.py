@@ -58,7 +58,6 @@ def test_equals_float64(group, dim, dtype):
 
 @settings(
     max_examples=60 if CUDA else 5,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -56,7 +56,7 @@ def situations(draw, methods=tuple(LOSSLESS)):
     return config, draw(st.integers(1, 200)), draw(st.integers(0, 3))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(situations())
 def test_never_more_than_the_prompt_and_never_less_than_what_is_protected(situation):
     config, prompt, seed = situation
@@ -69,7 +69,7 @@ def test_never_more_than_the_prompt_and_never_less_than_what_is_protected(situat
         assert kept.eq(prompt).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(situations(tuple(EVICTING)))
 def test_totals(situation):
     config, prompt, seed = situation
@@ -92,7 +92,7 @@ def test_totals(situation):
         assert nominal - slack <= total <= nominal
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(situations((*BY_SCORE, "adakv")))
 def test_floors(situation):
     config, prompt, seed = situation
@@ -103,7 +103,7 @@ def test_floors(situation):
     assert int(counts(config, views_of(prompt, seed)).min()) >= min(floor, prompt)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(situations(tuple(EVICTING)))
 def test_monotonic_in_the_budget(situation):
     config, prompt, seed = situation
@@ -116,7 +116,7 @@ def test_monotonic_in_the_budget(situation):
         assert bool((more >= less - allowed).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.permutations(range(KV_HEADS)), st.sampled_from(ALIKE))
 def test_heads_are_treated_alike(order, method):
     config = config_of(method, budget=40, window=8, lag=16)
@@ -139,7 +139,7 @@ def test_heads_are_treated_alike(order, method):
         assert torch.equal(mask, one[:, order])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.permutations(range(LAYERS * KV_HEADS)), st.sampled_from(["drop", "redistribute"]))
 def test_sparsemm_budgets_follow_their_scores(order, surplus):
     table = scores_of(3, LAYERS, KV_HEADS).table

@@ -7,7 +7,7 @@ from sparsemm_eval.methods.apportion import water_fill
 weights = st.lists(st.floats(0, 100, allow_subnormal=False), min_size=1, max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(weights=weights, floor=st.integers(0, 20), cap=st.integers(1, 200), total=st.integers(0, 5000))
 def test_totals_and_caps_are_exact(weights, floor, cap, total):
     weight = torch.tensor(weights, dtype=torch.float64)
@@ -26,7 +26,7 @@ def test_weights_too_small_to_divide_by():
     assert given_out.tolist() == [80, 48, 13, 49, 13] or given_out.tolist() == [80, 49, 13, 48, 13]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(weights=weights, cap=st.integers(1, 100), total=st.integers(0, 2000))
 def test_more_weight_never_gets_less(weights, cap, total):
     weight = torch.tensor(sorted(weights), dtype=torch.float64)
@@ -35,7 +35,7 @@ def test_more_weight_never_gets_less(weights, cap, total):
     assert all(b >= a - 1 for a, b in zip(given_out.tolist(), given_out.tolist()[1:], strict=False))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(weights=weights, cap=st.integers(1, 100), total=st.integers(0, 2000))
 def test_monotonic_in_the_total_up_to_rounding(weights, cap, total):
     weight = torch.tensor(weights, dtype=torch.float64)

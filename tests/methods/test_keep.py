@@ -50,7 +50,7 @@ def test_equals_loops(method, pooling, heads, kv_heads, length):
         assert ours == truth
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     pair=st.sampled_from(pairs()),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
@@ -70,7 +70,7 @@ def test_a_padded_row_keeps_what_it_keeps_alone(pair, lengths, budget, surplus):
             assert [[p - start for p in head] for head in together[layer][row]] == by_itself[layer][0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     method=st.sampled_from(EVICTING),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=3),

@@ -24,7 +24,7 @@ def test_equals_loops(heads, kv_heads, gqa, pooling):
     torch.testing.assert_close(ours.double(), torch.tensor(truth, dtype=torch.float64), rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     pads=st.integers(0, 9),
     window=st.integers(1, 6),

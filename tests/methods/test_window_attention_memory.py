@@ -39,7 +39,7 @@ def test_temporary_memory_is_bounded(heads, kv_heads):
     assert traced_peak_bytes(lambda: run(EVERYTHING)) > 2 * LIMIT
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     groups=st.sampled_from([1, 4, 7]),
     kv_heads=st.integers(1, 3),

@@ -142,7 +142,7 @@ def test_positions_in_the_prompt(family):
 sizes = st.tuples(st.integers(20, 3000), st.integers(20, 3000))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sizes)
 def test_llava_counts_equal_the_processors(size):
     """Token counts for any aspect ratio, as the processor counts placeholders."""

@@ -274,7 +274,7 @@ def test_ids_are_names_of_folders_however_long():
         assert not set(cell.id) & set("/*: ,")
 
 
-@effort(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@effort(suppress_health_check=[HealthCheck.too_slow])
 @given(
     methods=st.lists(st.sampled_from(sorted(all_methods())), min_size=1, unique=True),
     budgets=st.lists(st.integers(1, 10**6), min_size=1, max_size=3, unique=True),
