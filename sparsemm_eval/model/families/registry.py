@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from transformers import PreTrainedConfig
 
-from sparsemm_eval.errors import ConfigError, UnsupportedError, one_of
+from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.model.families.base import Family
 
 #: Instead of a family: whichever the checkpoint is of.
@@ -24,19 +24,6 @@ def families() -> Mapping[str, Family]:
     modules = pkgutil.iter_modules(import_module(package).__path__)
     found = [getattr(import_module(f"{package}.{one.name}"), "FAMILY", None) for one in modules]
     return MappingProxyType({family.name: family for family in found if family is not None})
-
-
-def family_named(name: str) -> Family:
-    """Look a family up.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name.
-    """
-    if name not in families():
-        raise ConfigError("family", name, one_of(name, families()))
-    return families()[name]
 
 
 def family_of(config: PreTrainedConfig) -> Family:

@@ -87,13 +87,6 @@ def score_of(task: str, reply: str, row: Mapping[str, Any]) -> float:
     return METRICS[task](reply, row["answer"])
 
 
-def mean_and_error(points: Sequence[float]) -> tuple[float, float]:
-    """Mean, and standard error of the mean."""
-    values = torch.tensor(points, dtype=torch.float64)
-    error = values.std() / len(points) ** 0.5 if len(points) > 1 else torch.tensor(0.0)
-    return float(values.mean()), float(error)
-
-
 def value_rows(count: int, seed: int) -> list[dict[str, Any]]:
     """Held-out pages of all sizes in turn, each asked for a value: `image`, `question`, `answer`."""
     rows = []

@@ -5,7 +5,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sparsemm_eval import CompressionConfig, compress
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model import shipped as checkpoints
-from sparsemm_eval.pages.readers.reading import documents, mean_and_error, score_of, scores
+from sparsemm_eval.pages.readers.reading import documents, score_of, scores
 
 
 @pytest.fixture(scope="module", params=checkpoints.NAMES)
@@ -54,8 +54,3 @@ def test_value_questions_count_the_first_line_only():
     assert score_of("pages_qa", "123\n456", row) == 1
     assert score_of("pages_qa", "1234", row) == 0
     assert score_of("pages_ocr", "123\n4", {"answer": "123\n4"}) == 1
-
-
-def test_mean_and_error():
-    assert mean_and_error([1.0]) == (1.0, 0.0)
-    assert mean_and_error([0.0, 1.0]) == (0.5, pytest.approx(0.5))
