@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparsemm_eval.heads.figures.plots import new_figure, save_figure
+from sparsemm_eval.heads.figures.plots import new_figure, save_figure, whole_ticks
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.columns import of_reference
-from sparsemm_eval.study.comparisons import label
 from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
 from sparsemm_eval.study.tables import Study
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, RULE = "#1c2128", "#d5dae0"
-_DASHES = ("-", "--", ":", "-.")
+_DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
 _EFFECTIVE = "effective budget: entries kept per KV head"
 _TIMES = {
     "decode_seconds_per_token": "decode, ms per token",
@@ -89,9 +90,7 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
     for model, part in done.groupby("model", sort=False):
         compressed = part[part["budget"].notna()]
         if len(compressed):
-            yield _by_task(
-                str(model), "accuracy", "Score against effective budget", part, _accuracy(study.knobs)
-            )
+            yield _by_task(str(model), "accuracy", "Score against effective budget", part, _accuracy)
         seen = part[part["evidence_recall"].notna()]
         if len(seen):
             yield _by_task(str(model), "evidence", "Score against evidence recall", seen, _recall)
@@ -133,36 +132,27 @@ def _by_task(
     return _finished(figure, handles, f"{name}-{model}", f"{model}: {what} (95 % intervals)")
 
 
-def _accuracy(knobs: Sequence[str]) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
+def _accuracy(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
     """Draws a curve per method and knob values over effective budgets, and FullKV across."""
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
-        handles = _full(axes, rows)
-        variants = [
-            tuple(row)
-            for row in rows.loc[rows["budget"].notna(), list(knobs)].drop_duplicates().itertuples(index=False)
-        ]
-        for method, of_method in rows[rows["budget"].notna()].groupby("method", sort=False):
-            for values, curve in _variants(of_method, knobs):
-                dash = _DASHES[variants.index(values) % len(_DASHES)] if values in variants else "-"
-                name = label(str(method), dict(zip(knobs, values, strict=True)))
-                handles[name] = _line(
-                    axes, curve.sort_values("effective_budget"), "effective_budget", str(method), dash
-                )
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(_EFFECTIVE)
-        return handles
-
-    return draw
+    handles = _full(axes, rows)
+    for name, method, dash, curve in _curves(rows):
+        handles[name] = _line(axes, curve.sort_values("effective_budget"), "effective_budget", method, dash)
+    _over_budgets(axes)
+    return handles
 
 
-def _variants(rows: pd.DataFrame, knobs: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    if not knobs:
-        yield (), rows
-        return
-    for values, part in rows.groupby(list(knobs), dropna=False, sort=False):
-        yield tuple(values), part
+def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, str, Any, pd.DataFrame]]:
+    """Label, method, dashes and rows of every curve; a method's curves differ in their dashes."""
+    drawn: Counter[str] = Counter()
+    for (name, method), curve in rows[rows["budget"].notna()].groupby(["label", "method"], sort=False):
+        yield str(name), str(method), _DASHES[drawn[str(method)] % len(_DASHES)], curve
+        drawn[str(method)] += 1
+
+
+def _over_budgets(axes: Axes) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(_EFFECTIVE)
 
 
 def _against(knob: str) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
@@ -185,9 +175,9 @@ def _against(knob: str) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
 def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
     """Draws the score over evidence recall, a curve per method and knobs, with the chance level."""
     handles = _full(axes, rows)
-    for (name, method), curve in rows[rows["budget"].notna()].groupby(["label", "method"], sort=False):
-        curve, style = curve.sort_values("budget"), style_of(str(method))
-        handles[str(name)] = _line(axes, curve, "evidence_recall", str(method), "-")
+    for name, method, dash, curve in _curves(rows):
+        curve, style = curve.sort_values("budget"), style_of(method)
+        handles[name] = _line(axes, curve, "evidence_recall", method, dash)
         for row in curve.itertuples():
             pair = [row.evidence_chance, row.evidence_recall], [row.score] * 2
             axes.plot(*pair, color=style.color, linewidth=0.8, linestyle=":")
@@ -238,15 +228,10 @@ def _times(model: str, rows: pd.DataFrame) -> Picture:
         ]
         table = means.mean().reset_index()
         handles |= _full(axes, table, column, 1000)
-        for (name_of, method), line in table[table["budget"].notna()].groupby(
-            ["label", "method"], sort=False
-        ):
-            handles[name_of] = _line(
-                axes, line.sort_values("effective_budget"), "effective_budget", method, "-", column, 1000
-            )
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(_EFFECTIVE)
+        for label, method, dash, line in _curves(table):
+            line = line.sort_values("effective_budget")
+            handles[label] = _line(axes, line, "effective_budget", method, dash, column, 1000)
+        _over_budgets(axes)
         _dress(axes, name, "ms")
     title = f"{model}: times during these runs, with all else the machine did; not a benchmark"
     return _finished(figure, handles, f"times-{model}", title)
@@ -270,6 +255,8 @@ def _heads(model: str, files: Sequence[CellFiles]) -> Picture:
         picture = axes.imshow(one.record["kept_mean"], cmap="cividis", vmin=0, vmax=most, aspect="auto")
         axes.set_title(title_of(method), fontsize=10, color=INK)
         axes.set(xlabel="KV head", ylabel="layer")
+        axes.set_xticks(whole_ticks(len(one.record["kept_mean"][0])))
+        axes.set_yticks(whole_ticks(len(one.record["kept_mean"])))
     for axes in panels[len(chosen) :]:
         axes.remove()
     figure.colorbar(picture, ax=list(panels[: len(chosen)]), label="entries kept, mean over documents")
@@ -292,7 +279,8 @@ def _dress(axes: Axes, title: str, y: str) -> None:
 
 
 def _finished(figure: Figure, handles: dict[str, Any], name: str, title: str) -> Picture:
-    figure.suptitle(title, fontsize=11, color=INK)
+    inch = 12  # characters of this size
+    figure.suptitle(textwrap.fill(title, int(inch * figure.get_figwidth())), fontsize=11, color=INK)
     for axes in figure.axes:
         axes.tick_params(colors=INK, labelsize=9)
         for part in (axes.xaxis.label, axes.yaxis.label):
@@ -310,6 +298,7 @@ def _finished(figure: Figure, handles: dict[str, Any], name: str, title: str) ->
             loc="outside lower center",
             ncols=columns,
             frameon=False,
+            handlelength=3,
             fontsize=9,
         )
         for text in found.get_texts():

@@ -57,6 +57,8 @@ def test_curves_hold_the_studys_numbers(study):
                 assert line.get_color() == style_of(curve["method"].iloc[0]).color
                 np.testing.assert_allclose(line.get_xdata(), curve["effective_budget"].astype(float))
                 np.testing.assert_allclose(line.get_ydata(), curve["score"])
+            # Two curves of a method are told apart.
+            assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == len(curves)
             [full] = rows.loc[rows["method"] == "fullkv", "score"]
             assert [line.get_ydata()[0] for line in axes.lines if line.get_color() == INK] == [full]
         names = {text.get_text() for text in figure.legends[0].get_texts()}
@@ -120,6 +122,17 @@ def test_heads_and_times(study, folder):
     assert "nominal budget" in drawn["heads-tiny-reader"].title
     assert sum(bool(axes.images) for axes in maps.axes) == 5
     assert "not a benchmark" in drawn["times-tiny-reader"].title
+
+
+def test_nothing_is_clipped(study, folder):
+    for picture in by_name(study, read_study(folder)).values():
+        picture.figure.draw_without_rendering()
+        bounds = picture.figure.bbox.padded(1)
+        texts = [picture.figure._suptitle, *(axes.title for axes in picture.figure.axes)]
+        texts += [part for axes in picture.figure.axes for part in (axes.xaxis.label, axes.yaxis.label)]
+        for text in texts:
+            box = text.get_window_extent()
+            assert bounds.x0 <= box.x0 <= box.x1 <= bounds.x1, text.get_text()
 
 
 def test_every_method_looks_different():

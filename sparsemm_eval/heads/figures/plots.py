@@ -46,8 +46,8 @@ def draw_map(
     axes = figure.subplots()
     picture = axes.imshow(table, cmap="viridis", aspect="auto", **colours)
     axes.set(xlabel=heads, ylabel="layer", title=title)
-    axes.set_xticks(_ticks(len(table[0])))
-    axes.set_yticks(_ticks(len(table)))
+    axes.set_xticks(whole_ticks(len(table[0])))
+    axes.set_yticks(whole_ticks(len(table)))
     figure.colorbar(picture, ax=axes, label=label, ticks=ticks)
 
 
@@ -99,5 +99,5 @@ def save_figure(figure: Any, path: str | Path) -> None:
         figure.savefig(fresh, format=kind, dpi=150, metadata=metadata)
 
 
-def _ticks(count: int) -> range:
+def whole_ticks(count: int) -> range:
     return range(0, count, max(1, count // 8))
