@@ -104,11 +104,11 @@ def _agreements(found: Evidence) -> dict[str, Any]:
     """Each kind's agreement with the first kind as cells, and the cosines that the text names."""
     first, *others = found.kinds
     reference = resampled_tables(found.stacks[first.name], DRAWS, seed=1)
-    cells, cosines = {first.name: ["–"] * 3}, {"generate": [], "teacher": []}
+    cells, cosines = {first.name: ["–"] * 3}, {True: [], False: []}
     for kind in others:
         stack = found.stacks[kind.name]
         whole = agreement(HeadScores(found.stacks[first.name].mean(0)), HeadScores(stack.mean(0)))
-        cosines[kind.mode].append(whole.cosine)
+        cosines[kind.known].append((kind.name, whole.cosine))
         pairs = [
             agreement(HeadScores(a), HeadScores(b))
             for a, b in zip(reference, resampled_tables(stack, DRAWS, seed=2), strict=True)
@@ -119,8 +119,8 @@ def _agreements(found: Evidence) -> dict[str, Any]:
         ]
     return {
         "agreements": cells,
-        "reads": f"{min(cosines['generate']):.3f}",
-        "cannot": ", ".join(f"{cosine:.3f}" for cosine in cosines["teacher"]),
+        "known": f"{min(cosine for _, cosine in cosines[True]):.3f}",
+        "unknown": ", ".join(f"{cosine:.3f} ({name})" for name, cosine in cosines[False]),
     }
 
 
