@@ -15,6 +15,7 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.evidence.measure import EFFORTS, Evidence
 from sparsemm_eval.heads.scores.facts import SHARES, TOP_SHARE, agreement, noteworthy_heads, share_of_top
 from sparsemm_eval.heads.scores.table import HeadScores, count_of
+from sparsemm_eval.studies import FOLDER
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.results import collect
 from sparsemm_eval.study.table_formats import write_tables
@@ -51,15 +52,16 @@ def document(found: Evidence, study: Path, figures: str, option: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["fill"] = _fill
-    settings = StudyFolder(study).settings()
-    window = settings.get("knobs", {}).get("window", [WINDOW])[0]
+    record = StudyFolder(study).settings()
+    window = record["settings"].get("knobs", {}).get("window", [WINDOW])[0]
+    shipped = record["name"].replace("-", "/", 1)  # one of a folder of studies
     effort, names = EFFORTS[found.effort], list(found.stacks)
     mean = HeadScores(found.stacks[names[0]].mean(0))
     total = mean.table.numel()
     best_layer, best_head = mean.best_heads(1)[0]
     return environment.get_template("evidence.md.j2").render(
         option=option,
-        study=settings["name"],
+        study=shipped if (FOLDER / f"{shipped}.yaml").is_file() else record["name"],
         figures=figures,
         name=found.reader.name,
         parameters=round(found.reader.model.num_parameters() / 1e6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -101,6 +102,9 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
         Spec("mask_random", None, 0, {"mask_ratio": 0.05}),
     ]
     write_study(study, [Spec("fullkv"), *masks, Spec("sparsemm", 32, None, {"window": 8, "ratio": 0.1})])
+    record = json.loads((study / "study.json").read_text())
+    record["settings"]["knobs"] = {"window": [16]}
+    (study / "study.json").write_text(json.dumps(record))
     line = [
         "--out",
         str(out),
@@ -124,6 +128,7 @@ def test_the_whole_document_in_small(tmp_path, monkeypatch):
     ):
         assert f"## {heading}" in text
     assert "published data, coco" in text
+    assert "window 16" in text
     assert "nan" not in text
     assert str(tmp_path) not in text
     for name in ("head-map", "two-sets-of-pages", "word"):
