@@ -30,6 +30,7 @@ from sparsemm_eval import compat
 from sparsemm_eval.bench import kernel_checks
 from sparsemm_eval.bench.clock import copy_bandwidth, extra_bytes, milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.decode_attention import Shape
+from sparsemm_eval.bench.method_costs import random_views
 from sparsemm_eval.bench.model_runs import MEMORY, Setting, guarded, measure, samples_per_second
 from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
 from sparsemm_eval.bench.report import machine, markdown
@@ -37,7 +38,8 @@ from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import ConfigError, in_one_line
 from sparsemm_eval.files import check_target, source_digest, users_path, write_text_atomically
 from sparsemm_eval.kernels.dispatch import choose
-from sparsemm_eval.methods import adakv, fullkv, snapkv, sparsemm
+from sparsemm_eval.methods import adakv, fullkv, methods, snapkv, sparsemm
+from sparsemm_eval.methods.keep import keep
 from sparsemm_eval.methods.window_attention import window_importance
 from sparsemm_eval.model.masked_heads import masked_heads
 from sparsemm_eval.model.session import compress
@@ -226,6 +228,27 @@ def _all_true(outcome: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
+def every_method(suite: Suite) -> dict[str, Any]:
+    """Each method: entries kept of a float64 prompt as on a CPU, tokens of captured steps as eager ones."""
+    shape = SHAPES["tiny"]
+    model = build(shape, suite.device, torch.float32, 1024)
+    scores = synthetic_scores(shape.layers, shape.heads)
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(1, 97, (3, 200), generator=generator).to(suite.device)]
+    sizes = (shape.layers, shape.heads, shape.kv_heads, 200)
+    places = [torch.device("cpu"), suite.device]
+    views = [random_views(sizes, torch.float64, lambda values, to=to: values.to(to)) for to in places]
+    outcome = {}
+    for name, method in methods().items():
+        if method.evicts:
+            config = CompressionConfig.fitting(name, budget=48, window=8, head_scores=scores)
+            here, there = (keep(config, layers) for layers in views)
+            outcome[f"{name}: entries"] = all(map(torch.equal, here, [kept.cpu() for kept in there]))
+            tokens = [_answers(model, config, ids, mode, draws=False) for mode in ("eager", "graph")]
+            outcome[f"{name}: tokens"] = _equal(*tokens)
+    return _all_true(outcome)
+
+
 def changing_steps(suite: Suite) -> dict[str, Any]:
     """Captured steps against eager ones: masks added later, long answers, end tokens, other devices."""
     shape = SHAPES["tiny"]
@@ -252,12 +275,14 @@ def changing_steps(suite: Suite) -> dict[str, Any]:
         found = [_answers(model, config, prompts[:1], one, draws=False, **ends) for one in ("eager", mode)]
         outcome[f"{mode}: an end token"] = _equal(*found) and found[0][0].shape[1] < 121
         with compress(model, config, decode=mode) as session, torch.inference_mode():
-            captures = []
+            captures, times = [], []
             for ids in prompts:
                 model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count)
                 captures.append(session.captures)
+                times.append(session.stats.decode_seconds_per_step)
         outcome[f"{mode}: one capture"] = suite.kernel == "torch" or captures == [1, 1, 1]
         outcome[f"{mode}: captures"] = str(captures)
+        outcome[f"{mode}: seconds per step, warm-up apart"] = min(times) > 0
     if torch.cuda.device_count() > 1:
         other = model.to("cuda:1")
         moved = [ids.to("cuda:1") for ids in prompts]
@@ -439,6 +464,7 @@ SECTIONS: tuple[tuple[str, Callable[[Suite], dict[str, Any]], float], ...] = (
     ("environment", environment, 20),
     ("kernel is right", kernel_is_right, 40),
     ("kernel is fast", kernel_is_fast, 20),
+    ("every method", every_method, 60),
     ("changing steps", changing_steps, 60),
     ("images", images, 40),
     ("prefill", prefill, 20),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -133,21 +133,50 @@ def counted_reads() -> Iterator[Callable[[], int]]:
 
 def reads_per_layer(config: Any, shape: Any, layers: int = 4) -> float:
     """Times that the host waits for numbers while a layer's entries are chosen, the first layer left out."""
-    heads, kv_heads, length, dim = shape.num_attention_heads, shape.num_key_value_heads, config.budget * 2, 16
+    heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
     if "head_scores" in config.needs:
         config = config.replace(head_scores=HeadScores(torch.ones(layers, heads)))
+    views = random_views((layers, heads, kv_heads, config.budget * 2), seen=_on_device)
     shared: dict[Any, Any] = {}
     found = []
+    for layer, view in enumerate(views):
+        view = replace(view, layer=layer, layers=layers, config=config, shared=shared)
+        with counted_reads() as count:
+            keep_layer(view)
+        found.append(count())
+    return sum(found[1:]) / (layers - 1)
+
+
+def _on_device(values: torch.Tensor) -> torch.Tensor:
+    return values.as_subclass(OnDevice)
+
+
+def random_views(
+    sizes: tuple[int, int, int, int],
+    dtype: torch.dtype = torch.float32,
+    seen: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
+) -> list[PromptView]:
+    """Layers of one random prompt, the first half of it an image, with everything a method may look at.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Layers, query heads, KV heads and prompt tokens.
+    seen : callable
+        What becomes of every tensor before a view gets it: moved to a device, say.
+    """
+    layers, heads, kv_heads, length = sizes
+    dim, generator = 16, torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size).as_subclass(OnDevice)
+        return seen(torch.randn(*size, generator=generator, dtype=dtype))
 
-    received = normal(layers, 1, kv_heads, length)
-    images = (torch.arange(length) < length // 2)[None].as_subclass(OnDevice)
+    received = seen(torch.rand(layers, 1, kv_heads, length, generator=generator))
+    images = seen((torch.arange(length) < length // 2)[None])
     angle = normal(1, length, dim)
     rotation = Rotation(angle.cos(), angle.sin(), lambda count: (angle[:, 0].cos(), angle[:, 0].sin()))
-    for layer in range(layers):
-        view = PromptView(
+    return [
+        PromptView(
             normal(1, heads, length, dim),
             normal(1, kv_heads, length, dim),
             normal(1, kv_heads, length, dim),
@@ -155,15 +184,9 @@ def reads_per_layer(config: Any, shape: Any, layers: int = 4) -> float:
             output_weight=normal(8, heads * dim),
             rotation=rotation,
             received=received,
-            layer=layer,
-            layers=layers,
-            config=config,
-            shared=shared,
         )
-        with counted_reads() as count:
-            keep_layer(view)
-        found.append(count())
-    return sum(found[1:]) / (layers - 1)
+        for _ in range(layers)
+    ]
 
 
 def markdown(costs: Sequence[Cost]) -> str:

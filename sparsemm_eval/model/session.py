@@ -283,8 +283,9 @@ class CompressionSession:
         return output
 
     def _warm_up_seconds(self) -> float:
+        # a capture's seconds hold those of the compilation inside it; without a GPU there is none
         captured = 0.0 if self._loop is None else self._loop.capture_seconds
-        return captured + self._compile_seconds()
+        return max(captured, self._compile_seconds())
 
     def _room(self, settings: GenerationConfig, kwargs: dict[str, Any]) -> int:
         tokens = generation_settings.expected_tokens(settings, kwargs)

@@ -1,5 +1,6 @@
 """The decode step as one compiled graph, valid for every later sample."""
 
+import time
 import warnings
 from functools import partial
 
@@ -9,7 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
 from sparsemm_eval import compress
-from sparsemm_eval.decode.capture import computation_of
+from sparsemm_eval.decode.capture import ReadySteps, computation_of
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.model import session
 from sparsemm_eval.model.masked_heads import masked_heads
@@ -169,6 +170,25 @@ def test_compiling_is_no_part_of_the_time_per_token(mode, quick_compiler):
     assert first.warm_up_seconds > 0
     assert running.stats.warm_up_seconds == 0
     assert first.decode_seconds_per_step > 0
+
+
+def test_a_capture_that_compiles_is_counted_once(quick_compiler, monkeypatch):
+    """On a GPU a step is compiled inside its first capture."""
+    run = ReadySteps.run
+
+    def captured(self, ready, count):
+        started = time.perf_counter()
+        tokens = run(self, ready, count)
+        self.capture_seconds += time.perf_counter() - started
+        return tokens
+
+    monkeypatch.setattr(ReadySteps, "run", captured)
+    model = model_of("llama")
+    started = time.perf_counter()
+    with compress(model, config_of("snapkv", model), decode="fused") as running:
+        tokens_of(model, TEXTS[0], 6)
+    assert 0 < running.stats.warm_up_seconds < time.perf_counter() - started
+    assert running.stats.decode_seconds_per_step > 0
 
 
 def test_a_token_without_room_is_refused_and_a_replaced_cache_too():
