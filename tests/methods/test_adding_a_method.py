@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sparsemm_eval import CompressionConfig
+from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.methods import Method, PromptView, keep, register
-from sparsemm_eval.methods.registry import _REGISTRY
+from sparsemm_eval.methods.registry import _REGISTRY, _Registry
 from tests import lmms_process
 from tests.lmms_process import environment
 from tests.methods.matrix import registered
@@ -93,12 +94,22 @@ def test_it_is_part_of_studies(folder):
         (MODULE.replace('"my_streaming"', '"snapkv"'), "method='snapkv' .*a name that no other method has"),
     ],
 )
-def test_a_plugin_that_cannot_work_is_named(folder, content, message):
-    (folder / "my_method.py").write_text(content)
+def test_a_plugin_that_cannot_work_is_named(tmp_path, content, message, monkeypatch):
+    (tmp_path / "my_method.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SPARSEMM_PLUGINS", "my_method")
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        _Registry().look()
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+
+
+def test_the_command_says_so_in_one_line(folder):
+    (folder / "my_method.py").write_text("x = 1")
     (folder / "study.yaml").write_text("name: mine\n")
     done = run(folder, sys.executable, "-m", "sparsemm_eval", "study", "run", "study.yaml", "--dry-run")
     assert done.returncode == 2
-    assert re.search(message, done.stderr), done.stderr
+    assert re.search("SPARSEMM_PLUGINS='my_method' .*a module with METHOD", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -86,10 +86,9 @@ def test_results_carry_scores_and_measurements(evaluate, numbered):
 )
 def test_what_no_wrapper_can_do_is_refused_before_anything_is_loaded(argument, value, instead, monkeypatch):
     monkeypatch.setattr(checkpoint, "load", None)
+    asked = {"tasks": ["x"], "task_manager": TaskManager("ERROR", include_defaults=False), argument: value}
     with pytest.raises(UnsupportedError, match=f"--{argument} .*{instead}"):
-        simple_evaluate(
-            model="llava_snapkv", model_args="pretrained=tiny-reader", tasks=["x"], **{argument: value}
-        )
+        simple_evaluate(model="llava_snapkv", model_args="pretrained=tiny-reader", **asked)
 
 
 def test_a_wrapper_that_was_made_before_refuses_when_it_is_asked(evaluate):

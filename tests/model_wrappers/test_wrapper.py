@@ -31,12 +31,12 @@ def test_answers_do_not_depend_on_the_batch_size(
 ):
     name, given = f"{family}_{method}", arguments_for(method, reader, score_files)
     texts = {}
-    for batch_size in (1, 2, 5):
+    for batch_size in (1, 4):  # the second batch has another size
         wrapper = build_wrapper(name, reader=reader, batch_size=batch_size, **given)
         requests = make_requests(documents, chat=not wrapper.is_simple)
         results = wrapper.generate_until(requests)
         texts[batch_size] = [(result.text, result.token_counts.to_dict()) for result in results]
-    assert texts[1] == texts[2] == texts[5]
+    assert texts[1] == texts[4]
     budgets = [counts["effective_budget"] for _, counts in texts[1]]
     if methods()[method].evicts:
         assert max(budgets) <= 41  # PyramidKV and SparseMM round per layer and head

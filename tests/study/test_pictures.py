@@ -149,7 +149,9 @@ def test_a_picture_for_a_page_follows_its_colours(study):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_the_command_writes_equal_files(folder, tmp_path, ending):
+def test_the_command_writes_equal_files(tmp_path, ending):
+    folder = tmp_path / "study"
+    write_study(folder, grid(budgets=(16, 64), kernels=(5,), tasks=("pages_qa",), model="other-reader"))
     for name in ("a", "b"):
         line = ["figures", str(folder), "--out", str(tmp_path / name), "-f", ending]
         assert CliRunner().invoke(commands.app, line, catch_exceptions=False).exit_code == 0
