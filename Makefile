@@ -39,7 +39,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 study: $(READY)
 	$(BIN)/sparsemm study run studies/tiny.yaml --workers 2
