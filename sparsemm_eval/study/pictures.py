@@ -6,7 +6,7 @@ import io
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from sparsemm_eval.heads.figures.plots import new_figure, save_figure, whole_tic
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.columns import of_reference
+from sparsemm_eval.study.comparisons import label
 from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
 from sparsemm_eval.study.tables import Study
 
@@ -97,14 +98,13 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
         masked = [name for name in part["method"].unique() if name in methods() and methods()[name].mask]
         if masked:
             rows = part[part["method"].isin(masked) | of_reference(part)]
-            yield _by_task(
-                str(model), "masking", "Score against the share of masked heads", rows, _against("mask_ratio")
-            )
+            draw = _against("mask_ratio", study.knobs)
+            yield _by_task(str(model), "masking", "Score against the share of masked heads", rows, draw)
         for knob in study.knobs:
             values = compressed[knob].dropna().unique()
             if len(values) > 2 and all(isinstance(value, (int, float)) for value in values):
                 rows = part[part[knob].notna() | of_reference(part)]
-                yield _by_task(str(model), knob, f"Score against {knob}", rows, _against(knob))
+                yield _by_task(str(model), knob, f"Score against {knob}", rows, _against(knob, study.knobs))
         if compressed[list(_TIMES)].notna().any(axis=None):
             yield _times(str(model), part)
         kept = [one for one in files if one.cell["model"] == model and one.record.get("kept_mean")]
@@ -155,17 +155,20 @@ def _over_budgets(axes: Axes) -> None:
     axes.set_xlabel(_EFFECTIVE)
 
 
-def _against(knob: str) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
-    """Draws the score over a knob's values, a line per method and budget, and FullKV across."""
+def _against(knob: str, crossed: Iterable[str]) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
+    """Draws the score over a knob's values, a line per method, budget and other knobs, and FullKV across."""
+    others = [name for name in crossed if name != knob]
 
     def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
-        handles = _full(axes, rows)
+        handles, drawn = _full(axes, rows), Counter()
         rest = rows[~of_reference(rows)]
-        budgets = sorted(rest["budget"].dropna().unique())
-        for (method, budget), line in rest.groupby(["method", "budget"], dropna=False, sort=False):
-            dash = "-" if pd.isna(budget) else _DASHES[budgets.index(budget) % len(_DASHES)]
-            name = title_of(str(method)) + ("" if pd.isna(budget) else f", budget {budget}")
-            handles[name] = _line(axes, line.sort_values(knob), knob, str(method), dash)
+        for key, line in rest.groupby(["method", "budget", *others], dropna=False, sort=False):
+            method, budget, *values = key
+            name = label(method, dict(zip(others, values, strict=True)))
+            name += "" if pd.isna(budget) else f", budget {budget}"
+            dash = _DASHES[drawn[method] % len(_DASHES)]
+            handles[name] = _line(axes, line.sort_values(knob), knob, method, dash)
+            drawn[method] += 1
         axes.set_xlabel(knob.replace("_", " "))
         return handles
 
@@ -228,9 +231,9 @@ def _times(model: str, rows: pd.DataFrame) -> Picture:
         ]
         table = means.mean().reset_index()
         handles |= _full(axes, table, column, 1000)
-        for label, method, dash, line in _curves(table):
+        for of_curve, method, dash, line in _curves(table):
             line = line.sort_values("effective_budget")
-            handles[label] = _line(axes, line, "effective_budget", method, dash, column, 1000)
+            handles[of_curve] = _line(axes, line, "effective_budget", method, dash, column, 1000)
         _over_budgets(axes)
         _dress(axes, name, "ms")
     title = f"{model}: times during these runs, with all else the machine did; not a benchmark"

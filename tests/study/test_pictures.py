@@ -110,10 +110,23 @@ def test_masking_has_its_own_axis(tmp_path):
 
 
 def test_a_knob_with_three_values_has_a_figure(tmp_path):
-    specs = [Spec("sparsemm", 32, None, {"ratio": ratio}) for ratio in (0, 0.1, 1.0)]
+    specs = [
+        Spec("sparsemm", budget, None, {"ratio": ratio, "surplus": "drop"})
+        for budget in (16, 32)
+        for ratio in (0, 0.1, 1.0)
+    ]
+    specs += [
+        Spec("sparsemm", budget, None, {"ratio": 0.1, "surplus": "redistribute"}) for budget in (16, 32)
+    ]
     write_study(tmp_path / "s", [Spec("fullkv"), *specs], 12)
-    [axes] = by_name(Study.of(*collect(tmp_path / "s")))["ratio-tiny-reader"].figure.axes
+    figure = by_name(Study.of(*collect(tmp_path / "s")))["ratio-tiny-reader"].figure
+    [axes] = figure.axes
     assert axes.get_xlabel() == "ratio"
+    lines = [line for line in axes.lines if line.get_marker() == style_of("sparsemm").marker]
+    assert sorted(line.get_xdata().tolist() for line in lines) == [[0.0, 0.1, 1.0]] * 2 + [[0.1]] * 2
+    assert len({str(line._dash_pattern) for line in lines}) == 4
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "SparseMM, surplus redistribute, budget 16" in names
 
 
 def test_heads_and_times(study, folder):
