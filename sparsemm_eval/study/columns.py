@@ -127,9 +127,9 @@ def knobs(cells: pd.DataFrame) -> list[str]:
 
 
 def crossed_knobs(cells: pd.DataFrame) -> list[str]:
-    """Knobs with more than one value within a model and method; pruner and score where there are any."""
+    """Knobs with more than one value within a model and method; always pruner, score and masked share."""
     groups = cells.groupby(["model", "method"])
-    whole = (SETTING, column_of("score"))
+    whole = (SETTING, column_of("score"), "mask_ratio")
     return [
         name
         for name in knobs(cells)

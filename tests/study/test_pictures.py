@@ -107,6 +107,10 @@ def test_masking_has_its_own_axis(tmp_path):
     assert [line.get_color() for line in lines] == [style_of(name).color for name in ("mask", "mask_random")]
     assert lines[0].get_xdata().tolist() == [0.02, 0.05, 0.1]
     assert "accuracy-tiny-reader" not in drawn
+    write_study(tmp_path / "one", [Spec("fullkv"), MASKS[0]], 12)
+    [axes] = by_name(Study.of(*collect(tmp_path / "one")))["masking-tiny-reader"].figure.axes
+    marker = style_of("mask").marker
+    assert [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == marker] == [[0.02]]
 
 
 def test_a_knob_with_three_values_has_a_figure(tmp_path):

@@ -196,7 +196,8 @@ def test_masking_table(tmp_path):
     assert [row[0] for row in table.rows] == [methods()[name].title for name in ("mask", "mask_random")]
     lost = paired_difference(scores_of(masks[0]), scores_of(Spec("fullkv")))
     assert table.rows[0][-1] == f"{lost.mean:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]"
-    assert table.rows[1][1:3] == [
+    assert table.rows[1][1:4] == [
+        "0.1",
         "3",
         text_of(mean_interval(np.hstack([scores_of(one) for one in masks[1:]]))),
     ]
