@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: help install demo demo-smol smol test test-slow study evidence evidence-smol style format clean
 
 help:
-	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (about a minute after installation)"
+	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (one to four minutes after installation)"
 	@echo "make smol       build smol-reader, which has a pretrained language model (some minutes, once)"
 	@echo "make demo-smol  the demo on it"
 	@echo "make test       run the tests"
