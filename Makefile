@@ -33,7 +33,7 @@ smol: $(READY)
 	$(BIN)/sparsemm readers build smol-reader-aligned
 
 demo-smol: smol
-	$(BIN)/sparsemm demo --reader smol-reader --budget 64 --limit 8 --output runs/demo-smol
+	$(BIN)/sparsemm demo --reader smol-reader --budget 64 --limit 4 --output runs/demo-smol
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2
