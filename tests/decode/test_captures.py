@@ -65,7 +65,15 @@ def test_graphs_are_bounded_in_number(steps_without_a_model):
         assert answered(session, model, (40,), 3) == 1
 
 
-@pytest.mark.parametrize(("method", "lengths"), [("fullkv", (40,)), ("sparsemm", (60, 40))])
+@pytest.mark.parametrize(
+    ("method", "lengths"),
+    [
+        ("fullkv", (40,)),
+        ("sparsemm", (60, 40)),
+        pytest.param("snapkv", (60,), marks=pytest.mark.slow),
+        pytest.param("adakv", (60, 40), marks=pytest.mark.slow),
+    ],
+)
 def test_the_segment_store_gives_the_tokens_of_the_torch_store(method, lengths, monkeypatch):
     """The Triton kernel in its interpreter, eager and by the loop, with room that grows twice."""
     monkeypatch.setattr("sparsemm_eval.decode.loop.FIRST_ROOM", 3)

@@ -63,8 +63,9 @@ def test_rows_of_a_batch_count_as_alone(family, method):
         assert (together.evidence_kept == together.evidence_tokens[:, None]).all()
 
 
+@pytest.mark.parametrize("lengths", [(150,), BATCH])
 @pytest.mark.parametrize(
-    ("method", "lengths"), [("sparsemm", (150,)), ("sparsemm", BATCH), ("fullkv", BATCH)]
+    "method", ["sparsemm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adakv", "fullkv"))]
 )
 def test_modes_and_kernels_count_alike(method, lengths):
     model, prompt = model_of("llama"), prompt_of("llama", lengths)

@@ -171,8 +171,10 @@ def test_rows_of_a_batch_answer_as_alone(family, prune, method):
     assert bool((stats.pruned_tokens > 0).all())
 
 
-# Compiling takes long: every way of pruning once.
-FUSED = {prune: (family, prune, "fused") for family, prune in reversed(CASES)}.values()
+# Compiling takes long: of every way of pruning, the first family with the fast tests.
+FUSED = [
+    pytest.param(*case, "fused", marks=() if case[0] == "tiny-reader" else pytest.mark.slow) for case in CASES
+]
 
 
 @pytest.mark.parametrize(("family", "prune", "decode"), [*((*case, "compile") for case in CASES), *FUSED])

@@ -3,15 +3,37 @@ import subprocess
 import sys
 
 import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparsemm_eval.model import shipped as checkpoints
+from sparsemm_eval.pages.readers.reading import prove
 from sparsemm_eval.pages.readers.registry import READERS
+
+# Measured scores lie above; the margin allows for the small sample.
+TARGETS = {
+    "tiny-reader": (0.97, 0.97),
+    "tiny-reader-mistral": (0.97, 0.96),
+    "tiny-reader-qwen2vl": (0.97, 0.96),
+}
 
 
 def test_names_agree_with_readers_and_folders():
-    assert set(checkpoints.NAMES) <= set(READERS)
+    assert set(checkpoints.NAMES) == set(TARGETS) <= set(READERS)
     folders = sorted(folder.name for folder in checkpoints.ROOT.iterdir())
     assert sorted([*checkpoints.NAMES, checkpoints.ADAPTER.parent.name]) == folders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", checkpoints.NAMES)
+def test_shipped_reader_reads(name):
+    folder = checkpoints.resolve(name)
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(folder),
+        AutoProcessor.from_pretrained(folder),
+    )
+    proof = prove(model, processor, qa_count=100, ocr_count=24, batch_size=25, seed=11)
+    assert proof.qa >= TARGETS[name][0]
+    assert proof.ocr >= TARGETS[name][1]
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)
