@@ -135,7 +135,7 @@ def _by_task(
 def _accuracy(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
     """Draws a curve per method and knob values over effective budgets, and FullKV across."""
     handles = _full(axes, rows)
-    for name, method, dash, curve in _curves(rows):
+    for name, method, dash, curve in _curves(_budgeted(rows)):
         handles[name] = _line(axes, curve.sort_values("effective_budget"), "effective_budget", method, dash)
     _over_budgets(axes)
     return handles
@@ -144,9 +144,13 @@ def _accuracy(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
 def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, str, Any, pd.DataFrame]]:
     """Label, method, dashes and rows of every curve; a method's curves differ in their dashes."""
     drawn: Counter[str] = Counter()
-    for (name, method), curve in rows[rows["budget"].notna()].groupby(["label", "method"], sort=False):
+    for (name, method), curve in rows.groupby(["label", "method"], sort=False):
         yield str(name), str(method), _DASHES[drawn[str(method)] % len(_DASHES)], curve
         drawn[str(method)] += 1
+
+
+def _budgeted(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["budget"].notna()]
 
 
 def _over_budgets(axes: Axes) -> None:
@@ -159,16 +163,15 @@ def _against(knob: str, crossed: Iterable[str]) -> Callable[[Axes, pd.DataFrame]
     """Draws the score over a knob's values, a line per method, budget and other knobs, and FullKV across."""
     others = [name for name in crossed if name != knob]
 
+    def of_line(row: pd.Series) -> str:
+        name = label(row["method"], {other: row[other] for other in others})
+        return name if pd.isna(row["budget"]) else f"{name}, budget {row['budget']}"
+
     def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
-        handles, drawn = _full(axes, rows), Counter()
-        rest = rows[~of_reference(rows)]
-        for key, line in rest.groupby(["method", "budget", *others], dropna=False, sort=False):
-            method, budget, *values = key
-            name = label(method, dict(zip(others, values, strict=True)))
-            name += "" if pd.isna(budget) else f", budget {budget}"
-            dash = _DASHES[drawn[method] % len(_DASHES)]
+        handles, rest = _full(axes, rows), rows[~of_reference(rows)]
+        names = [of_line(row) for _, row in rest.iterrows()]
+        for name, method, dash, line in _curves(rest.assign(label=names)):
             handles[name] = _line(axes, line.sort_values(knob), knob, method, dash)
-            drawn[method] += 1
         axes.set_xlabel(knob.replace("_", " "))
         return handles
 
@@ -178,7 +181,7 @@ def _against(knob: str, crossed: Iterable[str]) -> Callable[[Axes, pd.DataFrame]
 def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
     """Draws the score over evidence recall, a curve per method and knobs, with the chance level."""
     handles = _full(axes, rows)
-    for name, method, dash, curve in _curves(rows):
+    for name, method, dash, curve in _curves(_budgeted(rows)):
         curve, style = curve.sort_values("budget"), style_of(method)
         handles[name] = _line(axes, curve, "evidence_recall", method, dash)
         for row in curve.itertuples():
@@ -231,7 +234,7 @@ def _times(model: str, rows: pd.DataFrame) -> Picture:
         ]
         table = means.mean().reset_index()
         handles |= _full(axes, table, column, 1000)
-        for of_curve, method, dash, line in _curves(table):
+        for of_curve, method, dash, line in _curves(_budgeted(table)):
             line = line.sort_values("effective_budget")
             handles[of_curve] = _line(axes, line, "effective_budget", method, dash, column, 1000)
         _over_budgets(axes)
