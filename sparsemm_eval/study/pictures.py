@@ -32,6 +32,11 @@ _TIMES = {
     "decode_seconds_per_token": "decode, ms per token",
     "prefill_seconds_per_sample": "prefill, ms per sample",
 }
+_OVER_LENGTHS = {
+    "score": "score",
+    "agreement": "share of answers equal to FullKV's",
+    "decode_seconds_per_token": _TIMES["decode_seconds_per_token"],
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
             if len(values) > 2 and all(isinstance(value, (int, float)) for value in values):
                 rows = part[part[knob].notna() | of_reference(part)]
                 yield _by_task(str(model), knob, f"Score against {knob}", rows, _against(knob, study.knobs))
+        for tasks, rows in part.groupby(part["task"].str.replace(r"_\d+$", "", regex=True), sort=False):
+            if rows["task"].nunique() > 1:
+                yield _lengths(str(model), str(tasks), rows, study.knobs)
         if compressed[list(_TIMES)].notna().any(axis=None):
             yield _times(str(model), part)
         kept = [one for one in files if one.cell["model"] == model and one.record.get("kept_mean")]
@@ -137,7 +145,7 @@ def _accuracy(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
     handles = _full(axes, rows)
     for name, method, dash, curve in _curves(_budgeted(rows)):
         handles[name] = _line(axes, curve.sort_values("effective_budget"), "effective_budget", method, dash)
-    _over_budgets(axes)
+    _over_tokens(axes)
     return handles
 
 
@@ -153,29 +161,50 @@ def _budgeted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["budget"].notna()]
 
 
-def _over_budgets(axes: Axes) -> None:
+def _over_tokens(axes: Axes, name: str = _EFFECTIVE) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(_EFFECTIVE)
+    axes.set_xlabel(name)
 
 
 def _against(knob: str, crossed: Iterable[str]) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
     """Draws the score over a knob's values, a line per method, budget and other knobs, and FullKV across."""
     others = [name for name in crossed if name != knob]
 
-    def of_line(row: pd.Series) -> str:
-        name = label(row["method"], {other: row[other] for other in others})
-        return name if pd.isna(row["budget"]) else f"{name}, budget {row['budget']}"
-
     def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
         handles, rest = _full(axes, rows), rows[~of_reference(rows)]
-        names = [of_line(row) for _, row in rest.iterrows()]
-        for name, method, dash, line in _curves(rest.assign(label=names)):
+        for name, method, dash, line in _curves(_by_budget(rest, others)):
             handles[name] = _line(axes, line.sort_values(knob), knob, method, dash)
         axes.set_xlabel(knob.replace("_", " "))
         return handles
 
     return draw
+
+
+def _by_budget(rows: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
+    """Rows whose labels name the budget too, beside method and knobs."""
+    names = [
+        label(row["method"], {knob: row[knob] for knob in knobs})
+        + ("" if pd.isna(row["budget"]) else f", budget {row['budget']}")
+        for _, row in rows.iterrows()
+    ]
+    return rows.assign(label=names)
+
+
+def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -> Picture:
+    """Score, agreement and time over the prompt's length, of tasks whose names differ in a number alone."""
+    figure = _figure(12.6, 4.2)
+    metric = str(rows["metric"].iloc[0]).replace("_", " ")
+    handles: dict[str, Any] = {}
+    for axes, (column, name) in zip(figure.subplots(1, 3), _OVER_LENGTHS.items(), strict=True):
+        known, scale = _by_budget(rows[rows[column].notna()], knobs), 1000 if column in _TIMES else 1
+        for of_curve, method, dash, line in _curves(known):
+            line = line.sort_values("full_budget")
+            handles[of_curve] = _line(axes, line, "full_budget", method, dash, column, scale)
+        _over_tokens(axes, "prompt tokens, mean over documents")
+        _dress(axes, name, {"score": metric, "agreement": "share"}.get(column, "ms"))
+    title = f"{model}: {tasks} over the prompt's length, n = {rows['samples'].max()} (scores: 95 % intervals)"
+    return _finished(figure, handles, f"lengths-{tasks}-{model}", f"{title}; times are no benchmark")
 
 
 def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
@@ -237,7 +266,7 @@ def _times(model: str, rows: pd.DataFrame) -> Picture:
         for of_curve, method, dash, line in _curves(_budgeted(table)):
             line = line.sort_values("effective_budget")
             handles[of_curve] = _line(axes, line, "effective_budget", method, dash, column, 1000)
-        _over_budgets(axes)
+        _over_tokens(axes)
         _dress(axes, name, "ms")
     title = f"{model}: times during these runs, with all else the machine did; not a benchmark"
     return _finished(figure, handles, f"times-{model}", title)

@@ -12,6 +12,8 @@ from sparsemm_eval.config import CompressionConfig
 LAYERS, HEADS, BYTES_PER_ENTRY = 6, 8, 256
 EVIL = "<script>window.evil = 1</script><img src=x onerror='window.evil = 2'>\"&</textarea>"
 METRICS = {"pages_qa": "exact_match", "pages_ocr": "character_accuracy"}
+PAGES = {f"pages_many_{count}": count for count in (2, 4, 8)}  # tasks over prompts of several lengths
+METRICS |= dict.fromkeys(PAGES, "exact_match")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def answer(spec, task, doc):
     """lmms-eval's and the wrapper's record of one invented answer."""
     # A document is as hard for every configuration; larger budgets and good heads reach the harder ones.
     hardness = random.Random(f"{task} {doc}").random()
-    kept = effective_budget(spec, doc)
+    kept = effective_budget(spec, doc, task)
     strength = {"fullkv": 9.0, "sparsemm": 0.06, "adakv": 0.012, "snapkv": 0.01, "pyramidkv": 0.008}
     reach = strength.get(spec.method, 0.004) * kept * (1.2 if spec.knobs.get("kernel_size") == 7 else 1.0)
     luck = random.Random(f"{spec.id} {doc}").uniform(-0.15, 0.15)
@@ -138,7 +140,7 @@ def answer(spec, task, doc):
     target = f"{task} {doc}"
     text = target if right else (EVIL if doc == 3 else f"wrong {doc} {round(kept)}")
     score = float(right) if task == "pages_qa" else (1.0 if right else max(0.0, 0.9 - hardness))
-    prompt = 200 + 10 * doc
+    prompt = (200 + 10 * doc) * PAGES.get(task, 1)
     digest = hashlib.sha256(f"{task} {doc}".encode()).hexdigest()
     logged = {"doc_id": doc, "input": f"value of {doc}?", "target": target, "filtered_resps": text}
     entry = LAYERS * HEADS * BYTES_PER_ENTRY
@@ -165,9 +167,9 @@ def answer(spec, task, doc):
     return {**logged, METRICS[task]: score}, measured
 
 
-def effective_budget(spec, doc):
+def effective_budget(spec, doc, task=""):
     """Entries per KV head: SparseMM loses what its strongest heads have beyond the prompt."""
-    prompt = 200.0 + 10 * doc
+    prompt = (200.0 + 10 * doc) * PAGES.get(task, 1)
     if spec.budget is None:
         return prompt
     return spec.budget * (0.7 if spec.method == "sparsemm" else 1.0)

@@ -133,6 +133,38 @@ def test_a_knob_with_three_values_has_a_figure(tmp_path):
     assert "SparseMM, surplus redistribute, budget 16" in names
 
 
+def test_tasks_that_differ_in_a_number_have_a_figure_over_lengths(tmp_path):
+    tasks = [(f"pages_many_{count}",) for count in (2, 4, 8)]
+    write_study(
+        tmp_path / "s",
+        [
+            Spec(*method, tasks=task)
+            for method in (("fullkv",), ("snapkv", 16), ("snapkv", 32))
+            for task in tasks
+        ],
+        12,
+    )
+    study = Study.of(*collect(tmp_path / "s"))
+    figure = by_name(study)["lengths-pages_many-tiny-reader"].figure
+    score, agreement, time = figure.axes
+    frame = study.configurations
+    tokens = [frame.loc[frame["task"] == name, "full_budget"].iloc[0] for (name,) in tasks]
+    assert tokens == sorted(tokens)
+    assert tokens[0] < tokens[-1]
+    for axes, column, scale, methods_drawn in (
+        (score, "score", 1, ("fullkv", "snapkv", "snapkv")),
+        (agreement, "agreement", 1, ("snapkv", "snapkv")),  # FullKV is what it is measured against
+        (time, "decode_seconds_per_token", 1000, ("fullkv", "snapkv", "snapkv")),
+    ):
+        assert [line.get_color() for line in axes.lines] == [style_of(name).color for name in methods_drawn]
+        expected = frame[frame[column].notna()].groupby(["method", "budget"], dropna=False, sort=False)
+        for line, (_, rows) in zip(axes.lines, expected, strict=True):
+            np.testing.assert_allclose(line.get_xdata(), tokens)
+            np.testing.assert_allclose(line.get_ydata(), scale * rows[column].astype(float))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["FullKV", "SnapKV, budget 16", "SnapKV, budget 32"]
+
+
 def test_heads_and_times(study, folder):
     drawn = by_name(study, read_study(folder))
     maps = drawn["heads-tiny-reader"].figure
