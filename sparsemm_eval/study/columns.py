@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from sparsemm_eval.heads.scores.recall import FIGURES
+from sparsemm_eval.heads.scores.recall import FIGURES as RECALL
 from sparsemm_eval.pruning.registry import SETTING
 from sparsemm_eval.study.method_knobs import REFERENCE
 
 #: Knobs that always have a column.
-KNOBS = ("window", "ratio", "kernel_size", "pooling", "gqa", "surplus")
-VERSIONS = ("sparsemm_eval", "torch", "transformers", "lmms_eval")
-
-_TEXT = (
-    *("study", "cell", "model", "model_name", "family", "pretrained", "method", "task", "metric"),
-    *("pooling", "gqa", "surplus", "scores", "code", "commit", "config_hash", "head_scores_hash"),
-    *("device_type", "dtype", "state", "error", "note"),
-    *(f"version_{name}" for name in VERSIONS),
-)
-_INTEGERS = (
-    *("samples", "limit", "samples_timed", "skipped", "budget", "seed", "window", "kernel_size"),
-    *("batch_size", "processes", "attempts", "evidence_samples"),
-)
-
+KNOBS = {
+    **{"window": "Int64", "ratio": "float64", "kernel_size": "Int64"},
+    **dict.fromkeys(("pooling", "gqa", "surplus"), "string"),
+}
 #: Knobs whose columns have another name: a cell's score is what the task gives.
 _RENAMED = {"score": "entry_score"}
-
-EVIDENCE = ("evidence_tokens_per_sample", *FIGURES)
-
-#: Column order; further crossed knobs follow ``surplus``.
-_BEFORE_KNOBS = (
-    *("study", "cell", "model", "model_name", "family", "pretrained", "method", "task", "metric"),
-    *("score", "stderr", "ci_low", "ci_high", "samples", "limit", "skipped", "budget", "seed"),
-)
-_AFTER_KNOBS = (
-    *("effective_budget", "effective_budget_min", "effective_budget_max", "full_budget"),
-    *("kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
-    *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call", "samples_timed"),
-    *("image_tokens_per_sample", "image_tokens_kept_per_sample", "prefill_flops_per_sample"),
-    *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
-    *("seconds", "agreement", "agreement_similarity", *EVIDENCE, "evidence_samples", "scores"),
-    *(f"version_{name}" for name in VERSIONS),
-    *("code", "commit", "config_hash", "head_scores_hash", "batch_size", "processes", "device_type", "dtype"),
-    *("state", "attempts", "error", "note"),
-)
-SAMPLE_COLUMNS = (
-    *("study", "cell", "model", "method", "task", "budget", "kernel_size", "seed", "doc_id", "sample"),
-    *(
-        "images",
-        "question",
-        "answer",
-        "target",
-        "score",
-        "effective_budget",
-        "kv_bytes",
-        "prompt_tokens",
-        "tokens",
-    ),
-    *("evidence_tokens", *FIGURES),
-    *("fullkv_answer", "identical"),
-)
+VERSIONS = ("sparsemm_eval", "torch", "transformers", "lmms_eval")
+EVIDENCE = ("evidence_tokens_per_sample", *RECALL)
+#: Measured of a task, and how the figures of several tasks of a cell become one.
+FIGURES = {
+    **{"effective_budget": "mean", "effective_budget_min": "min", "effective_budget_max": "max"},
+    **dict.fromkeys(("full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"), "mean"),
+    **dict.fromkeys(("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample"), "mean"),
+    **{"kv_bytes_peak_per_call": "max", "samples_timed": "sum"},
+    **dict.fromkeys(("image_tokens_per_sample", "image_tokens_kept_per_sample"), "mean"),
+    **dict.fromkeys(("prefill_flops_per_sample", "prefill_seconds_per_sample"), "mean"),
+    **dict.fromkeys(("decode_seconds_per_step", "decode_seconds_per_token"), "mean"),
+    "seconds": "max",
+    **dict.fromkeys(("agreement", "agreement_similarity", *EVIDENCE), "mean"),
+    "evidence_samples": "sum",
+}
+#: Columns and their types, in their order. Further crossed knobs follow ``surplus``.
+COLUMNS = {
+    **dict.fromkeys(("study", "cell", "model", "model_name", "family", "pretrained"), "string"),
+    **dict.fromkeys(("method", "task", "metric"), "string"),
+    **dict.fromkeys(("score", "stderr", "ci_low", "ci_high"), "float64"),
+    **dict.fromkeys(("samples", "limit", "skipped", "budget", "seed"), "Int64"),
+    **KNOBS,
+    **{name: "Int64" if how == "sum" else "float64" for name, how in FIGURES.items()},
+    **dict.fromkeys(("scores", *(f"version_{name}" for name in VERSIONS)), "string"),
+    **dict.fromkeys(("code", "commit", "config_hash", "head_scores_hash"), "string"),
+    **dict.fromkeys(("batch_size", "processes"), "Int64"),
+    **dict.fromkeys(("device_type", "dtype", "state"), "string"),
+    **{"attempts": "Int64", "error": "string", "note": "string"},
+}
+SAMPLE_COLUMNS = {
+    **dict.fromkeys(("study", "cell", "model", "method", "task"), "string"),
+    **dict.fromkeys(("budget", "kernel_size", "seed", "doc_id"), "Int64"),
+    **dict.fromkeys(("sample", "images", "question", "answer", "target"), "string"),
+    **dict.fromkeys(("score", "effective_budget"), "float64"),
+    **dict.fromkeys(("kv_bytes", "prompt_tokens", "tokens", "evidence_tokens"), "Int64"),
+    **dict.fromkeys(RECALL, "float64"),
+    **{"fullkv_answer": "string", "identical": "boolean"},
+}
 
 
 def column_of(knob: str) -> str:
@@ -80,43 +73,30 @@ def result_frame(rows: list[dict[str, Any]], knobs: Iterable[str]) -> pd.DataFra
     knobs : iterable of str
         Names of the columns of the cells' knobs; those without a column of their own follow ``surplus``.
     """
-    known = {*_BEFORE_KNOBS, *KNOBS, *_AFTER_KNOBS}
-    further = [name for name in dict.fromkeys(knobs) if name not in known]
-    return _frame(rows, [*_BEFORE_KNOBS, *KNOBS, *further, *_AFTER_KNOBS], _INTEGERS, _TEXT)
+    names = list(COLUMNS)
+    place = names.index("surplus") + 1
+    further = [name for name in dict.fromkeys(knobs) if name not in COLUMNS]
+    return _frame(rows, [*names[:place], *further, *names[place:]], COLUMNS)
 
 
 def sample_frame(rows: list[dict[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     """Rows of samples as a table with `SAMPLE_COLUMNS`."""
-    text = (
-        *("study", "cell", "model", "method", "task", "sample", "images"),
-        *("question", "answer", "target", "fullkv_answer"),
-    )
-    integers = ("budget", "kernel_size", "seed", "doc_id", "kv_bytes", "prompt_tokens", "tokens")
-    integers = (*integers, "evidence_tokens")
-    return _frame(rows, SAMPLE_COLUMNS, integers, text, booleans=("identical",))
+    return _frame(rows, SAMPLE_COLUMNS, SAMPLE_COLUMNS)
 
 
 def _frame(
-    rows: list[dict[str, Any]] | pd.DataFrame,
-    columns: Iterable[str],
-    integers: Iterable[str],
-    text: Iterable[str],
-    booleans: Iterable[str] = (),
+    rows: list[dict[str, Any]] | pd.DataFrame, columns: Iterable[str], types: Mapping[str, str]
 ) -> pd.DataFrame:
     """Fixed types whatever is missing, so that two studies' tables can be put together."""
     frame = pd.DataFrame(rows, columns=list(columns), dtype=object)
-    kinds = {**dict.fromkeys(integers, "Int64"), **dict.fromkeys(text, "string")}
-    kinds |= dict.fromkeys(booleans, "boolean")
     for name in frame.columns:
-        kind = kinds.get(name)
-        if kind is not None:
-            frame[name] = frame[name].astype(kind)
-        elif name in KNOBS or name not in {*_BEFORE_KNOBS, *_AFTER_KNOBS, *SAMPLE_COLUMNS}:
-            numeric = pd.to_numeric(frame[name], errors="coerce")
-            fits = numeric.notna().equals(frame[name].notna())
-            frame[name] = numeric.astype("float64") if fits else frame[name].astype("string")
-        else:
-            frame[name] = pd.to_numeric(frame[name]).astype("float64")
+        kind = types.get(name)
+        if kind is None:  # a further knob: numbers, if all its values are
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            kind = "float64" if numbers.notna().equals(frame[name].notna()) else "string"
+        if kind == "float64":
+            frame[name] = pd.to_numeric(frame[name])
+        frame[name] = frame[name].astype(kind)
     return frame
 
 

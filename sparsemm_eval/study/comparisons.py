@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparsemm_eval.study.columns import EVIDENCE, crossed_knobs, of_reference
+from sparsemm_eval.study.columns import FIGURES, crossed_knobs, of_reference
 from sparsemm_eval.study.method_knobs import title_of
 from sparsemm_eval.study.metrics import PRIMARY, Metric
 from sparsemm_eval.study.results import clusters_of
@@ -25,12 +25,10 @@ from sparsemm_eval.study.statistics import (
 )
 
 #: Columns whose mean over seeds is shown.
-FIGURES = (
-    *("effective_budget", "full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"),
-    *("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample", "kv_bytes_peak_per_call"),
-    *("image_tokens_per_sample", "image_tokens_kept_per_sample", "prefill_flops_per_sample"),
-    *("prefill_seconds_per_sample", "decode_seconds_per_step", "decode_seconds_per_token"),
-    *("seconds", "agreement", "agreement_similarity", *EVIDENCE),
+_OF_SEEDS = tuple(
+    name
+    for name, of_tasks in FIGURES.items()
+    if of_tasks != "sum" and name not in ("effective_budget_min", "effective_budget_max")
 )
 #: What rows of one table should have in common.
 SURROUNDINGS = ("code", "dtype", "device_type")
@@ -153,7 +151,7 @@ def _row(
         "limited": bool(done["limit"].notna().any()),
         "seeds": len(group),
         "seeds_done": len(done),
-        **{name: done[name].mean() for name in FIGURES},
+        **{name: done[name].mean() for name in _OF_SEEDS},
         **{name: " ".join(dict.fromkeys(done[name].dropna())) for name in SURROUNDINGS},
         "cells": list(group["cell"]),
         "state": "done" if undone.empty else undone.iloc[0],

@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 
 from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.files import digest_of, replacing, source_digest, write_json_atomically
-from sparsemm_eval.heads.scores.recall import FIGURES
+from sparsemm_eval.heads.scores.recall import FIGURES as RECALL
 from sparsemm_eval.pruning.registry import SETTING
 from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import KNOBS, VERSIONS, column_of, result_frame, sample_frame
@@ -203,7 +203,7 @@ def _sample_row(
         "target": _text(logged.get("target")),
         "score": score,
         **{name: measured.get(name) for name in ("effective_budget", "kv_bytes", "prompt_tokens", "tokens")},
-        **{name: measured.get(name) for name in ("evidence_tokens", *FIGURES)},
+        **{name: measured.get(name) for name in ("evidence_tokens", *RECALL)},
         "fullkv_answer": truth["answer"] if comparable else None,
         "identical": truth["answer"] == answer if comparable else None,
     }
@@ -266,12 +266,10 @@ def clusters_of(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _figures(files: CellFiles, task: str) -> dict[str, Any]:
-    """Means over a task's samples; of the whole run where they were not kept and it had one task."""
+    """Means over a task's samples, where they were kept."""
     samples = list(files.measured(task).values())
     if not samples:
-        whole = files.record.get("measured", {}) if len(files.tasks) == 1 else {}
-        means = {name: whole.get(name) for name in (*_MEANS.values(), *_TIMED_MEANS.values(), *_OTHERS)}
-        return {**means, "full_budget": whole.get("prompt_tokens_per_sample")}
+        return {}
     means = {column: _mean(sample.get(name) for sample in samples) for name, column in _MEANS.items()}
     # Times and room depend on the machine and the batch: answers from the journal are of an earlier run.
     timed = [sample for sample in samples if not sample["restored"]]
@@ -298,7 +296,7 @@ _MEANS = {
     "kv_bytes_full": "kv_bytes_full_per_sample",
     "kv_bytes_end": "kv_bytes_end_per_sample",
     "evidence_tokens": "evidence_tokens_per_sample",
-    **{name: name for name in FIGURES},
+    **{name: name for name in RECALL},
     "image_tokens": "image_tokens_per_sample",
     "image_tokens_kept": "image_tokens_kept_per_sample",
     "prefill_flops": "prefill_flops_per_sample",
@@ -308,10 +306,6 @@ _TIMED_MEANS = {
     "prefill_seconds": "prefill_seconds_per_sample",
     "decode_seconds_per_step": "decode_seconds_per_step",
 }
-_OTHERS = (
-    *("effective_budget_min", "effective_budget_max", "kv_share", "kv_bytes_peak_per_call"),
-    *("samples_timed", "decode_seconds_per_token", "evidence_samples"),
-)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from sparsemm_eval.study.columns import EVIDENCE, KNOBS, VERSIONS
+from sparsemm_eval.study import columns
+from sparsemm_eval.study.columns import KNOBS, VERSIONS
 from sparsemm_eval.study.json_values import plain
 
 _FROM_CELL = (
@@ -22,18 +23,7 @@ _FROM_ROWS = (
     *(f"version_{name}" for name in VERSIONS),
 )
 #: Figure -> how several tasks of one cell become one. Metrics differ between tasks, so scores do not.
-FIGURES = {
-    **dict.fromkeys(("samples", "samples_timed", "skipped"), "sum"),
-    **{"effective_budget": "mean", "effective_budget_min": "min", "effective_budget_max": "max"},
-    **dict.fromkeys(("full_budget", "kv_bytes_per_sample", "kv_bytes_full_per_sample", "kv_share"), "mean"),
-    **dict.fromkeys(("kv_bytes_end_per_sample", "kv_bytes_reserve_per_sample"), "mean"),
-    **dict.fromkeys(("image_tokens_per_sample", "image_tokens_kept_per_sample"), "mean"),
-    **dict.fromkeys(("prefill_flops_per_sample", "prefill_seconds_per_sample"), "mean"),
-    **{"decode_seconds_per_step": "mean"},
-    **dict.fromkeys(("decode_seconds_per_token", "agreement", "agreement_similarity"), "mean"),
-    **{"evidence_samples": "sum"} | dict.fromkeys(EVIDENCE, "mean"),
-    **dict.fromkeys(("kv_bytes_peak_per_call", "seconds", "attempts"), "max"),
-}
+FIGURES = {"samples": "sum", "skipped": "sum", **columns.FIGURES, "attempts": "max"}
 _OF_ONE_TASK = ("metric", "score", "stderr", "ci_low", "ci_high")
 _SECRET = re.compile(r"token|secret|password|api_?key", re.IGNORECASE)
 

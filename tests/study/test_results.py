@@ -133,7 +133,7 @@ def test_columns_are_those_of_the_documentation(study):
 
 def test_samples(study):
     _, samples = collect(study)
-    assert tuple(samples.columns) == SAMPLE_COLUMNS
+    assert list(samples.columns) == list(SAMPLE_COLUMNS)
     assert len(samples) == 2 * 2 * DOCUMENTS
     full = samples[samples["cell"] == FULL.id]
     assert full["fullkv_answer"].isna().all()
