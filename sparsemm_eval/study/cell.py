@@ -89,34 +89,17 @@ class Cell:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The cell as JSON types, for ``cell.json``."""
-        return {
-            "id": self.id,
-            "study": self.study,
-            "model": self.model,
-            "model_name": self.model_name,
-            "family": self.family,
-            "pretrained": self.pretrained,
-            "method": self.method,
-            "budget": self.budget,
-            "seed": self.seed,
-            "tasks": list(self.tasks),
-            "knobs": dict(self.knobs),
-            "model_args": dict(self.model_args),
-            "limit": self.limit,
-            "batch_size": self.batch_size,
-            "nproc": self.nproc,
-            "arguments": self.arguments(folder),
-            "include_path": self.include_path,
-            "identity": dict(self.identity),
-            "hash": self.hash,
-            "comparison": dict(self.comparison),
-        }
+        own = {name: getattr(self, name) for name in self._stored()}
+        return {**own, "model_name": self.model_name, "arguments": self.arguments(folder)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Cell:
         """A cell back from its ``cell.json``."""
-        names = [name for name in cls.__dataclass_fields__ if name != "sources"]
-        return cls(**{**{name: record[name] for name in names}, "tasks": tuple(record["tasks"])})
+        return cls(**{**{name: record[name] for name in cls._stored()}, "tasks": tuple(record["tasks"])})
+
+    @classmethod
+    def _stored(cls) -> list[str]:
+        return [name for name in cls.__dataclass_fields__ if name != "sources"]
 
 
 def _text(value: Any) -> str:
