@@ -6,15 +6,13 @@ import functools
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, nearest, one_of
+from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, nearest
 from sparsemm_eval.files import source_digest
 from sparsemm_eval.methods.registry import method_named
 from sparsemm_eval.model.families.registry import families
 from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.method_knobs import elsewhere, needs_head_scores
 from sparsemm_eval.study.plan import Facts
 from sparsemm_eval.study.settings import Model, Study
 from sparsemm_eval.study.yaml_lines import Problem, StudyError
@@ -98,34 +96,12 @@ def _scores_key_or_missing(given: str | None, pretrained: str) -> str:
 
 
 def _of_cells(study: Study, cells: list[Cell]) -> Iterator[Problem]:
-    yield from _of_names(study)
     for cell in cells:
         yield from _of_arguments(study, cell)
-    asked = set()
-    for cell in cells:
-        key = (cell.pretrained, cell.model_args.get("head_scores"))
-        if needs_head_scores(cell.method, cell.model_args.get("score")) and key not in asked:
-            asked.add(key)
+        if str(cell.identity["head_scores"]).startswith(_MISSING):
             yield from _of_head_scores(study, cell)
     for model in study.models:
         yield from _of_checkpoint(study, model)
-
-
-def _of_names(study: Study) -> Iterator[Problem]:
-    """Unknown model_args, once each and with all valid names that a study may set."""
-    from sparsemm_eval.model_wrappers.arguments import Arguments
-
-    valid = sorted(set(Arguments.names()) - set(elsewhere()) - {"pretrained"})
-    places = [(("knobs", name), values) for name, values in study.knobs.items()]
-    # Of all models as written: one with another mistake is not among the study's.
-    for index, entry in enumerate(_entries(study, "models")):
-        if isinstance(entry, dict):
-            names = (name for name in entry if name not in (*study_file.MODEL_KEYS, *elsewhere()))
-            places += [(("models", index, str(name)), entry[name]) for name in names]
-    for place, value in places:
-        if place[-1] not in valid:
-            shown = list(value) if isinstance(value, tuple) else value
-            yield study.document.problem(place, shown, f"a model_arg: {one_of(place[-1], valid)}")
 
 
 def _of_arguments(study: Study, cell: Cell) -> Iterator[Problem]:
@@ -133,8 +109,7 @@ def _of_arguments(study: Study, cell: Cell) -> Iterator[Problem]:
     from sparsemm_eval.model_wrappers.arguments import Arguments
 
     method, family = method_named(cell.method), families().get(cell.family)
-    known = Arguments.names()
-    given = {name: value for name, value in cell.model_args.items() if name in known}
+    given = dict(cell.model_args)
     while True:
         try:
             Arguments.parse(given, cell.model_name, family).compression(method)
@@ -161,7 +136,7 @@ def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
 
     if model.pretrained is None:
         return
-    place = ("models", model.position, "pretrained")
+    place = (*model.place, "pretrained")
     try:
         found = local_fingerprint(model.pretrained)
     except ConfigError as error:
@@ -174,11 +149,7 @@ def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
 def _of_tasks(study: Study) -> Iterator[Problem]:
     from sparsemm_eval.lmms.tasks import check_needs
 
-    places = {
-        name: ("tasks", index, inner) if ("tasks", index, inner) in study.document.lines else ("tasks", index)
-        for index, entry in enumerate(_task_entries(study))
-        for inner, name in enumerate(entry)
-    }
+    places = study.task_places
     unknown, known = known_tasks.missing(places, study.include_path)
     for name in unknown:
         yield study.document.problem(
@@ -189,16 +160,3 @@ def _of_tasks(study: Study) -> Iterator[Problem]:
             check_needs([name])
         except UnsupportedError as error:
             yield study.document.problem(place, name, str(error))
-
-
-def _task_entries(study: Study) -> list[list[Any]]:
-    wanted = {name for names in study.tasks for name in names}
-    groups = [entry if isinstance(entry, list) else [entry] for entry in _entries(study, "tasks")]
-    return [[name for name in group if isinstance(name, str) and name in wanted] for group in groups]
-
-
-def _entries(study: Study, key: str) -> list[Any]:
-    """A list of the file as it was written."""
-    values = study.document.values
-    given = values.get(key) if isinstance(values, dict) else None
-    return given if isinstance(given, list) else [given]

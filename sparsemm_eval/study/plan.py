@@ -78,9 +78,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
                     cells.append(cell)
                 else:
                     remedy = f"no two equal cells; it is the same as {twin.id}"
-                    problems.append(
-                        study.document.problem(place or ("models", model.position), cell.id, remedy)
-                    )
+                    problems.append(study.document.problem(place or model.place, cell.id, remedy))
     cells.sort(key=lambda cell: not is_reference(cell.method, cell.model_args))
     return cells, problems
 
@@ -121,7 +119,7 @@ def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[
         for name, values in study.knobs.items()
     }
     for name, value in model.arguments.items():
-        given[name] = [(value, ("models", model.position, name))]
+        given[name] = [(value, (*model.place, name))]
     # which knobs take part depends on score and pruner, so each of these is crossed by itself
     scores = given.pop("score", []) if takes_part("score", method, model.family) else []
     prunes = given.pop(SETTING, [])
@@ -216,7 +214,7 @@ def _cell(
         hash=digest_of(identity),
         comparison={name: v for name, v in comparison.items() if name not in ("budget", SETTING)},
         sources={
-            "pretrained": ("models", model.position, "pretrained"),
+            "pretrained": (*model.place, "pretrained"),
             **{name: place for name, (_, place) in draw.items()},
         },
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.study.yaml_lines import Document
+from sparsemm_eval.study.yaml_lines import Document, Place
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Model:
         None: the family's default checkpoint.
     arguments : mapping
         Further model_args of this model; they go before the study's knobs.
-    position : int
-        In the file's list.
+    place : tuple
+        In the file.
     """
 
     label: str
     family: str
     pretrained: str | None
     arguments: Mapping[str, Any]
-    position: int = field(default=0, compare=False)
+    place: Place = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Study:
     wandb : Wandb
     document : Document
         Where all this was read.
+    task_places : mapping
+        Where each task stands in it.
     """
 
     name: str
@@ -96,28 +98,15 @@ class Study:
     retries: int
     wandb: Wandb
     document: Document = field(compare=False, repr=False)
+    task_places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON types, for ``study.json``."""
+        elsewhere = ("output", "models", "document", "task_places")
+        names = [name for name in self.__dataclass_fields__ if name not in elsewhere]
         models = [
             {"name": model.label, "family": model.family, "pretrained": model.pretrained, **model.arguments}
             for model in self.models
         ]
-        return {
-            "name": self.name,
-            "models": models,
-            "methods": list(self.methods),
-            "budgets": list(self.budgets),
-            "tasks": [list(names) for names in self.tasks],
-            "seeds": list(self.seeds),
-            "knobs": {name: list(values) for name, values in self.knobs.items()},
-            "zip": [list(names) for names in self.zip],
-            "exclude": [dict(entry) for entry in self.exclude],
-            "cells": [dict(entry) for entry in self.cells],
-            "include_path": self.include_path,
-            "limit": self.limit,
-            "batch_size": self.batch_size,
-            "nproc": self.nproc,
-            "retries": self.retries,
-            "wandb": asdict(self.wandb),
-        }
+        record = {name: getattr(self, name) for name in names}
+        return {**record, "models": models, "wandb": asdict(self.wandb)}

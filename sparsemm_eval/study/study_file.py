@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from sparsemm_eval.errors import one_of
+from pydantic import AfterValidator, Field
+
+from sparsemm_eval import checks, errors
+from sparsemm_eval.checks import Count, Natural, checked
+from sparsemm_eval.errors import ConfigError, nearest
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.registry import ANY_FAMILY
+from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.study.method_knobs import elsewhere, family_names
 from sparsemm_eval.study.settings import Model, Study, Wandb
 from sparsemm_eval.study.wandb_runs import MODES
 from sparsemm_eval.study.yaml_lines import Document, Place, Problem
 
 MODEL_KEYS = ("name", "family", "pretrained")
-_NAME = re.compile(r"[a-z0-9_-]+")
-_LABEL = re.compile(r"[A-Za-z0-9._-]+")
-_KEYS = ("output", *(name for name in Study.__dataclass_fields__ if name not in ("output", "document")))
+_KEYS = tuple(name for name in Study.__dataclass_fields__ if name not in ("document", "task_places"))
 
 
 def read(document: Document) -> tuple[Study, list[Problem]]:
     """The study of a document, without what is wrong in it, and what is wrong in it."""
     reader = _Reader(document)
     return reader.study(), reader.problems
+
+
+def canonical(value: Any) -> Any:
+    """5.0 -> 5: equal settings shall be written the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(value: Any) -> Any:
+    # lmms-eval cuts model_args at commas.
+    if not isinstance(value, (str, int, float)) or "," in str(value):
+        raise ValueError
+    return canonical(value)
+
+
+def _task_name(name: str) -> str:
+    """A task's YAML file as seen from anywhere: cells may be started in another working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.suffix in (".yaml", ".yml") and path.is_file() else name
+
+
+def _task_folder(value: Any) -> str:
+    folder = Path(str(value)).expanduser()
+    if not folder.is_dir() or "," in str(folder):
+        raise ValueError
+    return str(folder.resolve())
+
+
+def _text(pattern: str, meaning: str) -> Any:
+    return Annotated[str, Field(pattern=pattern, description=meaning)]
+
+
+_Name = _text(r"^[a-z0-9_-]+$", "a name of a-z, 0-9, _ and -")
+_Label = _text(r"^[A-Za-z0-9._-]+$", "a name of letters, digits, ., _ and -")
+_Output = _text(r"^[^,]*$", "a folder without a comma in its path")
+_Checkpoint = _text(r"^[^,]*$", "a Hub id, a folder or a shipped reader's name, no comma")
+_Task = Annotated[_text(r"^[^,]+$", "the name of a task (see: sparsemm tasks)"), AfterValidator(_task_name)]
+_TaskFolder = Annotated[
+    Any,
+    AfterValidator(_task_folder),
+    Field(description="one folder with YAML files of tasks, no comma in its path"),
+]
+_Argument = Annotated[
+    Any, AfterValidator(_plain), Field(description="a number, a word or a path without a comma")
+]
 
 
 class _Reader:
@@ -39,62 +84,42 @@ class _Reader:
             if key in _KEYS:
                 self.values[key] = value
             else:
-                self._refuse((str(key),), value, one_of(key, _KEYS))
+                self._refuse((str(key),), value, errors.one_of(key, _KEYS))
 
     def study(self) -> Study:
-        name = self._name()
+        name = self._take(("name",), self.values.get("name"), _Name) or "study"
+        method = checks.one_of(*methods())
+        tasks, places = self._tasks()
         return Study(
             name=name,
-            output=self._output(name),
+            output=Path(self._given("output", _Output) or f"runs/{name}").expanduser(),
             models=self._models(),
-            methods=self._unique(
-                "methods",
-                lambda place, value: self._choice(place, value, tuple(methods())),
-                optional=bool(self.values.get("cells")),
-            ),
-            budgets=self._unique("budgets", lambda place, value: self._whole(place, value, 1), optional=True),
-            tasks=self._tasks(),
-            seeds=self._unique("seeds", lambda place, value: self._whole(place, value, 0), optional=True)
-            or (0,),
+            methods=self._unique("methods", method, optional=bool(self.values.get("cells"))),
+            budgets=self._unique("budgets", Count, optional=True),
+            tasks=tasks,
+            seeds=self._unique("seeds", Natural, optional=True) or (0,),
             knobs=self._knobs(),
             zip=self._zip(),
-            exclude=self._mappings("exclude"),
-            cells=self._mappings("cells"),
-            include_path=self._folder(),
-            limit=self._number("limit", None, 1),
-            batch_size=self._number("batch_size", 1, 1),
-            nproc=self._number("nproc", 1, 1),
-            retries=self._number("retries", 1, 0),
+            exclude=self._mappings("exclude", method),
+            cells=self._mappings("cells", method),
+            include_path=self._given("include_path", _TaskFolder),
+            limit=self._given("limit", Count),
+            batch_size=self._given("batch_size", Count, 1),
+            nproc=self._given("nproc", Count, 1),
+            retries=self._given("retries", Natural, 1),
             wandb=self._wandb(),
             document=self.document,
+            task_places=places,
         )
 
-    def _refuse(self, place: Place, value: Any, remedy: str) -> None:
-        self.problems.append(self.document.problem(place, value, remedy))
-
-    def _name(self) -> str:
-        value = self.values.get("name")
-        if isinstance(value, str) and _NAME.fullmatch(value):
-            return value
-        self._refuse(("name",), value, "a name of a-z, 0-9, _ and -")
-        return "study"
-
-    def _output(self, name: str) -> Path:
-        value = self.values.get("output") or f"runs/{name}"
-        if not isinstance(value, str) or "," in value:
-            self._refuse(("output",), value, "a folder without a comma in its path")
-            return Path("runs") / name
-        return Path(value).expanduser()
-
     def _models(self) -> tuple[Model, ...]:
-        entries = self._list("models", "models, each {name: …, family: …, pretrained: …}")
         models: list[Model] = []
-        for index, entry in entries:
-            model = self._model(("models", index), entry)
+        for place, entry in self._entries("models", "models, each {name: …, family: …, pretrained: …}"):
+            model = self._model(place, entry)
             if model is None:
                 continue
             if model.label in {other.label for other in models}:
-                self._refuse(("models", index, "name"), model.label, "a name that no other model has")
+                self._refuse((*place, "name"), model.label, "a name that no other model has")
                 continue
             models.append(model)
         return tuple(models)
@@ -103,51 +128,42 @@ class _Reader:
         if not isinstance(entry, dict):
             self._refuse(place, entry, "a mapping {name: …, family: …, pretrained: …}")
             return None
-        found = len(self.problems)
-        label, family = entry.get("name"), entry.get("family", ANY_FAMILY)
+        before = len(self.problems)
+        label = self._take((*place, "name"), entry.get("name"), _Label)
+        family = entry.get("family", ANY_FAMILY)
+        family = self._take((*place, "family"), family, checks.one_of(*family_names()))
         pretrained = entry.get("pretrained")
-        if not isinstance(label, str) or not _LABEL.fullmatch(label):
-            self._refuse((*place, "name"), label, "a name of letters, digits, ., _ and -")
-        if self._choice((*place, "family"), family, family_names()) and (family, pretrained) == (
-            ANY_FAMILY,
-            None,
-        ):
+        if pretrained is not None:
+            pretrained = self._take((*place, "pretrained"), pretrained, _Checkpoint)
+        elif family == ANY_FAMILY:
             self._refuse((*place, "pretrained"), None, "a checkpoint, from which the family follows")
-        if pretrained is not None and not self._is_plain(pretrained, str):
-            self._refuse(
-                (*place, "pretrained"), pretrained, "a Hub id, a folder or a shipped reader's name, no comma"
-            )
-        arguments = {str(key): value for key, value in entry.items() if key not in MODEL_KEYS}
-        kept = {
-            key: canonical(value)
-            for key, value in arguments.items()
-            if self._argument((*place, key), key, value) and value is not None
+        arguments = {
+            key: self._take((*place, key), value, _Argument)
+            for key, value in entry.items()
+            if key not in MODEL_KEYS and self._is_argument((*place, str(key)), value)
         }
-        usable = len(self.problems) == found
-        return Model(label, family, pretrained, kept, int(place[-1])) if usable else None
+        usable = len(self.problems) == before
+        return Model(label, family, pretrained, arguments, place) if usable else None
 
-    def _tasks(self) -> tuple[tuple[str, ...], ...]:
+    def _tasks(self) -> tuple[tuple[tuple[str, ...], ...], dict[str, Place]]:
+        """The tasks, and where each stands."""
         groups: list[tuple[str, ...]] = []
-        seen: set[str] = set()
-        for index, entry in self._list("tasks", "names of tasks, or lists of those that share one process"):
-            if isinstance(entry, list):
-                places = [(("tasks", index, inner), name) for inner, name in enumerate(entry)]
-            else:
-                places = [(("tasks", index), entry)]
+        places: dict[str, Place] = {}
+        remedy = "names of tasks, or lists of those that share one process"
+        for place, entry in self._entries("tasks", remedy):
+            if entry == []:
+                self._refuse(place, entry, "at least one task")
             names = []
-            for place, name in places:
-                if not self._is_plain(name, str) or not name:
-                    self._refuse(place, name, "the name of a task (see: sparsemm tasks)")
-                elif name in seen:
-                    self._refuse(place, name, "every task once")
-                else:
-                    seen.add(name)
-                    names.append(_task_name(name))
-            if isinstance(entry, list) and not entry:
-                self._refuse(("tasks", index), entry, "at least one task")
+            for inner, given in _listed(place, entry):
+                name = self._take(inner, given, _Task)
+                if name in places:
+                    self._refuse(inner, name, "every task once")
+                elif name is not None:
+                    places[name] = inner
+                    names.append(name)
             if names:
                 groups.append(tuple(names))
-        return tuple(groups)
+        return tuple(groups), places
 
     def _knobs(self) -> dict[str, tuple[Any, ...]]:
         value = self.values.get("knobs")
@@ -157,33 +173,25 @@ class _Reader:
             self._refuse(("knobs",), value, "a mapping of model_args to a value or a list of values")
             return {}
         knobs: dict[str, tuple[Any, ...]] = {}
-        for key, given in value.items():
-            name = str(key)
-            if isinstance(given, list):
-                checked = [
-                    self._argument(("knobs", name, index), name, entry) for index, entry in enumerate(given)
-                ]
-                if not given:
-                    self._refuse(("knobs", name), given, "at least one value")
-                entries = [canonical(entry) for entry, fine in zip(given, checked, strict=True) if fine]
-                for index, entry in enumerate(entries):
-                    if entry in entries[:index]:
-                        self._refuse(("knobs", name, index), entry, "every value once")
-            else:
-                fine = self._argument(("knobs", name), name, given)
-                entries = [canonical(given)] if fine and given is not None else []
-            if entries:
-                knobs[name] = tuple(dict.fromkeys(entries))
+        for name, given in value.items():
+            place = ("knobs", str(name))
+            if not self._is_argument(place, given) or given is None:
+                continue
+            if given == []:
+                self._refuse(place, given, "at least one value")
+            values = self._each(_listed(place, given), _Argument)
+            if values:
+                knobs[str(name)] = values
         return knobs
 
     def _zip(self) -> tuple[tuple[str, ...], ...]:
         groups = []
-        for index, entry in self._list("zip", "lists of names", optional=True):
+        for place, entry in self._entries("zip"):
             names = entry if isinstance(entry, list) else [entry]
             lengths = {len(self._axis(str(name))) for name in names}
             if len(names) < 2 or len(lengths) > 1 or 0 in lengths:
                 remedy = "two or more of budget, seed and the study's knobs, with lists of one length"
-                self._refuse(("zip", index), entry, remedy)
+                self._refuse(place, entry, remedy)
             else:
                 groups.append(tuple(names))
         return tuple(groups)
@@ -194,115 +202,84 @@ class _Reader:
             values = (self.values.get("knobs") or {}).get(name, [])
         return values if isinstance(values, list) else [values]
 
-    def _mappings(self, key: str) -> tuple[dict[str, Any], ...]:
+    def _mappings(self, key: str, method: Any) -> tuple[dict[str, Any], ...]:
         """Entries that name settings of cells."""
         found = []
-        for index, entry in self._list(key, "a list of mappings", optional=True):
-            place = (key, index)
+        for place, entry in self._entries(key):
             if not isinstance(entry, dict) or not entry:
                 self._refuse(place, entry, "a mapping of settings, for instance {method: NAME, budget: 32}")
-                continue
-            if key == "cells" and "method" not in entry:
+            elif key == "cells" and "method" not in entry:
                 self._refuse(place, entry, "a mapping with a method")
-                continue
-            if "method" in entry and not self._choice((*place, "method"), entry["method"], tuple(methods())):
-                continue
-            found.append({str(name): canonical(value) for name, value in entry.items()})
+            elif "method" not in entry or self._take((*place, "method"), entry["method"], method):
+                found.append({str(name): canonical(value) for name, value in entry.items()})
         return tuple(found)
-
-    def _folder(self) -> str | None:
-        value = self.values.get("include_path")
-        if value is None:
-            return None
-        folder = Path(str(value)).expanduser()
-        if not folder.is_dir() or "," in str(folder):
-            self._refuse(
-                ("include_path",), value, "one folder with YAML files of tasks, no comma in its path"
-            )
-        return str(folder.resolve())
-
-    def _argument(self, place: Place, name: str, value: Any) -> bool:
-        """Whether a value can be a model_arg of a study; ranges are the wrappers' to check."""
-        if name in elsewhere() or name in MODEL_KEYS:
-            where = elsewhere().get(name, "it under models:")
-            self._refuse(place, value, f"it elsewhere: {where}")
-            return False
-        if value is None and len(place) < 3:
-            return True
-        if not self._is_plain(value, str, int, float, bool):
-            self._refuse(place, value, "a number, a word or a path without a comma")
-            return False
-        return True
 
     def _wandb(self) -> Wandb:
         value = self.values.get("wandb")
-        if value is None:
-            return Wandb()
-        keys = tuple(Wandb.__dataclass_fields__)
+        kinds = {"mode": checks.one_of(*MODES), "project": str, "entity": str}
+        if value is not None and not isinstance(value, dict):
+            self._refuse(("wandb",), value, "a mapping with " + ", ".join(kinds))
         if not isinstance(value, dict):
-            self._refuse(("wandb",), value, "a mapping with " + ", ".join(keys))
             return Wandb()
-        for key in value:
-            if key not in keys:
-                self._refuse(("wandb", str(key)), value[key], one_of(key, keys))
-        chosen = {key: value[key] for key in keys if value.get(key) is not None}
-        if not self._choice(("wandb", "mode"), chosen.get("mode", "disabled"), MODES):
-            chosen.pop("mode")
-        for key in ("project", "entity"):
-            if not isinstance(chosen.get(key, ""), str):
-                self._refuse(("wandb", key), chosen.pop(key), "text")
-        return Wandb(**chosen)
+        for key in value.keys() - kinds.keys():
+            self._refuse(("wandb", str(key)), value[key], errors.one_of(key, kinds))
+        given = {key: value[key] for key in kinds if value.get(key) is not None}
+        taken = {key: self._take(("wandb", key), given[key], kinds[key]) for key in given}
+        return Wandb(**{key: found for key, found in taken.items() if found is not None})
 
-    def _list(self, key: str, remedy: str, optional: bool = False) -> list[tuple[int, Any]]:
-        """Entries with their positions; one value stands for a list of one."""
+    def _is_argument(self, place: Place, value: Any) -> bool:
+        """Whether a key names a model_arg that a study sets here; its range is the wrappers' to check."""
+        name = place[-1]
+        known = sorted({*Arguments.names()} - {*elsewhere(), *MODEL_KEYS})
+        if name in known:
+            return True
+        where = {**dict.fromkeys(MODEL_KEYS, "it under models:"), **elsewhere()}.get(name)
+        remedy = f"it elsewhere: {where}" if where else f"a model_arg: {errors.one_of(name, known)}"
+        self._refuse(place, value, remedy)
+        return False
+
+    def _given(self, key: str, kind: Any, default: Any = None) -> Any:
+        """The value of a key; the default where there is none, or a wrong one."""
         value = self.values.get(key)
-        if value is None and optional:
-            return []
-        if value is None or value == []:
-            self._refuse((key,), value, remedy)
-            return []
-        return list(enumerate(value if isinstance(value, list) else [value]))
+        found = None if value is None else self._take((key,), value, kind)
+        return default if found is None else found
 
-    def _unique(self, key: str, valid: Any, optional: bool = False) -> tuple[Any, ...]:
+    def _unique(self, key: str, kind: Any, optional: bool = False) -> tuple[Any, ...]:
+        return self._each(self._entries(key, None if optional else "a list with at least one entry"), kind)
+
+    def _entries(self, key: str, needed: str | None = None) -> list[tuple[Place, Any]]:
+        """A list's entries with their places; ``needed`` says what they are where there must be some."""
+        value = self.values.get(key)
+        if value == [] or (value is None and needed):
+            self._refuse((key,), value, needed or "a list with at least one entry")
+        return [] if value is None else _listed((key,), value)
+
+    def _each(self, entries: list[tuple[Place, Any]], kind: Any) -> tuple[Any, ...]:
+        """Values of a type, each once."""
         kept: list[Any] = []
-        for index, value in self._list(key, "a list with at least one entry", optional):
-            place = (key, index) if isinstance(self.values[key], list) else (key,)
-            if not valid(place, value):
-                continue
+        for place, given in entries:
+            value = self._take(place, given, kind)
             if value in kept:
                 self._refuse(place, value, "every value once")
-            else:
+            elif value is not None:
                 kept.append(value)
         return tuple(kept)
 
-    def _number(self, key: str, default: int | None, minimum: int) -> int | None:
-        value = self.values.get(key)
-        return default if value is None or not self._whole((key,), value, minimum) else value
+    def _take(self, place: Place, value: Any, kind: Any) -> Any:
+        """A value as its type has it; None where it is none of the type's, which becomes a problem."""
+        try:
+            return checked(kind, "", value)
+        except ConfigError as error:
+            names = get_args(kind) if get_origin(kind) is Literal else ()
+            self._refuse(place, value, error.remedy + nearest(value, names))
+            return None
 
-    def _whole(self, place: Place, value: Any, minimum: int) -> bool:
-        fine = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-        if not fine:
-            self._refuse(place, value, f"an integer >= {minimum}")
-        return fine
-
-    def _choice(self, place: Place, value: Any, choices: Collection[str]) -> bool:
-        fine = isinstance(value, str) and value in choices
-        if not fine:
-            self._refuse(place, value, one_of(value, choices))
-        return fine
-
-    @staticmethod
-    def _is_plain(value: Any, *types: type) -> bool:
-        # lmms-eval cuts model_args and tasks at commas.
-        return isinstance(value, types) and not (isinstance(value, str) and "," in value)
+    def _refuse(self, place: Place, value: Any, remedy: str) -> None:
+        self.problems.append(self.document.problem(place, value, remedy))
 
 
-def _task_name(name: str) -> str:
-    """A task's YAML file as seen from anywhere: cells may be started in another working directory."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.suffix in (".yaml", ".yml") and path.is_file() else name
-
-
-def canonical(value: Any) -> Any:
-    """5.0 -> 5: equal settings shall be written the same."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
+    """A list's entries with their places; one value stands for a list of one."""
+    if isinstance(value, list):
+        return [((*place, index), entry) for index, entry in enumerate(value)]
+    return [(place, value)]

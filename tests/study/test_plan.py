@@ -288,7 +288,7 @@ def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, 
     study = settings.Study(
         name="s",
         output=Path("o"),
-        models=tuple(settings.Model(m, "llava", f"p{m}", {}, i) for i, m in enumerate(models)),
+        models=tuple(settings.Model(m, "llava", f"p{m}", {}) for m in models),
         methods=tuple(methods),
         budgets=tuple(budgets),
         tasks=(("t",), ("u",)),

@@ -93,7 +93,7 @@ MISTAKES = [
     ("[pages_qa]", "[pages_qa, [[a]]]", 9, "tasks[1][0]", "['a']", "name of a task"),
     ("tasks: [pages_qa]\n", "", 1, "tasks", "None", "names of tasks"),
     ("seeds: [0, 1]", "seeds: [0, -1]", 10, "seeds[1]", "-1", "an integer >= 0"),
-    ("window: 8", "window: 8\n  windwo: 9", 13, "knobs.windwo", "[9]", "did you mean 'window'?"),
+    ("window: 8", "window: 8\n  windwo: 9", 13, "knobs.windwo", "9", "did you mean 'window'?"),
     ("window: 8", "window: eight", 12, "knobs.window", "'eight'", "an integer >= 1"),
     ("window: 8", "window: {a: 1}", 12, "knobs.window", "{'a': 1}", "a number"),
     ("window: 8", "journal: off", 12, "knobs.journal", "False", "a journal of its own"),
@@ -180,6 +180,7 @@ MORE = [
     ("exclude: [{method: snapkw}]", "exclude[0].method", "did you mean 'snapkv'?"),
     ("cells: [{budget: 16}]", "cells[0]", "a mapping with a method"),
     ("cells: [{method: snapkv, budget: 16, kernel_size: 5}]", "cells[0]", "no two equal cells"),
+    ("cells: [{method: snapkv, windwo: 16}]", "knobs.windwo", "did you mean 'window'?"),
     ("include_path: ./nowhere", "include_path", "one folder with YAML files"),
 ]
 
