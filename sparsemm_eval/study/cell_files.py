@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.arguments import task_name
 from sparsemm_eval.lmms.results import ResultsFile
+from sparsemm_eval.study.folder import CellFolder, harmless, read_json
 from sparsemm_eval.study.method_knobs import is_reference
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-STALE = "done with other code, data, weights or versions: run the study again"
 _RUN_SUFFIX = "_sparsemm_run.json"
 _SAMPLES = "_sparsemm_samples.rank*.jsonl"
 _RESULTS_SUFFIX = "_results.json"
@@ -56,7 +55,7 @@ class CellFiles:
         if not self.done:
             return None
         path = _below(self.folder, self.status["results"])
-        return ResultsFile(path, _json(path))
+        return ResultsFile(path, read_json(path))
 
     def failed(self, error: Exception) -> CellFiles:
         """The cell as one whose results cannot be read."""
@@ -126,13 +125,12 @@ def read_study(folder: Path) -> list[CellFiles]:
     EvaluationError
         If the folder is no study, or a cell has no readable description.
     """
-    description = folder / "study.json"
-    if not description.is_file():
+    description = read_json(folder / "study.json")
+    if description is None:
         raise EvaluationError(
             f"{folder} is no study folder: it has no study.json (`sparsemm study run` makes it)"
         )
-    names = _json(description)["cells"]
-    return [read_cell(_below(folder / "cells", name)) for name in names]
+    return [read_cell(_below(folder / "cells", name)) for name in description["cells"]]
 
 
 def read_cell(folder: Path) -> CellFiles:
@@ -143,15 +141,21 @@ def read_cell(folder: Path) -> CellFiles:
     EvaluationError
         If ``cell.json`` is missing or broken.
     """
-    cell = _json(folder / "cell.json")
-    path = folder / "status.json"
-    status = _json(path) if path.is_file() else {"state": "pending"}
+    place = CellFolder(folder)
+    cell, status = place.description(), place.status() or {"state": "pending"}
     if status["state"] == "done" and status.get("hash", cell["hash"]) != cell["hash"]:
-        status = {**status, "state": "stale", "error": STALE}
+        status = {**status, "state": "stale", "error": stale_text(status, cell["identity"])}
     files = CellFiles(folder, cell, status)
     if files.done and not _below(folder, status.get("results") or "no results").is_file():
         return files.failed(EvaluationError(f"{folder / str(status.get('results'))} is missing"))
     return files
+
+
+def stale_text(status: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """What has changed since a cell was done."""
+    before = status.get("identity") or {}
+    changed = [name for name, value in identity.items() if before.get(name) != value]
+    return f"done before a change of {', '.join(changed) or 'what it depends on'}; it will be run again"
 
 
 def _below(folder: Path, name: str) -> Path:
@@ -162,28 +166,14 @@ def _below(folder: Path, name: str) -> Path:
     return path
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_hook=_harmless)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
-
-
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
         return [
-            json.loads(line, object_hook=_harmless)
+            json.loads(line, object_hook=harmless)
             for line in path.read_text(encoding="utf-8").splitlines()
             if line.strip()
         ]
     except ValueError as error:
         raise EvaluationError(f"{path} is not a complete file of samples: {error}") from error
-
-
-def _harmless(record: dict[str, Any]) -> dict[str, Any]:
-    """Texts without control characters: a terminal that prints them would obey them."""
-    return {
-        name: _CONTROL.sub("�", value) if isinstance(value, str) else value for name, value in record.items()
-    }

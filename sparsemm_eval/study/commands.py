@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fnmatch
 import json
 import shlex
@@ -144,7 +145,7 @@ def status(folder: _Folder, as_json: _Json = False) -> None:
             "folder": str(place.root),
             "counts": display.numbers(found),
             "seconds_left": left,
-            "cells": [display.record(one) for one in found],
+            "cells": [dataclasses.asdict(one) for one in found],
             "not_in_the_file": others,
         }
         print(json.dumps(record, indent=2))

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, TextIO
 
@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sparsemm_eval.lmms.results import ResultsFile
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.folder import CellFolder, StudyFolder, read_json
+from sparsemm_eval.study.cell_files import read_cell, stale_text
+from sparsemm_eval.study.folder import CellFolder, StudyFolder
+from sparsemm_eval.study.metrics import primary
 
 #: In the order in which they are counted. ``interrupted``: begun, and nobody works on it; ``stale``: done
 #: with other code, versions, weights or data.
@@ -87,8 +88,8 @@ def view(folder: CellFolder, cell: Cell) -> View:
         answers=0 if state in ("pending", "done") else folder.answers(),
         documents=status.get("documents") or limit,
         seconds=status.get("seconds"),
-        scores=scores_of(folder, cell, status) if state == "done" else {},
-        error=stale_text(status, cell) if state == "stale" else status.get("error"),
+        scores=scores_of(folder) if state == "done" else {},
+        error=stale_text(status, cell.identity) if state == "stale" else status.get("error"),
         host=status.get("host"),
         results=str(folder.root / results) if results else None,
     )
@@ -99,29 +100,14 @@ def views(study: StudyFolder, cells: Sequence[Cell]) -> list[View]:
     return [view(study.cell(cell.id), cell) for cell in cells]
 
 
-def stale_text(status: Mapping[str, Any], cell: Cell) -> str:
-    """What has changed since a cell was done."""
-    before = status.get("identity") or {}
-    changed = [name for name, value in cell.identity.items() if before.get(name) != value]
-    return f"done before a change of {', '.join(changed) or 'what it depends on'}; it will be run again"
-
-
-def scores_of(folder: CellFolder, cell: Cell, status: Mapping[str, Any]) -> dict[str, float]:
+def scores_of(folder: CellFolder) -> dict[str, float]:
     """A done cell's score by task, in each task's primary metric."""
-    from sparsemm_eval.study.metrics import primary
-
-    path = folder.root / str(status.get("results"))
-    contents = read_json(path)
-    if contents is None:
+    files = read_cell(folder.root)
+    if not files.done:
         return {}
-    file = ResultsFile(path, contents)
-    found = {}
-    for task in (task for name in cell.tasks for task in file.tasks_of(name)):
-        scores = file.scores(task)
-        metric = primary(task, scores)
-        if metric is not None:
-            found[task] = scores[metric.name]
-    return found
+    scores = {task: files.results.scores(task) for task in files.tasks}
+    metrics = {task: primary(task, known) for task, known in scores.items()}
+    return {task: scores[task][metric.name] for task, metric in metrics.items() if metric is not None}
 
 
 def seconds_left(found: Sequence[View], workers: int = 1) -> float | None:
@@ -204,7 +190,7 @@ class Plain:
             here = "" if cell.id in self._started else "  (before, or by another runner)"
         detail = status.get("error") or "left for another time"
         if status["state"] == "done":
-            scores = scores_of(self.study.cell(cell.id), cell, status)
+            scores = scores_of(self.study.cell(cell.id))
             detail = f"{_scores(scores)}  {text_of_seconds(status.get('seconds'))}"
         self._say(f"{status['state']:7} {cell.id}  {detail}{here}  {count}")
 
@@ -286,11 +272,6 @@ def counts(found: Sequence[View]) -> str:
 def numbers(found: Sequence[View]) -> dict[str, int]:
     """How many cells are in each state."""
     return {state: sum(one.state == state for one in found) for state in STATES}
-
-
-def record(one: View) -> dict[str, Any]:
-    """A view in JSON types."""
-    return asdict(one)
 
 
 def _now(found: Sequence[View], room: int) -> list[View]:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from sparsemm_eval.files import FileLock, write_json_atomically, write_text_atom
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.settings import Study
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LOCK_PATIENCE = 120.0  # seconds; it is held for as long as the cells' records are written
 
 
@@ -54,13 +56,7 @@ class StudyFolder:
 
     def cells(self) -> list[Cell]:
         """The cells of the study as its file was last read, in the order in which they run."""
-        cells = []
-        for identifier in self.settings()["cells"]:
-            record = read_json(self.cell(identifier).record)
-            if record is None:
-                raise EvaluationError(f"{self.cell(identifier).record} is missing: run the study again")
-            cells.append(Cell.from_record(record))
-        return cells
+        return [Cell.from_record(self.cell(name).description()) for name in self.settings()["cells"]]
 
     def others(self) -> list[str]:
         """Ids of cells that lie here, and that the study's file no more names."""
@@ -130,6 +126,19 @@ class CellFolder:
         self.journal = root / "journal"
         self.stats = root / "stats"
         self.lmms = root / "lmms"
+
+    def description(self) -> dict[str, Any]:
+        """``cell.json``.
+
+        Raises
+        ------
+        EvaluationError
+            If it is missing or broken.
+        """
+        record = read_json(self.record)
+        if record is None:
+            raise EvaluationError(f"{self.record} is missing: run the study again")
+        return record
 
     def status(self) -> dict[str, Any]:
         """``status.json``; empty for a cell that nobody has started."""
@@ -203,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file; None where there is none."""
     for _ in range(2):
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"), object_hook=harmless)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -215,6 +224,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
                 f"{path} is damaged ({error}): remove it and run the study again"
             ) from error
     raise EvaluationError(f"{path} is replaced again and again by another machine")
+
+
+def harmless(record: dict[str, Any]) -> dict[str, Any]:
+    """Texts without control characters: a terminal that prints them would obey them."""
+    return {
+        name: _CONTROL.sub("�", value) if isinstance(value, str) else value for name, value in record.items()
+    }
 
 
 def utc_now() -> str:

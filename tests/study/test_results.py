@@ -360,7 +360,7 @@ def test_a_cell_of_other_code_is_stale_and_has_no_score(study):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hash": "of today"}))
     row = row_of(collect(study)[0], SPARSE, "pages_qa")
     assert row["state"] == "stale"
-    assert "other code" in row["error"]
+    assert row["error"] == "done before a change of settings; it will be run again"
     assert pd.isna(row["score"])
 
 
