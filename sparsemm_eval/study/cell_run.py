@@ -23,9 +23,9 @@ from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import results as lmms_results
 from sparsemm_eval.lmms.arguments import Run, task_name
 from sparsemm_eval.lmms.tied import tied
+from sparsemm_eval.study import wandb_runs
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.folder import CellFolder, StudyFolder, is_full, utc_now
-from sparsemm_eval.study.wandb_runs import Tracking
 
 #: ``(cell, lmms-eval's arguments, processes) -> command line``.
 Command = Callable[[Cell, Sequence[str], int], list[str]]
@@ -56,8 +56,8 @@ class How:
         Further attempts of a failing cell.
     nproc : int
         Processes per cell.
-    tracking : Tracking
-        Where W&B runs go.
+    wandb : str
+        Where W&B runs go: ``disabled``, ``offline`` or ``online``.
     command : callable
     environment : mapping
         Additions for this worker's cells, for instance CUDA_VISIBLE_DEVICES.
@@ -69,15 +69,15 @@ class How:
 
     retries: int = 1
     nproc: int = 1
-    tracking: Tracking = field(default_factory=Tracking)
+    wandb: str = "disabled"
     command: Command = sparsemm_eval_command
     environment: Mapping[str, str] = field(default_factory=dict)
     poll: float = 0.5
     pause: float = 2.0
 
 
-def run(study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event) -> dict[str, Any]:
-    """Run a cell until it is done or has no attempts left.
+class CellRun:
+    """One cell, run until it is done or has no attempts left.
 
     Parameters
     ----------
@@ -87,26 +87,8 @@ def run(study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Eve
         File descriptor of the cell's lock; its process inherits it.
     how : How
     stop : threading.Event
-
-    Returns
-    -------
-    dict
-        Its last status. On a full disk it may be known here only.
-
-    Raises
-    ------
-    Interrupted
-        When `stop` is set; the cell's processes are gone then.
     """
-    run_of = _CellRun(study, cell, lock, how, stop)
-    try:
-        status = run_of.until_settled()
-    except OSError as error:
-        status = run_of.failed_to_write(error)
-    return run_of.tracked(status)
 
-
-class _CellRun:
     def __init__(self, study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event):
         self.study, self.cell, self.lock, self.how, self.stop = study, cell, lock, how, stop
         self.folder: CellFolder = study.cell(cell.id)
@@ -130,38 +112,42 @@ class _CellRun:
             "documents": None,
         }
 
-    def until_settled(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
+        """Run the cell; returns its last status. On a full disk it may be known here only.
+
+        Raises
+        ------
+        Interrupted
+            When `stop` is set; the cell's processes are gone then.
+        """
+        try:
+            self._until_settled()
+        except OSError as error:
+            self.status["error"] = disk_text(error, self.folder.root)
+            # What is on disk may stay as it was, whole: the cell will be resumed from its journal.
+            with contextlib.suppress(OSError):
+                self._settle("failed")
+        outcome = wandb_runs.log(self.how.wandb, self.study.root, self.cell.id)
+        if outcome is not None:
+            self.status["wandb"] = outcome
+            # On a full disk the status that was written before counts.
+            with contextlib.suppress(OSError):
+                self.folder.write_status(self.status)
+        return self.status
+
+    def _until_settled(self) -> None:
         while True:
             done = self._attempt()
             if done or self.status["attempts"] > self.how.retries:
-                return self._settle("done" if done else "failed")
+                self._settle("done" if done else "failed")
+                return
             self._write()
             if self.stop.wait(self.how.pause):
                 raise Interrupted
 
-    def failed_to_write(self, error: OSError) -> dict[str, Any]:
-        """A failure to write; told to the caller, and to the status if that is possible."""
-        self.status["error"] = disk_text(error, self.folder.root)
-        # What is on disk may stay as it was, whole: the cell will be resumed from its journal.
-        with contextlib.suppress(OSError):
-            return self._settle("failed")
-        return self.status
-
-    def tracked(self, status: dict[str, Any]) -> dict[str, Any]:
-        """The status of a cell that has ended, with what came of logging it to W&B."""
-        outcome = self.how.tracking.log_cell(self.study.root, self.cell.id)
-        if outcome is None:
-            return status
-        status = {**status, "wandb": outcome}
-        # On a full disk the status that was written before counts.
-        with contextlib.suppress(OSError):
-            self.folder.write_status(status)
-        return status
-
-    def _settle(self, state: str) -> dict[str, Any]:
+    def _settle(self, state: str) -> None:
         self.status.update(state=state, ended=utc_now())
         self._write()
-        return self.status
 
     def _write(self) -> None:
         self.status["seconds"] = round(self.before + time.monotonic() - self.began, 3)

@@ -80,7 +80,7 @@ def run(
     that are new in the file, are run. Several runs of the same study on the same folder, on one or many
     machines, share its cells. Every cell's output is in its log.txt.
     """
-    from sparsemm_eval.study import display, results, runner
+    from sparsemm_eval.study import display, results, runner, wandb_runs
     from sparsemm_eval.study.folder import StudyFolder
 
     study, cells = _load(file)
@@ -101,14 +101,14 @@ def run(
             print(json.dumps(plan, indent=2))
         return
     how = _how(study.retries, processes, study.wandb.mode)
-    how.tracking.check()
+    wandb_runs.check(how.wandb)
     folder.prepare(study, cells)
     with display.watcher(folder, chosen, len(places), to_stderr=as_json) as watcher:
         working = runner.Runner(folder, chosen, how, places, watcher, retry_failed, collect=results.write)
         with _ended_by_signals(working.stop) as received:
             outcome = working.run()
     if not received:
-        how.tracking.log_study(folder.root)
+        wandb_runs.log(how.wandb, folder.root)
     _report(folder, outcome, as_json)
     if received:
         raise typer.Exit(128 + received[0])
@@ -180,7 +180,7 @@ def cell(
 
     Does nothing if it is done; goes on from the journal if it was begun; tries again if it failed.
     """
-    from sparsemm_eval.study import display, results
+    from sparsemm_eval.study import display, results, wandb_runs
     from sparsemm_eval.study.folder import StudyFolder
     from sparsemm_eval.study.runner import Runner
 
@@ -188,7 +188,7 @@ def cell(
     settings = place.settings()["settings"]
     chosen = _some(place.cells(), which if which is not None else identifier, count)
     how = _how(settings["retries"], nproc or settings["nproc"], settings["wandb"]["mode"])
-    how.tracking.check()
+    wandb_runs.check(how.wandb)
     with display.watcher(place, chosen, 1, to_stderr=as_json) as watcher:
         working = Runner(place, chosen, how, ({},), watcher, True, collect=results.write, wait=False)
         with _ended_by_signals(working.stop) as received:
@@ -354,9 +354,8 @@ def _prepared(file: Path) -> tuple[Any, Any, list[Any]]:
 
 def _how(retries: int, nproc: int, mode: str) -> Any:
     from sparsemm_eval.study.cell_run import How
-    from sparsemm_eval.study.wandb_runs import Tracking
 
-    return How(retries=retries, nproc=nproc, tracking=Tracking(mode))
+    return How(retries=retries, nproc=nproc, wandb=mode)
 
 
 def _chosen(cells: Sequence[Any], patterns: Sequence[str] | None) -> list[Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import filelock
 
@@ -16,7 +16,8 @@ from sparsemm_eval.errors import ConfigError, SparseMMError
 from sparsemm_eval.files import FileLock
 from sparsemm_eval.study import cell_run
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.cell_run import How, Interrupted
+from sparsemm_eval.study.cell_run import CellRun, How, Interrupted
+from sparsemm_eval.study.display import Plain
 from sparsemm_eval.study.folder import StudyFolder, is_full
 from sparsemm_eval.study.wandb_runs import to_stderr
 
@@ -27,19 +28,6 @@ PATIENCE = 300.0
 _FINAL = ("done", "failed")
 #: ``(folder, samples)``: writes a study's tables, those of samples if asked for.
 Collect = Callable[[Any, bool], None]
-
-
-class Watcher(Protocol):
-    """Sees what a runner does; called from the worker threads."""
-
-    def started(self, cell: Cell) -> None:
-        """A worker has begun with a cell."""
-
-    def ended(self, cell: Cell, status: Mapping[str, Any]) -> None:
-        """A cell is done, has failed, or was left."""
-
-    def refresh(self) -> None:
-        """Some time has passed."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,8 @@ class Runner:
     how : How
     workers : sequence of mapping
         Additions to the environment, one per worker.
-    watcher : Watcher, optional
+    watcher : Plain, optional
+        Sees what the runner does; called from the worker threads.
     retry_failed : bool
         Give cells that have no attempts left new ones.
     collect : callable or None
@@ -119,7 +108,7 @@ class Runner:
         cells: Sequence[Cell],
         how: How,
         workers: Sequence[Mapping[str, str]] = ({},),
-        watcher: Watcher | None = None,
+        watcher: Plain | None = None,
         retry_failed: bool = False,
         collect: Collect | None = None,
         wait: bool = True,
@@ -218,7 +207,7 @@ class Runner:
         if self.watcher is not None:
             self.watcher.started(cell)
         try:
-            status = cell_run.run(self.study, cell, lock, how, self.stop)
+            status = CellRun(self.study, cell, lock, how, self.stop).run()
         except Interrupted:
             status = {"state": "pending", "error": None}
         self._note(cell, status)

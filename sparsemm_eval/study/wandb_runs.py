@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from sparsemm_eval.errors import ConfigError
@@ -50,74 +48,66 @@ def without_secrets(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Tracking:
-    """Where runs of cells are logged to.
+def check(mode: str) -> None:
+    """Refuse, before anything starts, what cannot work.
 
-    Attributes
+    Raises
+    ------
+    ConfigError
+        For online runs without credentials.
+    """
+    if mode == "online" and not has_credentials():
+        raise ConfigError(
+            "wandb.mode",
+            "online",
+            "W&B credentials: run `wandb login` or set WANDB_API_KEY (never in the study's file), or use "
+            "mode: offline and `wandb sync` later",
+        )
+
+
+def log(mode: str, root: Path, cell: str | None = None) -> str | None:
+    """Write the run of a cell, or the run that compares the study's cells.
+
+    Parameters
     ----------
     mode : str
         ``disabled``, ``offline`` (files below the study's folder, for `wandb sync`) or ``online``.
-    warn : callable
-        Takes messages of what did not work.
-    limit : float or None
-        Seconds for a run to be written; None: as ``LIMITS`` says.
+    root : pathlib.Path
+        The study's folder.
+    cell : str or None
+        Id of the cell; None for the study's run.
+
+    Returns
+    -------
+    str or None
+        ``logged``, what went wrong, or None where nothing is logged.
     """
-
-    mode: str = "disabled"
-    warn: Callable[[str], None] = to_stderr
-    limit: float | None = None
-
-    def check(self) -> None:
-        """Refuse, before anything starts, what cannot work.
-
-        Raises
-        ------
-        ConfigError
-            For online runs without credentials.
-        """
-        if self.mode == "online" and not has_credentials():
-            raise ConfigError(
-                "wandb.mode",
-                "online",
-                "W&B credentials: run `wandb login` or set WANDB_API_KEY (never in the study's file), or use "
-                "mode: offline and `wandb sync` later",
-            )
-
-    def log_cell(self, root: Path, identifier: str) -> str | None:
-        """Write the run of a cell; ``logged``, what went wrong, or None where nothing is logged."""
-        return self._log(root, f"cell {identifier}", ["cell", str(root), identifier])
-
-    def log_study(self, root: Path) -> str | None:
-        """Write the run that compares the study's cells; returns as ``log_cell``."""
-        return self._log(root, "the study", ["study", str(root)])
-
-    def _log(self, root: Path, what: str, arguments: list[str]) -> str | None:
-        if self.mode == "disabled":
-            return None
-        limit = LIMITS[self.mode] if self.limit is None else self.limit
-        # W&B's own files below the study, and no service of another process.
-        own = {f"WANDB_{kind.upper()}_DIR": str(root / "wandb" / kind) for kind in ("data", "cache")}
-        outer = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-        try:
-            done = subprocess.run(
-                tied([*PROGRAM, *arguments]),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                env={**outer, **own},
-                start_new_session=True,  # an interrupt of the study lets it end
-                timeout=limit,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            problem = f"W&B took more than {limit:g} s"
-        else:
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            problem = (said or [f"exit status {done.returncode}"])[-1] if done.returncode else None
-        if problem is None:
-            return "logged"
-        problem = without_secrets(problem)
-        self.warn(f"W&B: {what} was not logged: {problem} (its results are as they are)")
-        return problem
+    if mode == "disabled":
+        return None
+    # W&B's own files below the study, and no service of another process.
+    own = {f"WANDB_{kind.upper()}_DIR": str(root / "wandb" / kind) for kind in ("data", "cache")}
+    outer = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    arguments = ["study", str(root)] if cell is None else ["cell", str(root), cell]
+    try:
+        done = subprocess.run(
+            tied([*PROGRAM, *arguments]),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**outer, **own},
+            start_new_session=True,  # an interrupt of the study lets it end
+            timeout=LIMITS[mode],
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        problem = f"W&B took more than {LIMITS[mode]:g} s"
+    else:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        problem = (said or [f"exit status {done.returncode}"])[-1] if done.returncode else None
+    if problem is None:
+        return "logged"
+    problem = without_secrets(problem)
+    what = "the study" if cell is None else f"cell {cell}"
+    to_stderr(f"W&B: {what} was not logged: {problem} (its results are as they are)")
+    return problem

@@ -18,12 +18,11 @@ import pytest
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.files import FileLock
-from sparsemm_eval.study import cell_run, display
+from sparsemm_eval.study import cell_run, display, wandb_runs
 from sparsemm_eval.study import folder as folder_module
 from sparsemm_eval.study import runner as runner_module
 from sparsemm_eval.study.folder import CellFolder, StudyFolder
 from sparsemm_eval.study.runner import on_cpu, on_gpus, write_tables
-from sparsemm_eval.study.wandb_runs import Tracking
 from tests.study import running
 from tests.study.running import how, load, runner, table, write_study
 
@@ -109,15 +108,16 @@ def test_a_failing_cell_is_retried_and_loses_nothing_of_the_others(study_file, t
     assert {status["attempts"] for status in status_of(tmp_path / "out", "sparsemm")} == {1}
 
 
-def test_what_comes_of_logging_is_kept_and_costs_no_cell_its_results(study_file, tmp_path, monkeypatch):
+def test_what_comes_of_logging_is_kept_and_costs_no_cell_its_results(
+    study_file, tmp_path, monkeypatch, capsys
+):
     behave(monkeypatch, fail={"snapkv": 5})
-    warnings = []
-    given = how(0, tracking=Tracking("offline", warnings.append, limit=0.01))
-    outcome = runner(study_file, how_=given).run()
+    monkeypatch.setitem(wandb_runs.LIMITS, "offline", 0.01)
+    outcome = runner(study_file, how_=how(0, wandb="offline")).run()
     assert sorted(outcome.states.values()) == ["done"] * 6 + ["failed"] * 4
     for status in status_of(tmp_path / "out", ""):
         assert status["wandb"] == "W&B took more than 0.01 s"
-    assert len(warnings) == 10
+    assert capsys.readouterr().err.count("was not logged") == 10
 
 
 def test_a_process_that_ends_well_without_results_has_failed(study_file, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.study.wandb_runs import Tracking
+from sparsemm_eval.study.wandb_runs import check, log
 from tests.tracking.stub_wandb_server import StubServer
 from tests.tracking.test_runs import SPARSE, prepare
 
@@ -13,21 +13,20 @@ KEY = "marker0key" * 4
 
 
 def test_a_cell_is_uploaded_and_goes_on_with_its_run(tmp_path, monkeypatch):
-    study, warnings = prepare(tmp_path / "tiny", "online"), []
+    study = prepare(tmp_path / "tiny", "online")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with StubServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        tracking = Tracking("online", warnings.append)
-        tracking.check()
-        assert tracking.log_cell(study, SPARSE.id) == "logged", warnings
+        check("online")
+        assert log("online", study, SPARSE.id) == "logged"
         [opened] = server.variables("UpsertBucket")[:1]
         cell = json.loads((study / "cells" / SPARSE.id / "cell.json").read_text())
         assert (opened["name"], opened["displayName"]) == (cell["hash"][:16], SPARSE.id)
         assert (server.summary["state"], server.exit_code) == ("done", 0)
         rows = len(server.history)
         server.end_session()
-        assert tracking.log_cell(study, SPARSE.id) == "logged", warnings
+        assert log("online", study, SPARSE.id) == "logged"
         assert {call["name"] for call in server.variables("UpsertBucket")} == {opened["name"]}
         steps = [row["_step"] for row in server.history]
         assert steps == list(range(2 * rows))
@@ -43,5 +42,5 @@ def test_online_without_credentials_is_refused_first(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     with pytest.raises(ConfigError, match="wandb login"):
-        Tracking("online").check()
-    Tracking("offline").check()
+        check("online")
+    check("offline")

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sparsemm_eval.study import results
+from sparsemm_eval.study import results, wandb_runs
 from sparsemm_eval.study.report.images import SIDE
-from sparsemm_eval.study.wandb_runs import Tracking
+from sparsemm_eval.study.wandb_runs import log
 from tests.lmms_process import SECRETS, files_with_secrets
 from tests.study.study_folder import LAYERS, Spec, answer, effective_budget, grid, write_study
 from tests.tracking.offline_runs import read_sessions
@@ -48,21 +48,11 @@ def study(finished):
     path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture
-def warnings():
-    return []
-
-
-@pytest.fixture
-def tracking(warnings):
-    return Tracking("offline", warnings.append)
-
-
-def test_a_cell_is_a_run_with_flat_config_and_summary(study, tracking, warnings, monkeypatch):
+def test_a_cell_is_a_run_with_flat_config_and_summary(study, capfd, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    assert tracking.log_cell(study, SPARSE.id) == "logged"
-    assert warnings == []
+    assert log("offline", study, SPARSE.id) == "logged"
+    assert capfd.readouterr().err == ""
     [run] = read_sessions(study)
     cell = json.loads((study / "cells" / SPARSE.id / "cell.json").read_text())
     assert (run.id, run.name, run.group, run.job_type) == (cell["hash"][:16], SPARSE.id, "tiny", "cell")
@@ -94,8 +84,8 @@ def test_a_cell_is_a_run_with_flat_config_and_summary(study, tracking, warnings,
     assert files_with_secrets(study, "") == []
 
 
-def test_several_tasks_of_a_cell_are_kept_apart(study, tracking):
-    assert tracking.log_cell(study, BOTH.id) == "logged"
+def test_several_tasks_of_a_cell_are_kept_apart(study):
+    assert log("offline", study, BOTH.id) == "logged"
     [run] = read_sessions(study)
     assert run.summary["samples"] == 2 * DOCUMENTS
     assert "score" not in run.summary
@@ -103,24 +93,24 @@ def test_several_tasks_of_a_cell_are_kept_apart(study, tracking):
     assert run.summary["effective_budget"] == 32
 
 
-def test_a_failed_cell_says_why(study, tracking):
+def test_a_failed_cell_says_why(study):
     failed = next(path.parent for path in study.glob("cells/*/status.json") if "failed" in path.read_text())
-    assert tracking.log_cell(study, failed.name) == "logged"
+    assert log("offline", study, failed.name) == "logged"
     [run] = read_sessions(study)
     assert (run.summary["state"], run.exit_code) == ("failed", 1)
     assert "out of memory" in run.summary["error"]
     assert run.history == []
 
 
-def test_a_cell_that_is_run_again_goes_on_with_its_run(study, tracking):
+def test_a_cell_that_is_run_again_goes_on_with_its_run(study):
     for _ in range(2):
-        assert tracking.log_cell(study, SPARSE.id) == "logged"
+        assert log("offline", study, SPARSE.id) == "logged"
     first, second = read_sessions(study)
     assert first.id == second.id
 
 
-def test_the_studys_run_is_the_comparison(study, tracking):
-    assert tracking.log_study(study) == "logged"
+def test_the_studys_run_is_the_comparison(study):
+    assert log("offline", study) == "logged"
     [run] = read_sessions(study)
     assert (run.job_type, run.name) == ("study", "tiny")
     cells = pd.read_parquet(study / "results.parquet")
@@ -148,19 +138,21 @@ def test_the_studys_run_is_the_comparison(study, tracking):
     assert set(run.artifacts["study-results", "tiny"]) == {"results.parquet", "results.csv", "study.json"}
 
 
-def test_what_goes_wrong_is_told_and_costs_nothing(study, warnings, monkeypatch):
-    slow = Tracking("offline", warnings.append, limit=0.01)
-    assert slow.log_cell(study, SPARSE.id) == "W&B took more than 0.01 s"
+def test_what_goes_wrong_is_told_and_costs_nothing(study, capsys, monkeypatch):
+    with monkeypatch.context() as hurry:
+        hurry.setitem(wandb_runs.LIMITS, "offline", 0.01)
+        assert log("offline", study, SPARSE.id) == "W&B took more than 0.01 s"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     shutil.rmtree(study / "wandb", ignore_errors=True)
     (study / "wandb").write_text("")
-    problem = Tracking("offline", warnings.append).log_cell(study, SPARSE.id)
+    problem = log("offline", study, SPARSE.id)
     assert "cannot be written" in problem
-    assert all(line.startswith(f"W&B: cell {SPARSE.id} was not logged: ") for line in warnings)
-    assert len(warnings) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"W&B: cell {SPARSE.id} was not logged: ") for line in told)
+    assert len(told) == 2
 
 
-def test_nothing_is_logged_unless_asked(study, warnings):
-    assert Tracking("disabled", warnings.append).log_cell(study, SPARSE.id) is None
+def test_nothing_is_logged_unless_asked(study):
+    assert log("disabled", study, SPARSE.id) is None
     assert not list((study / "wandb").glob("*run*"))
     assert os.environ.get("WANDB_MODE") is None
