@@ -12,6 +12,11 @@ _LETTER = re.compile(r"(?<![A-Za-z])[A-E](?![A-Za-z])")
 _TOLERANCE = 1e-9
 
 
+def _number(value: Any) -> float | None:
+    plain = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if plain else None
+
+
 @dataclass(frozen=True)
 class Metric:
     """A task's primary metric.
@@ -24,28 +29,24 @@ class Metric:
         The best possible value: 1 for shares, 100 for percent.
     sample : callable
         A sample's logged value -> its contribution, or None where it has none.
-    scale : callable
-        Number of samples -> factor from the mean contribution to the reported score.
     documents : int or None
         Number of documents the task divides by, whatever number was run.
     """
 
     name: str
     full: float = 1.0
-    sample: Callable[[Any], float | None] = lambda value: _number(value)
-    scale: Callable[[int], float] = lambda count: 1.0
+    sample: Callable[[Any], float | None] = _number
     documents: int | None = None
+
+    def scale(self, count: int) -> float:
+        """Factor from the mean contribution of so many samples to the reported score."""
+        return self.full if self.documents is None else self.full * count / self.documents
 
     def caution(self, count: int) -> str | None:
         """What to know about a score of ``count`` samples, if anything."""
         if self.documents is None or count == self.documents:
             return None
         return f"divided by {self.documents} documents although {count} were run"
-
-
-def _number(value: Any) -> float | None:
-    plain = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if plain else None
 
 
 def _logged_score(value: Any) -> float | None:
@@ -61,22 +62,14 @@ def _option_hit(value: Any) -> float | None:
     return float(found is not None and found[0] == str(value["answer"]).strip())
 
 
-def _of_thousand(count: int) -> float:
-    return count / 1000
-
-
-def _percent(count: int) -> float:
-    return 100.0
-
-
 #: Task -> what is shown as its score. CIDEr is of all captions together: no sample has a share in it.
 PRIMARY: dict[str, Metric] = {
     "docvqa_val": Metric("anls"),
-    "ocrbench": Metric("ocrbench_accuracy", sample=_logged_score, scale=_of_thousand, documents=1000),
+    "ocrbench": Metric("ocrbench_accuracy", sample=_logged_score, documents=1000),
     "textvqa_val": Metric("exact_match"),
     "chartqa": Metric("relaxed_overall"),
     "textcaps_val": Metric("textcaps_CIDEr", sample=lambda value: None),
-    "mmbench_en_dev_static": Metric("gpt_eval_score", full=100.0, sample=_option_hit, scale=_percent),
+    "mmbench_en_dev_static": Metric("gpt_eval_score", full=100.0, sample=_option_hit),
     "vqav2_val": Metric("exact_match"),
     "pages_qa": Metric("exact_match"),
     "pages_ocr": Metric("character_accuracy"),

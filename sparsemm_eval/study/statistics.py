@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from scipy import stats
@@ -40,9 +41,9 @@ class Interval:
     stderr: float
     freedom: float
 
-    def scaled(self, factor: float) -> Interval:
-        """The interval of ``factor`` times the mean, factor >= 0."""
-        names = ("mean", "low", "high", "stderr")
+    def scaled(self, factor: float) -> Self:
+        """The same for scores that are ``factor`` times as large, factor >= 0."""
+        names = {"mean", "low", "high", "stderr", "detectable"} & self.__dataclass_fields__.keys()
         return replace(self, **{name: factor * getattr(self, name) for name in names})
 
 
@@ -65,11 +66,6 @@ class Difference(Interval):
     documents: int
     clusters: int
     detectable: float
-
-    def scaled(self, factor: float) -> Difference:
-        """The same for scores that are ``factor`` times as large, factor >= 0."""
-        names = ("mean", "low", "high", "stderr", "detectable")
-        return replace(self, **{name: factor * getattr(self, name) for name in names})
 
 
 def mean_interval(scores: np.ndarray, clusters: Sequence[object] | None = None) -> Interval:
@@ -174,17 +170,8 @@ def mean_of_differences(parts: Sequence[Difference]) -> Difference:
     documents, clusters = sum(part.documents for part in parts), sum(part.clusters for part in parts)
     detectable = (_quantile(freedom) + float(stats.t.ppf(POWER, freedom))) * error
     p = _t_test(mean, error, freedom)
-    return Difference(
-        mean,
-        max(-1.0, mean - half),
-        min(1.0, mean + half),
-        error,
-        freedom,
-        p,
-        documents,
-        clusters,
-        detectable,
-    )
+    low, high = max(-1.0, mean - half), min(1.0, mean + half)
+    return Difference(mean, low, high, error, freedom, p, documents, clusters, detectable)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
