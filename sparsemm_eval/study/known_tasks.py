@@ -40,15 +40,11 @@ def missing(names: Iterable[str], include_path: str | None = None) -> tuple[list
     UnsupportedError
         If lmms-eval cannot be asked.
     """
-    wanted = list(names)
-    known = {name for folder in _folders(include_path)[:-1] for name in _in_files(folder)}
-    unknown = _without(wanted, known)
-    if unknown:
-        known |= set(_in_files(_upstream()))
-        unknown = _without(unknown, known)
-    if unknown:
-        known |= set(_of_lmms_eval(include_path))
-        unknown = _without(unknown, known)
+    unknown, known = list(names), set()
+    for look in (_in_own_files, _in_upstreams_files, _of_lmms_eval):
+        if unknown:
+            known |= set(look(include_path))
+            unknown = [name for name in unknown if not _is_known(name, known)]
     return unknown, sorted(known)
 
 
@@ -61,7 +57,7 @@ def data_key(task: str, include_path: str | None = None) -> str:
     own = Path(task)
     if own.is_file():
         return _content(own.parent)
-    for folder in _folders(include_path)[:-1]:
+    for folder in _own_folders(include_path):
         for path in folder.rglob("*.yaml"):
             if task in _named_in(path):
                 return _content(path.parent)
@@ -83,12 +79,8 @@ def _content(folder: Path) -> str:
     return digest_of(found)
 
 
-def _folders(include_path: str | None) -> list[Path]:
-    return [FOLDER, *([] if include_path is None else [Path(include_path)]), _upstream()]
-
-
-def _without(names: list[str], known: set[str]) -> list[str]:
-    return [name for name in names if not _is_known(name, known)]
+def _own_folders(include_path: str | None) -> list[Path]:
+    return [FOLDER, *([] if include_path is None else [Path(include_path)])]
 
 
 def _is_known(name: str, known: set[str]) -> bool:
@@ -97,28 +89,25 @@ def _is_known(name: str, known: set[str]) -> bool:
     return any(sign in name for sign in "*?[") and bool(fnmatch.filter(known, name))
 
 
-def _in_files(folder: Path) -> Iterable[str]:
-    for path in folder.rglob("*.yaml"):
-        yield from _named_in(path)
+def _in_own_files(include_path: str | None) -> list[str]:
+    paths = (path for folder in _own_folders(include_path) for path in folder.rglob("*.yaml"))
+    return [name for path in paths for name in _named_in(path)]
+
+
+def _in_upstreams_files(_: str | None) -> list[str]:
+    folder = Path(importlib.util.find_spec("lmms_eval").origin).parent / "tasks"
+    return [name for path in folder.rglob("*.yaml") for name in _named_in(path)]
 
 
 def _named_in(path: Path) -> list[str]:
     return _NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def _upstream() -> Path:
-    found = importlib.util.find_spec("lmms_eval")
-    if found is None or found.origin is None:
-        raise UnsupportedError("lmms-eval is not installed: pip install lmms-eval")
-    return Path(found.origin).parent / "tasks"
-
-
 def _of_lmms_eval(include_path: str | None = None) -> list[str]:
-    folders = map(str, _folders(include_path)[:-1])
     # In a process of its own: a runner that lives for days shall not hold all of lmms-eval in memory.
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _ASK_LMMS_EVAL, *folders],
+            [sys.executable, "-c", _ASK_LMMS_EVAL, *map(str, _own_folders(include_path))],
             capture_output=True,
             text=True,
             timeout=_PATIENCE,

@@ -106,9 +106,7 @@ def read(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(
-            path, [Problem(1, "the file", repr(str(path)), f"a readable YAML file: {error}")]
-        ) from error
+        raise _refused(path, 1, repr(str(path)), f"a readable YAML file: {error}") from error
     return parse(text, str(path))
 
 
@@ -119,18 +117,16 @@ def parse(text: str, file: str = "study.yaml") -> Document:
             if isinstance(event, yaml.AliasEvent):
                 # A few of them can stand for more values than fit into memory, or for themselves.
                 line = event.start_mark.line + 1
-                raise StudyError(
-                    file, [Problem(line, "the file", f"*{event.anchor}", "values without aliases")]
-                )
+                raise _refused(file, line, f"*{event.anchor}", "values without aliases")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except RecursionError as error:
-        raise StudyError(file, [Problem(1, "the file", "its text", "YAML of fewer levels")]) from error
+        raise _refused(file, 1, "its text", "YAML of fewer levels") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = 1 if mark is None else mark.line + 1
         reason = getattr(error, "problem", None) or str(error)
-        raise StudyError(file, [Problem(line, "the file", "its text", f"YAML: {reason}")]) from error
+        raise _refused(file, line, "its text", f"YAML: {reason}") from error
     lines: dict[Place, int] = {}
     twice: list[Problem] = []
     for place, line in _places(root, ()) if root is not None else ():
@@ -143,6 +139,10 @@ def parse(text: str, file: str = "study.yaml") -> Document:
     if twice:
         raise StudyError(file, twice)
     return Document(file, values, lines)
+
+
+def _refused(file: str | Path, line: int, value: str, remedy: str) -> StudyError:
+    return StudyError(file, [Problem(line, "the file", value, remedy)])
 
 
 def _places(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
