@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +123,8 @@ def headline_tables(study: Study) -> list[Table]:
             "interpolated over the logarithm of the effective budget; – is beyond "
             "what was run."
         )
-        notes += _surroundings(study.configurations, str(model), str(task))
+        frame = study.configurations
+        notes += _mixed(frame[(frame["model"] == model) & ((frame["task"] == task) | (task == MEAN))])
         columns = ["at equal effective budget", *(f"{target:g}" for target in budgets)]
         records = part.drop(columns="scores").to_dict("records")
         tables.append(
@@ -203,27 +204,16 @@ def _main(study: Study, model: str, part: pd.DataFrame) -> Table:
     for task in tasks:
         columns += [task, "eff."] + (["published"] if papers[task] else [])
     sources: dict[str, int] = {}
-
-    def line(by_task: Mapping[str, pd.Series]) -> list[str]:
-        found = []
+    rows = []
+    for line, by_task in _lines(part, study.knobs, "task"):
         for task in tasks:
-            found += [_score(by_task.get(task)), _effective(by_task.get(task))]
+            line += _score_and_budget(by_task.get(task))
             if papers[task]:
                 numbers = [] if task not in by_task else _published(by_task[task])
                 marks = [sources.setdefault(row.source, len(sources) + 1) for row in numbers]
                 pairs = zip(numbers, marks, strict=True)
-                found.append(", ".join(f"{row.score:.3g} [{mark}]" for row, mark in pairs) or MISSING)
-        return found
-
-    rows = [
-        [
-            group.iloc[0]["method"],
-            _budget(group.iloc[0]["budget"]),
-            *(_value(group.iloc[0][name]) for name in study.knobs),
-            *line({row["task"]: row for _, row in group.iterrows()}),
-        ]
-        for _, group in part.groupby(["method", "budget", *study.knobs], dropna=False, sort=False)
-    ]
+                line.append(", ".join(f"{row.score:.3g} [{mark}]" for row, mark in pairs) or MISSING)
+        rows.append(line)
     notes = [
         _INTERVALS,
         _EFFECTIVE,
@@ -260,20 +250,24 @@ def _pivot(model: str, task: str, part: pd.DataFrame, name: str, others: list[st
             f"ρ={_value(value)}" + (f" ({meaning})" if meaning else "")
             for value, meaning in zip(values, meanings, strict=True)
         ]
-    rows = []
-    for _, group in part.groupby(["method", "budget", *others], dropna=False, sort=False):
-        first = group.iloc[0]
-        by_value = {row[name]: row for _, row in group.iterrows()}
-        line = [first["method"], _budget(first["budget"]), *(_value(first[other]) for other in others)]
-        for value in values:
-            line += [_score(by_value.get(value)), _effective(by_value.get(value))]
-        rows.append(line)
+    rows = [
+        line + [cell for value in values for cell in _score_and_budget(by_value.get(value))]
+        for line, by_value in _lines(part, others, name)
+    ]
     columns = ["method", "budget", *others, *(part for head in heads for part in (head, "eff."))]
     notes = [_INTERVALS, _EFFECTIVE, *_notes(part)]
     if name == "ratio":
         notes += [*published.RHO_NOTES, *published.ABLATION_NOTES]
     title = f"{'Score against ρ' if name == 'ratio' else f'Ablation of {name}'}: {model}, {task}"
     return Table(title, columns, rows, _records(part), notes)
+
+
+def _lines(part: pd.DataFrame, knobs: list[str], across: str) -> Iterator[tuple[list[str], dict[Any, Any]]]:
+    """Beginnings of lines, one per method, budget and knobs, and rows by the column that goes across."""
+    for _, group in part.groupby(["method", "budget", *knobs], dropna=False, sort=False):
+        first = group.iloc[0]
+        line = [first["method"], _budget(first["budget"]), *(_value(first[knob]) for knob in knobs)]
+        yield line, {row[across]: row for _, row in group.iterrows()}
 
 
 def masking_tables(study: Study) -> list[Table]:
@@ -361,10 +355,6 @@ def _notes(part: pd.DataFrame) -> list[str]:
     return [*notes, *_mixed(part)]
 
 
-def _surroundings(frame: pd.DataFrame, model: str, task: str) -> list[str]:
-    return _mixed(frame[(frame["model"] == model) & ((frame["task"] == task) | (task == MEAN))])
-
-
 def _mixed(part: pd.DataFrame) -> list[str]:
     """A warning where rows were not made under equal conditions."""
     done = part[part["seeds_done"] > 0]
@@ -407,8 +397,9 @@ def _score(row: pd.Series | None) -> str:
     return _interval(row) + ("" if row["state"] == "done" else " *")
 
 
-def _effective(row: pd.Series | None) -> str:
-    return MISSING if row is None or pd.isna(row["effective_budget"]) else f"{row['effective_budget']:.1f}"
+def _score_and_budget(row: pd.Series | None) -> list[str]:
+    known = row is not None and not pd.isna(row["effective_budget"])
+    return [_score(row), f"{row['effective_budget']:.1f}" if known else MISSING]
 
 
 def _budget(value: Any) -> str:

@@ -58,18 +58,7 @@ def worst(
     )
     chosen = apart.drop_duplicates([*keys, "doc_id"]).groupby(keys, sort=False).head(count)
     wanted = (
-        *(
-            "model",
-            "label",
-            "task",
-            "budget",
-            "seed",
-            "doc_id",
-            "question",
-            "target",
-            "answer",
-            "fullkv_answer",
-        ),
-        *("score", "full_score", "lost", "similarity", "effective_budget", "prompt_tokens"),
+        *("model", "label", "task", "budget", "seed", "doc_id", "question", "target", "answer"),
+        *("fullkv_answer", "score", "full_score", "lost", "similarity", "effective_budget", "prompt_tokens"),
     )
     return [{name: plain(row[name]) for name in wanted} for _, row in chosen.iterrows()]
