@@ -175,7 +175,7 @@ def test_results_of_somebody_else_name_no_files_to_open(tmp_path, config, monkey
 
 
 def test_pictures_are_read_without_network():
-    program = [sys.executable, "-m", "sparsemm_eval.study.report.dataset_images"]
+    program = [sys.executable, "-m", "sparsemm_eval.study.report.images"]
     request = {"path": "a/b", "name": None, "split": "test", "docs": [0]}
     surroundings = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(
