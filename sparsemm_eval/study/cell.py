@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from sparsemm_eval.study.yaml_lines import Place
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,6 @@ class Cell:
         Hex SHA-256 of it.
     comparison : mapping
         What changes a FullKV run; equal for the cells that can be compared with each other.
-    sources : mapping
-        Where each model_arg stands in the study file.
     """
 
     id: str
@@ -61,7 +57,6 @@ class Cell:
     identity: Mapping[str, Any]
     hash: str
     comparison: Mapping[str, Any]
-    sources: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def model_name(self) -> str:
@@ -89,17 +84,13 @@ class Cell:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The cell as JSON types, for ``cell.json``."""
-        own = {name: getattr(self, name) for name in self._stored()}
-        return {**own, "model_name": self.model_name, "arguments": self.arguments(folder)}
+        return {**vars(self), "model_name": self.model_name, "arguments": self.arguments(folder)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Cell:
         """A cell back from its ``cell.json``."""
-        return cls(**{**{name: record[name] for name in cls._stored()}, "tasks": tuple(record["tasks"])})
-
-    @classmethod
-    def _stored(cls) -> list[str]:
-        return [name for name in cls.__dataclass_fields__ if name != "sources"]
+        own = {name: record[name] for name in cls.__dataclass_fields__}
+        return cls(**{**own, "tasks": tuple(own["tasks"])})
 
 
 def _text(value: Any) -> str:

@@ -13,9 +13,10 @@ from sparsemm_eval.methods.registry import method_named
 from sparsemm_eval.model.families.registry import families
 from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.plan import Facts
+from sparsemm_eval.study.method_knobs import seed_of
+from sparsemm_eval.study.plan import Facts, absolute
 from sparsemm_eval.study.settings import Model, Study
-from sparsemm_eval.study.yaml_lines import Problem, StudyError
+from sparsemm_eval.study.yaml_lines import Place, Problem, StudyError
 
 #: Packages whose version may decide an answer.
 _DECISIVE = ("torch", "transformers", "lmms-eval")
@@ -115,11 +116,26 @@ def _of_arguments(study: Study, cell: Cell) -> Iterator[Problem]:
             Arguments.parse(given, cell.model_name, family).compression(method)
             return
         except ConfigError as error:
-            place = cell.sources.get(error.argument, ())
-            yield study.document.problem(place, error.value, error.remedy)
+            yield study.document.problem(_place(study, cell, error.argument), error.value, error.remedy)
             # Without it the others can be checked too; the wrappers stop at the first.
             if given.pop(error.argument, None) is None:
                 return
+
+
+def _place(study: Study, cell: Cell, name: str) -> Place:
+    """Where the file sets a cell's model_arg."""
+    model = next(model for model in study.models if model.label == cell.model)
+    if name == "pretrained" or name in model.arguments:
+        return (*model.place, name)
+    value = cell.model_args.get(name)
+    own = {"budget": ("budgets",), seed_of(cell.method, cell.model_args.get("score")): ("seeds",)}
+    place = own.get(name, ("knobs", name))
+    written = study.document.written(place)
+    for index, given in enumerate(written if isinstance(written, list) else []):
+        if absolute(name, given) == value:
+            return (*place, index)
+    further = (("cells", index, name) for index, entry in enumerate(study.cells) if entry.get(name) == value)
+    return place if written is not None else next(further, place)
 
 
 def _of_head_scores(study: Study, cell: Cell) -> Iterator[Problem]:
@@ -127,7 +143,7 @@ def _of_head_scores(study: Study, cell: Cell) -> Iterator[Problem]:
     try:
         head_scores_key(given, cell.pretrained)
     except (HeadScoreError, OSError) as error:
-        place = cell.sources.get("head_scores", cell.sources["pretrained"])
+        place = _place(study, cell, "pretrained" if given is None else "head_scores")
         yield study.document.problem(place, given or cell.pretrained, f"head scores: {error}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,37 +112,30 @@ def _agrees(cell: Cell, entry: Mapping[str, Any]) -> bool:
     )
 
 
-def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, tuple[Any, Place]]]:
-    """Settings of one model and method: argument -> (value, place in the file)."""
-    given = {
-        name: [(value, _place("knobs", name, index, study)) for index, value in enumerate(values)]
-        for name, values in study.knobs.items()
-    }
-    for name, value in model.arguments.items():
-        given[name] = [(value, (*model.place, name))]
+def _draws(study: Study, model: Model, method: str) -> Iterator[dict[str, Any]]:
+    """Settings of one model and method by argument."""
+    given = {**study.knobs, **{name: (value,) for name, value in model.arguments.items()}}
     # which knobs take part depends on score and pruner, so each of these is crossed by itself
-    scores = given.pop("score", []) if takes_part("score", method, model.family) else []
-    prunes = given.pop(SETTING, [])
+    scores = given.pop("score", ()) if takes_part("score", method, model.family) else ()
+    prunes = given.pop(SETTING, ())
     for score, prune in itertools.product(scores or [None], prunes or [None]):
-        name = None if score is None else score[0]
-        prune = None if prune is None or prune[0] == "none" else prune
-        user = (method, model.family, name, prune and prune[0])
-        axes = {k: values for k, values in given.items() if takes_part(k, *user)}
-        axes |= {} if score is None else {"score": [score]}
-        axes |= {} if prune is None else {SETTING: [prune]}
+        prune = None if prune == "none" else prune
+        user = (method, model.family, score, prune)
+        axes = {name: values for name, values in given.items() if takes_part(name, *user)}
+        axes |= {} if score is None else {"score": (score,)}
+        axes |= {} if prune is None else {SETTING: (prune,)}
         if method_named(method).evicts:
-            budgets = [(v, _place("budgets", None, i, study)) for i, v in enumerate(study.budgets)]
-            axes = {"budget": budgets, **axes}
-        seed = seed_of(method, name)
+            axes = {"budget": study.budgets, **axes}
+        seed = seed_of(method, score)
         if seed is not None:
-            axes[seed] = [(v, _place("seeds", None, i, study)) for i, v in enumerate(study.seeds)]
+            axes[seed] = study.seeds
         for combination in itertools.product(*_together(axes, study.zip, seed)):
             found = {key: value for part in combination for key, value in part.items()}
             yield {key: found[key] for key in axes}
 
 
 def _together(
-    axes: Mapping[str, list[Any]], groups: tuple[tuple[str, ...], ...], seed: str | None
+    axes: Mapping[str, Sequence[Any]], groups: tuple[tuple[str, ...], ...], seed: str | None
 ) -> list[list[dict[str, Any]]]:
     """Axes as steps of one or more settings: those of a group are stepped through together."""
     left, steps = dict(axes), []
@@ -155,21 +148,16 @@ def _together(
     return [*steps, *([{name: value} for value in values] for name, values in left.items())]
 
 
-def _place(key: str, name: str | None, index: int, study: Study) -> Place:
-    place = (key,) if name is None else (key, name)
-    return (*place, index) if (*place, index) in study.document.lines else place
-
-
 def _cell(
     study: Study,
     model: Model,
     tasks: tuple[str, ...],
     method: str,
-    draw: Mapping[str, tuple[Any, Place]],
+    draw: Mapping[str, Any],
     facts: Facts,
 ) -> Cell:
     pretrained = model.pretrained or facts.default_checkpoint(model.family)
-    arguments = {"pretrained": pretrained, **{name: value for name, (value, _) in draw.items()}}
+    arguments = {"pretrained": pretrained, **draw}
     budget = arguments.get("budget")
     seed_name = seed_of(method, arguments.get("score"))
     scores = (
@@ -205,7 +193,7 @@ def _cell(
         seed=arguments[seed_name] if seed_name else None,
         tasks=tasks,
         knobs={name: arguments[name] for name in study.knobs if name in arguments},
-        model_args={name: _absolute(name, value) for name, value in arguments.items()},
+        model_args={name: absolute(name, value) for name, value in arguments.items()},
         limit=study.limit,
         batch_size=study.batch_size,
         nproc=study.nproc,
@@ -213,10 +201,6 @@ def _cell(
         identity=identity,
         hash=digest_of(identity),
         comparison={name: v for name, v in comparison.items() if name not in ("budget", SETTING)},
-        sources={
-            "pretrained": (*model.place, "pretrained"),
-            **{name: place for name, (_, place) in draw.items()},
-        },
     )
 
 
@@ -265,7 +249,7 @@ def _unused(study: Study) -> Iterator[Problem]:
             )
 
 
-def _absolute(name: str, value: Any) -> Any:
+def absolute(name: str, value: Any) -> Any:
     """Paths as seen from anywhere: cells may be started in another working directory."""
     if name not in _PATHS or not isinstance(value, str):
         return value

@@ -84,6 +84,13 @@ class Document:
             place = place[:-1]
         return self.lines.get(place, 1)
 
+    def written(self, place: Place) -> Any:
+        """The value at a place; None where there is none."""
+        value = self.values
+        for part in place:
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
     def problem(self, place: Place, value: Any, remedy: str) -> Problem:
         """A problem at a place."""
         return Problem(self.line(place), key_text(place), repr(value), remedy)

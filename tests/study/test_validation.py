@@ -180,7 +180,7 @@ MORE = [
     ("exclude: [{method: snapkw}]", "exclude[0].method", "did you mean 'snapkv'?"),
     ("cells: [{budget: 16}]", "cells[0]", "a mapping with a method"),
     ("cells: [{method: snapkv, budget: 16, kernel_size: 5}]", "cells[0]", "no two equal cells"),
-    ("cells: [{method: snapkv, windwo: 16}]", "knobs.windwo", "did you mean 'window'?"),
+    ("cells: [{method: snapkv, windwo: 16}]", "cells[0].windwo", "did you mean 'window'?"),
     ("include_path: ./nowhere", "include_path", "one folder with YAML files"),
 ]
 
