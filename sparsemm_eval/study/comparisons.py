@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from math import log2
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sparsemm_eval.study.columns import FIGURES, crossed_knobs, of_reference
@@ -41,51 +40,47 @@ class Scores:
 
     Attributes
     ----------
-    table : numpy.ndarray
-        float [documents, seeds], in the units of the samples.
-    documents : tuple of int
-        ``doc_id`` of each row.
-    clusters : tuple of str
+    table : pandas.DataFrame
+        float, documents by ``doc_id`` down and seeds across, in the units of the samples.
+    clusters : pandas.Series
         Names each document's images.
     """
 
-    table: np.ndarray = field(repr=False)
-    documents: tuple[int, ...]
-    clusters: tuple[str, ...]
+    table: pd.DataFrame = field(repr=False)
+    clusters: pd.Series = field(repr=False)
 
-    def of(self, documents: Sequence[int]) -> np.ndarray:
-        """The rows of some documents."""
-        place = {doc: index for index, doc in enumerate(self.documents)}
-        return self.table[[place[doc] for doc in documents]]
-
-    def interval(self, task: str) -> Interval:
-        """The mean in the units of the task's score."""
-        return mean_interval(self.table, self.clusters).scaled(_scale(task, len(self.table)))
+    def interval(self, task: str | None = None) -> Interval:
+        """The mean in the units of the task's score, or of the samples."""
+        found = mean_interval(self.table.to_numpy(), self.clusters)
+        return found if task is None else found.scaled(_scale(task, len(self.table)))
 
     def above(self, other: Scores, task: str | None = None) -> Difference | None:
         """How much this scores above another on the documents of both; None where there are none.
 
         In the units of the task's score, or of the samples.
         """
-        common = [doc for doc in self.documents if doc in set(other.documents)]
-        if not common:
+        common = self.table.index.intersection(other.table.index)
+        if common.empty:
             return None
-        clusters = [label for doc, label in zip(self.documents, self.clusters, strict=True) if doc in common]
-        found = paired_difference(self.of(common), other.of(common), clusters)
+        tables = (one.table.loc[common].to_numpy() for one in (self, other))
+        found = paired_difference(*tables, self.clusters.loc[common])
         return found if task is None else found.scaled(_scale(task, len(common)))
 
     def mixed(self, other: Scores, share: float) -> Scores | None:
         """Every document's score between these and another's; None where they have no documents in common."""
-        common = [doc for doc in self.documents if doc in set(other.documents)]
-        if not common:
+        common = self.table.index.intersection(other.table.index)
+        if common.empty:
             return None
-        first, second = self.of(common), other.of(common)
+        first, second = (one.table.loc[common].to_numpy() for one in (self, other))
         if first.shape[1] != second.shape[1]:
             first, second = first.mean(1, keepdims=True), second.mean(1, keepdims=True)
-        labels = dict(zip(self.documents, self.clusters, strict=True))
-        return Scores(
-            (1 - share) * first + share * second, tuple(common), tuple(labels[doc] for doc in common)
-        )
+        table = pd.DataFrame((1 - share) * first + share * second, common)
+        return Scores(table, self.clusters.loc[common])
+
+    def are_shares(self) -> bool:
+        """Whether all of them are in [0, 1]."""
+        values = self.table.to_numpy()
+        return bool(values.min() >= 0 and values.max() <= 1)
 
 
 def configurations(cells: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +167,7 @@ def _scores(done: pd.DataFrame, task: str, samples: dict[tuple[str, str], pd.Dat
     if table.empty:
         return None
     clusters = clusters_of(first[["doc_id", "images"]].to_dict("records"))
-    return Scores(table.to_numpy(float), tuple(table.index), tuple(clusters))
+    return Scores(table.astype(float), pd.Series(clusters, table.index))
 
 
 def targets(frame: pd.DataFrame) -> list[int]:
@@ -216,15 +211,13 @@ def scores_at(curve: pd.DataFrame, target: float) -> Scores | None:
     return None
 
 
-def at_equal_budgets(frame: pd.DataFrame, wanted: Sequence[int] | None = None) -> pd.DataFrame:
-    """Scores at common effective budgets, one row per model, task, target and label.
+def at_equal_budgets(frame: pd.DataFrame) -> pd.DataFrame:
+    """Scores at common effective budgets, the `targets`, one row per model, task, target and label.
 
     Parameters
     ----------
     frame : pandas.DataFrame
         Of `configurations`.
-    wanted : sequence of int, optional
-        Effective budgets; `targets` by default.
 
     Returns
     -------
@@ -233,14 +226,14 @@ def at_equal_budgets(frame: pd.DataFrame, wanted: Sequence[int] | None = None) -
         Rows of ``task`` `MEAN` are means over the tasks that all curves of a model share.
     """
     rows = []
-    for target in targets(frame) if wanted is None else wanted:
+    for target in targets(frame):
         for (model, task, name), curve in curves(frame):
             scores = scores_at(curve, target)
             if scores is None:
                 continue
             keys = {"model": model, "task": task, "target": target, "label": name}
             keys["method"] = curve["method"].iloc[0]
-            documents = len(scores.documents)
+            documents = len(scores.table)
             rows.append({**keys, **_figures(scores.interval(task)), "documents": documents, "scores": scores})
     found = pd.DataFrame(rows, columns=[*_EQUAL])
     return _marked(pd.concat([found, _means(found, frame)], ignore_index=True)) if len(found) else found
@@ -265,11 +258,10 @@ def _means(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         if len(tasks) < 2:
             continue
         for name, of_label in part.groupby("label", sort=False):
-            if len(of_label) != len(tasks) or not all(_is_share(scores) for scores in of_label["scores"]):
+            if len(of_label) != len(tasks) or not all(one.are_shares() for one in of_label["scores"]):
                 continue
-            found_ = list(of_label["scores"])
-            parts = [mean_interval(scores.table, scores.clusters) for scores in found_]
-            mean = mean_of_shares(parts, sum(len(set(scores.clusters)) for scores in found_))
+            parts = [one.interval() for one in of_label["scores"]]
+            mean = mean_of_shares(parts, sum(one.clusters.nunique() for one in of_label["scores"]))
             first = of_label.iloc[0]
             keys = {"model": model, "task": MEAN, "target": target, "label": name, "method": first["method"]}
             rows.append({**keys, **_figures(mean), "documents": of_label["documents"].sum(), "scores": None})
@@ -333,10 +325,6 @@ def against_full(frame: pd.DataFrame) -> list[Difference | None]:
         else None
         for row, full_itself in zip(frame.itertuples(), reference, strict=True)
     ]
-
-
-def _is_share(scores: Scores) -> bool:
-    return bool(scores.table.min() >= 0 and scores.table.max() <= 1)
 
 
 def _scale(task: str, count: int) -> float:

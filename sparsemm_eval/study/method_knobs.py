@@ -31,11 +31,6 @@ def elsewhere() -> Mapping[str, str]:
     return {**ELSEWHERE, **{name: "seeds:" for name, knob in all_knobs().items() if knob.draws}}
 
 
-def family_names() -> tuple[str, ...]:
-    """What a study's model may name as its family."""
-    return (*families(), ANY_FAMILY)
-
-
 def knobs_of(method: str, score: str | None = None, prune: str | None = None) -> Mapping[str, Knob]:
     """The knobs that change a run of a method, under its own score or another one, and with a pruner."""
     rule = method_named(method)

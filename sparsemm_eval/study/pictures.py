@@ -124,19 +124,14 @@ def _by_task(
     model: str, name: str, what: str, rows: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], dict[str, Any]]
 ) -> Picture:
     tasks = list(rows["task"].unique())
-    columns = min(2, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = _figure(0.6 + 4.4 * columns, 1.1 + 2.9 * lines)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure, panels = _panels(len(tasks))
     handles: dict[str, Any] = {}
-    for axes, task in zip(panels, tasks, strict=False):
+    for axes, task in zip(panels, tasks, strict=True):
         of_task = rows[rows["task"] == task]
         handles |= draw(axes, of_task)
         _dress(
             axes, f"{task}, n = {of_task['samples'].max()}", str(of_task["metric"].iloc[0]).replace("_", " ")
         )
-    for axes in panels[len(tasks) :]:
-        axes.remove()
     return _finished(figure, handles, f"{name}-{model}", f"{model}: {what} (95 % intervals)")
 
 
@@ -255,9 +250,9 @@ def _full(axes: Axes, rows: pd.DataFrame, y: str = "score", scale: float = 1) ->
 
 
 def _times(model: str, rows: pd.DataFrame) -> Picture:
-    figure = _figure(9.4, 4.0)
+    figure, panels = _panels(len(_TIMES))
     handles: dict[str, Any] = {}
-    for axes, (column, name) in zip(figure.subplots(1, 2), _TIMES.items(), strict=True):
+    for axes, (column, name) in zip(panels, _TIMES.items(), strict=True):
         means = rows.groupby(["label", "method", "budget"], dropna=False, sort=False)[
             ["effective_budget", column]
         ]
@@ -280,28 +275,35 @@ def _heads(model: str, files: Sequence[CellFiles]) -> Picture:
     for one in files:
         if one.cell["budget"] == middle:
             chosen.setdefault(one.cell["method"], one)
-    columns = min(3, len(chosen)) or 1
-    lines = -(-len(chosen) // columns)
-    figure = _figure(0.8 + 3.0 * columns, 0.8 + 2.4 * lines)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure, panels = _panels(len(chosen), 3, size=(3.0, 2.4), margin=(0.8, 0.8))
     most = max(max(map(max, one.record["kept_mean"])) for one in chosen.values())
     picture = None
-    for axes, (method, one) in zip(panels, chosen.items(), strict=False):
+    for axes, (method, one) in zip(panels, chosen.items(), strict=True):
         picture = axes.imshow(one.record["kept_mean"], cmap="cividis", vmin=0, vmax=most, aspect="auto")
         axes.set_title(title_of(method), fontsize=10, color=INK)
         axes.set(xlabel="KV head", ylabel="layer")
         axes.set_xticks(whole_ticks(len(one.record["kept_mean"][0])))
         axes.set_yticks(whole_ticks(len(one.record["kept_mean"])))
-    for axes in panels[len(chosen) :]:
-        axes.remove()
-    figure.colorbar(picture, ax=list(panels[: len(chosen)]), label="entries kept, mean over documents")
+    figure.colorbar(picture, ax=panels, label="entries kept, mean over documents")
     return _finished(
         figure, {}, f"heads-{model}", f"{model}: entries kept by every KV head, nominal budget {middle}"
     )
 
 
-def _figure(width: float, height: float) -> Figure:
-    return new_figure("figure.svg", width, height)
+def _panels(
+    count: int,
+    beside: int = 2,
+    size: tuple[float, float] = (4.4, 2.9),
+    margin: tuple[float, float] = (0.6, 1.1),
+) -> tuple[Figure, list[Axes]]:
+    """A figure with so many axes, up to ``beside`` of them beside each other; size and margin in inches."""
+    columns = min(beside, count)
+    lines = -(-count // columns)
+    figure = new_figure("figure.svg", margin[0] + size[0] * columns, margin[1] + size[1] * lines)
+    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
 
 
 def _dress(axes: Axes, title: str, y: str) -> None:

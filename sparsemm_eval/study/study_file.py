@@ -11,9 +11,9 @@ from sparsemm_eval import checks, errors
 from sparsemm_eval.checks import Count, Natural, checked
 from sparsemm_eval.errors import ConfigError, nearest
 from sparsemm_eval.methods.registry import methods
-from sparsemm_eval.model.families.registry import ANY_FAMILY
+from sparsemm_eval.model.families.registry import ANY_FAMILY, families
 from sparsemm_eval.model_wrappers.arguments import Arguments
-from sparsemm_eval.study.method_knobs import elsewhere, family_names
+from sparsemm_eval.study.method_knobs import elsewhere
 from sparsemm_eval.study.settings import Model, Study, Wandb
 from sparsemm_eval.study.wandb_runs import MODES
 from sparsemm_eval.study.yaml_lines import Document, Place, Problem
@@ -131,7 +131,7 @@ class _Reader:
         before = len(self.problems)
         label = self._take((*place, "name"), entry.get("name"), _Label)
         family = entry.get("family", ANY_FAMILY)
-        family = self._take((*place, "family"), family, checks.one_of(*family_names()))
+        family = self._take((*place, "family"), family, checks.one_of(*families(), ANY_FAMILY))
         pretrained = entry.get("pretrained")
         if pretrained is not None:
             pretrained = self._take((*place, "pretrained"), pretrained, _Checkpoint)

@@ -144,13 +144,14 @@ def test_options_that_cannot_work(study_file, arguments, named):
     assert named in str(outcome.exception)
 
 
-def test_another_study_is_refused_in_a_dry_run_too(study_file):
+def test_another_study_is_refused_in_a_dry_run_too(study_file, tmp_path):
     assert call("run", study_file).exit_code == 0
     study_file.write_text(study_file.read_text().replace("name: tiny", "name: other", 1))
     for more in ([], ["--dry-run"]):
         outcome = call("run", study_file, *more)
         assert isinstance(outcome.exception, ConfigError)
         assert "this one holds 'tiny'" in str(outcome.exception)
+    assert StudyFolder(tmp_path / "out").settings()["name"] == "tiny"
 
 
 def test_a_study_that_has_grown(study_file, tmp_path):

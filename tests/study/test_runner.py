@@ -272,16 +272,6 @@ def test_a_process_that_outlives_its_runner_keeps_the_cell(tmp_path):
             assert again is None
 
 
-def test_a_study_of_another_name_is_refused(study_file, tmp_path):
-    runner(study_file).run()
-    other = tmp_path / "other.yaml"
-    other.write_text(study_file.read_text().replace("name: fake", "name: another"))
-    study, cells, place = load(other)
-    with pytest.raises(ConfigError, match="this one holds 'fake'"):
-        place.prepare(study, cells)
-    assert json.loads((tmp_path / "out" / "study.json").read_text())["name"] == "fake"
-
-
 def test_a_study_grows_and_only_what_is_new_is_run(study_file, tmp_path):
     runner(study_file).run()
     known = {path.parent.name: path.read_bytes() for path in (tmp_path / "out").glob("cells/*/log.txt")}
