@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsemm_eval.lmms.arguments import command_line
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -66,21 +68,16 @@ class Cell:
     def arguments(self, folder: Path) -> list[str]:
         """lmms-eval's arguments; ``folder`` is the cell's: journal, measurements and results go below it."""
         places = {"journal": folder / "journal", "stats_dir": folder / "stats"}
-        model_args = ",".join(
-            f"{name}={_text(value)}" for name, value in {**self.model_args, **places}.items()
+        line = command_line(
+            self.model_name,
+            {name: _text(value) for name, value in {**self.model_args, **places}.items()},
+            tasks=",".join(self.tasks),
+            batch_size=self.batch_size,
+            output_path=folder / "lmms",
+            limit=self.limit,
+            include_path=self.include_path,
         )
-        options = {
-            "model": self.model_name,
-            "model_args": model_args,
-            "tasks": ",".join(self.tasks),
-            "batch_size": self.batch_size,
-            "output_path": folder / "lmms",
-            **({} if self.limit is None else {"limit": self.limit}),
-            **({} if self.include_path is None else {"include_path": self.include_path}),
-        }
-        return [part for name, value in options.items() for part in (f"--{name}", str(value))] + [
-            "--log_samples"
-        ]
+        return [*line, "--log_samples"]
 
     def record(self, folder: Path) -> dict[str, Any]:
         """The cell as JSON types, for ``cell.json``."""

@@ -21,7 +21,7 @@ import psutil
 
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms import results as lmms_results
-from sparsemm_eval.lmms.arguments import Run, task_name
+from sparsemm_eval.lmms.arguments import read
 from sparsemm_eval.lmms.tied import tied
 from sparsemm_eval.study import wandb_runs
 from sparsemm_eval.study.cell import Cell
@@ -165,9 +165,7 @@ class CellRun:
             self.status["error"] = _failure(returncode, self.folder)
             return False
         try:
-            model_args = arguments[arguments.index("--model_args") + 1]
-            names = tuple(map(task_name, self.cell.tasks))
-            asked = Run(self.cell.model_name, model_args, names, self.folder.lmms)
+            [asked] = read(arguments)
             found = lmms_results.find(asked, {})
         except EvaluationError as error:
             self.status["error"] = str(error)
