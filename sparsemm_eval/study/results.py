@@ -53,16 +53,9 @@ def collect(
     EvaluationError
         If a folder is no study or a cell's description cannot be read.
     """
-    rows: list[dict[str, Any]] = []
-    parts: list[pa.Table] = []
-    files, references = _files(folders, only)
-    for one in files:
-        own, samples = _summary(one, references.get(one.comparison))
-        rows += own
-        parts.append(samples())
-    knobs = (column_of(name) for one in files for name in one.cell["knobs"])
-    found = pa.concat_tables([_schema().empty_table(), *parts])
-    return result_frame(rows, knobs), sample_frame(found.to_pandas())
+    cells, parts = _read(folders, only)
+    samples = pa.concat_tables([_schema().empty_table(), *(part() for part in parts)])
+    return cells, sample_frame(samples.to_pandas())
 
 
 def write(folder: Path, samples: bool = True) -> None:
@@ -75,21 +68,12 @@ def write(folder: Path, samples: bool = True) -> None:
     OSError
         If a file cannot be written; what was there before is then left as it was.
     """
-    folder = Path(folder)
-    rows: list[dict[str, Any]] = []
-    files, references = _files(folder, None)
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if samples:
-            path = stack.enter_context(replacing(folder / "samples.parquet"))
-            writer = stack.enter_context(pq.ParquetWriter(path, _schema()))
-        for one in files:
-            own, of_cell = _summary(one, references.get(one.comparison))
-            rows += own
-            if writer is not None:
-                # A cell at a time: a study may hold more answers than memory.
-                writer.write_table(of_cell())
-    cells = result_frame(rows, (column_of(name) for one in files for name in one.cell["knobs"]))
+    cells, parts = _read(folder, None)
+    if samples:
+        with replacing(folder / "samples.parquet") as path, pq.ParquetWriter(path, _schema()) as writer:
+            # A cell at a time: a study may hold more answers than memory.
+            for part in parts:
+                writer.write_table(part())
     with replacing(folder / "results.csv") as path:
         csv(cells).to_csv(path, index=False)
     with replacing(folder / "results.parquet") as path:
@@ -100,6 +84,16 @@ def csv(cells: pd.DataFrame) -> pd.DataFrame:
     """The table with texts that a spreadsheet would take for formulas set apart by an apostrophe."""
     texts = cells.select_dtypes("string")
     return cells.assign(**texts.replace(r"^(?=[=+\-@])", "'", regex=True))
+
+
+def _read(
+    folders: Path | Sequence[Path], only: Collection[str] | None
+) -> tuple[pd.DataFrame, list[Callable[[], pa.Table]]]:
+    """The table of cells, and what reads each cell's samples."""
+    files, references = _files(folders, only)
+    found = [_summary(one, references.get(one.comparison)) for one in files]
+    knobs = (column_of(name) for one in files for name in one.cell["knobs"])
+    return result_frame([row for rows, _ in found for row in rows], knobs), [samples for _, samples in found]
 
 
 def _files(
@@ -147,6 +141,7 @@ def _summary(
         with replacing(kept) as path:
             pq.write_table(table, path)
         write_json_atomically(place, {"key": key, "rows": rows})
+        return rows, lambda: pq.read_table(kept)
     return rows, lambda: table
 
 
