@@ -100,19 +100,14 @@ def _frame(
     return frame
 
 
-def knobs(cells: pd.DataFrame) -> list[str]:
-    """Names of the columns that hold knobs, the budget and the seed not among them."""
-    start, end = cells.columns.get_loc("seed") + 1, cells.columns.get_loc("effective_budget")
-    return list(cells.columns[start:end])
-
-
 def crossed_knobs(cells: pd.DataFrame) -> list[str]:
     """Knobs with more than one value within a model and method; always pruner, score and masked share."""
     groups = cells.groupby(["model", "method"])
+    start, end = cells.columns.get_loc("seed") + 1, cells.columns.get_loc("effective_budget")
     whole = (SETTING, column_of("score"), "mask_ratio")
     return [
         name
-        for name in knobs(cells)
+        for name in cells.columns[start:end]
         if (groups[name].nunique() > 1).any() or (name in whole and cells[name].notna().any())
     ]
 

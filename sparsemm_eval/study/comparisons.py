@@ -236,18 +236,17 @@ def at_equal_budgets(frame: pd.DataFrame) -> pd.DataFrame:
             documents = len(scores.table)
             rows.append({**keys, **_figures(scores.interval(task)), "documents": documents, "scores": scores})
     found = pd.DataFrame(rows, columns=[*_EQUAL])
-    return _marked(pd.concat([found, _means(found, frame)], ignore_index=True)) if len(found) else found
+    if found.empty:
+        return found
+    found = pd.concat([found, _means(found, frame)], ignore_index=True)
+    best = found.groupby(["model", "task", "target"])["score"].transform("max")
+    return found.assign(best=found["score"] >= best - 1e-12)
 
 
 _EQUAL = (
     *("model", "task", "target", "label", "method", "score", "stderr", "ci_low", "ci_high", "documents"),
     *("scores", "best"),
 )
-
-
-def _marked(found: pd.DataFrame) -> pd.DataFrame:
-    best = found.groupby(["model", "task", "target"])["score"].transform("max")
-    return found.assign(best=found["score"] >= best - 1e-12)
 
 
 def _means(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:

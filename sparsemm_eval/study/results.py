@@ -286,19 +286,13 @@ def _figures(files: CellFiles, task: str) -> dict[str, Any]:
 
 #: A sample's figure, and the column of its mean over samples.
 _MEANS = {
-    "effective_budget": "effective_budget",
-    "kv_bytes": "kv_bytes_per_sample",
-    "kv_bytes_full": "kv_bytes_full_per_sample",
-    "kv_bytes_end": "kv_bytes_end_per_sample",
+    **{name: name for name in ("effective_budget", *RECALL)},
+    **{name: f"{name}_per_sample" for name in ("kv_bytes", "kv_bytes_full", "kv_bytes_end")},
+    **{name: f"{name}_per_sample" for name in ("image_tokens", "image_tokens_kept", "prefill_flops")},
     "evidence_tokens": "evidence_tokens_per_sample",
-    **{name: name for name in RECALL},
-    "image_tokens": "image_tokens_per_sample",
-    "image_tokens_kept": "image_tokens_kept_per_sample",
-    "prefill_flops": "prefill_flops_per_sample",
 }
 _TIMED_MEANS = {
-    "kv_bytes_reserve": "kv_bytes_reserve_per_sample",
-    "prefill_seconds": "prefill_seconds_per_sample",
+    **{name: f"{name}_per_sample" for name in ("kv_bytes_reserve", "prefill_seconds")},
     "decode_seconds_per_step": "decode_seconds_per_step",
 }
 

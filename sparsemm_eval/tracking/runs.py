@@ -13,8 +13,7 @@ import pandas as pd
 import wandb
 from PIL import Image
 
-from sparsemm_eval.errors import EvaluationError
-from sparsemm_eval.files import digest_of
+from sparsemm_eval.files import check_target, digest_of
 from sparsemm_eval.study import results
 from sparsemm_eval.study.cell_files import read_cell
 from sparsemm_eval.study.comparisons import paired
@@ -117,14 +116,8 @@ def _run(
     record = study.settings()
     settings = record["settings"]["wandb"]
     online = settings["mode"] == "online"
-    folder = study.root / "wandb"
-    try:
-        # W&B itself would fall back to a temporary folder, where nobody looks for the run.
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f".writable-{run_id}").touch()
-        (folder / f".writable-{run_id}").unlink()
-    except OSError as error:
-        raise EvaluationError(f"{folder} cannot be written: {error.strerror}") from error
+    # W&B itself would fall back to a temporary folder, where nobody looks for the run.
+    check_target("wandb", study.root / "wandb", folder=True)
     run = wandb.init(
         mode=settings["mode"],
         project=settings["project"],

@@ -146,7 +146,7 @@ def test_what_goes_wrong_is_told_and_costs_nothing(study, capsys, monkeypatch):
     shutil.rmtree(study / "wandb", ignore_errors=True)
     (study / "wandb").write_text("")
     problem = log("offline", study, SPARSE.id)
-    assert "cannot be written" in problem
+    assert "a folder that can be written to" in problem
     told = capsys.readouterr().err.splitlines()
     assert all(line.startswith(f"W&B: cell {SPARSE.id} was not logged: ") for line in told)
     assert len(told) == 2

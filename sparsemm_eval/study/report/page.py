@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsemm_eval.files import write_text_atomically
+from sparsemm_eval.study.json_values import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,11 +78,8 @@ def _contents(places: list[Path]) -> dict[str, Any]:
     states = cells.drop_duplicates("cell")["state"].value_counts().to_dict()
     headline = of_kind(study, "headline")
     # What all of these tables say stands below the last one.
-    shared = (
-        [note for note in headline[0].notes if all(note in table.notes for table in headline)]
-        if headline
-        else []
-    )
+    first = headline[0].notes if headline else []
+    shared = [note for note in first if all(note in table.notes for table in headline)]
     encoded = base64.b64encode(csv(cells).to_csv(index=False).encode()).decode()
     return {
         "title": ", ".join(record["name"] for record in settings),
@@ -110,9 +108,4 @@ def _contents(places: list[Path]) -> dict[str, Any]:
 def _left(cells: pd.DataFrame) -> list[dict[str, Any]]:
     """Cells without a score, with what is known of them."""
     undone = cells[cells["state"] != "done"].drop_duplicates("cell")
-    return (
-        undone[["cell", "state", "attempts", "error"]]
-        .astype(object)
-        .where(undone.notna(), None)
-        .to_dict("records")
-    )
+    return list(map(plain, undone[["cell", "state", "attempts", "error"]].to_dict("records")))
