@@ -138,7 +138,7 @@ def _row(
     return {
         **keys,
         "metric": done["metric"].iloc[0] if len(done) else pd.NA,
-        **_figures(interval),
+        **interval.columns(),
         "score": done["score"].mean(),
         "scores": found,
         "samples": int(done["samples"].min()) if len(done) else 0,
@@ -234,7 +234,7 @@ def at_equal_budgets(frame: pd.DataFrame) -> pd.DataFrame:
             keys = {"model": model, "task": task, "target": target, "label": name}
             keys["method"] = curve["method"].iloc[0]
             documents = len(scores.table)
-            rows.append({**keys, **_figures(scores.interval(task)), "documents": documents, "scores": scores})
+            rows.append({**keys, **scores.interval(task).columns(), "documents": documents, "scores": scores})
     found = pd.DataFrame(rows, columns=[*_EQUAL])
     if found.empty:
         return found
@@ -263,17 +263,8 @@ def _means(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
             mean = mean_of_shares(parts, sum(one.clusters.nunique() for one in of_label["scores"]))
             first = of_label.iloc[0]
             keys = {"model": model, "task": MEAN, "target": target, "label": name, "method": first["method"]}
-            rows.append({**keys, **_figures(mean), "documents": of_label["documents"].sum(), "scores": None})
+            rows.append({**keys, **mean.columns(), "documents": of_label["documents"].sum(), "scores": None})
     return pd.DataFrame(rows, columns=[*_EQUAL])
-
-
-def _figures(interval: Interval) -> dict[str, float]:
-    return {
-        "score": interval.mean,
-        "stderr": interval.stderr,
-        "ci_low": interval.low,
-        "ci_high": interval.high,
-    }
 
 
 def paired(equal: pd.DataFrame, against: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from sparsemm_eval.files import digest_of, replacing, source_digest, write_json_
 from sparsemm_eval.heads.scores.recall import FIGURES as RECALL
 from sparsemm_eval.pruning.registry import SETTING
 from sparsemm_eval.study.cell_files import CellFiles, read_study
-from sparsemm_eval.study.columns import KNOBS, VERSIONS, column_of, result_frame, sample_frame
+from sparsemm_eval.study.columns import KNOBS, SAMPLE_COLUMNS, VERSIONS, column_of, result_frame, sample_frame
 from sparsemm_eval.study.json_values import plain
 from sparsemm_eval.study.method_knobs import knobs_of
 from sparsemm_eval.study.metrics import per_sample, primary
@@ -186,19 +186,16 @@ def _sample_row(
     # Equal digests mean equal prompts: without, the two answers are not to the same question.
     comparable = truth is not None and truth["sample"] == measured.get("sample")
     return {
+        **{name: measured.get(name) for name in SAMPLE_COLUMNS},
         **{name: cell[name] for name in ("study", "model", "method", "budget", "seed")},
         "cell": cell["id"],
         "kernel_size": _knob(files, "kernel_size", {}),
         "task": task,
         "doc_id": doc,
-        "sample": measured.get("sample"),
-        "images": measured.get("images"),
         "question": _text(logged.get("input")),
         "answer": _text(answer),
         "target": _text(logged.get("target")),
         "score": score,
-        **{name: measured.get(name) for name in ("effective_budget", "kv_bytes", "prompt_tokens", "tokens")},
-        **{name: measured.get(name) for name in ("evidence_tokens", *RECALL)},
         "fullkv_answer": truth["answer"] if comparable else None,
         "identical": truth["answer"] == answer if comparable else None,
     }
@@ -249,8 +246,7 @@ def _score(
     scored = [row for row in samples if row["score"] is not None]
     table = np.array([[row["score"]] for row in scored])
     interval = mean_interval(table, clusters_of(scored)).scaled(metric.scale(len(values)))
-    bounds = {"stderr": interval.stderr, "ci_low": interval.low, "ci_high": interval.high}
-    return {**found, **bounds, "note": caution}
+    return {**interval.columns(), **found, "note": caution}
 
 
 def clusters_of(samples: Sequence[Mapping[str, Any]]) -> list[str]:

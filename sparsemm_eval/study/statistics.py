@@ -41,6 +41,10 @@ class Interval:
     stderr: float
     freedom: float
 
+    def columns(self) -> dict[str, float]:
+        """As columns of tables: ``score``, ``stderr``, ``ci_low`` and ``ci_high``."""
+        return {"score": self.mean, "stderr": self.stderr, "ci_low": self.low, "ci_high": self.high}
+
     def scaled(self, factor: float) -> Self:
         """The same for scores that are ``factor`` times as large, factor >= 0."""
         names = {"mean", "low", "high", "stderr", "detectable"} & self.__dataclass_fields__.keys()
