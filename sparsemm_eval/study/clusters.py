@@ -14,17 +14,6 @@ from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.settings import Study
 
-_SWEEP_HEAD = """\
-# The study {name!r} as a W&B sweep: {count} cells, FullKV first.
-#
-#   wandb sweep {project}{entity}THIS_FILE     # once; prints the name of the sweep
-#   wandb agent ENTITY/PROJECT/SWEEP           # on every machine, as often as cells shall run side by side
-#   CUDA_VISIBLE_DEVICES=0 wandb agent …       # one agent for each GPU
-#
-# The machines share the folder {folder}
-# and start agents from one and the same working directory. A cell that is done is not run again.
-"""
-
 
 def slurm_array(
     study: Study,
@@ -98,11 +87,13 @@ def _quoted(value: object) -> str:
 
 def sweep(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> str:
     """A W&B sweep over the cells' ids: agents on any machines pull them one by one."""
-    entity = {} if study.wandb.entity is None else {"entity": study.wandb.entity}
+    place = {"project": study.wandb.project}
+    if study.wandb.entity is not None:
+        place["entity"] = study.wandb.entity
+    options = " ".join(f"--{name} {value}" for name, value in place.items())
     configuration = {
         "name": study.name,
-        "project": study.wandb.project,
-        **entity,
+        **place,
         "method": "grid",
         "program": "sparsemm",
         "command": [
@@ -111,11 +102,14 @@ def sweep(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> str:
         ],
         "parameters": {"cell": {"values": [cell.id for cell in cells]}},
     }
-    head = _SWEEP_HEAD.format(
-        name=study.name,
-        count=len(cells),
-        project=f"--project {study.wandb.project} ",
-        entity="" if study.wandb.entity is None else f"--entity {study.wandb.entity} ",
-        folder=folder.root,
-    )
+    head = f"""\
+# The study {study.name!r} as a W&B sweep: {len(cells)} cells, FullKV first.
+#
+#   wandb sweep {options} THIS_FILE     # once; prints the name of the sweep
+#   wandb agent ENTITY/PROJECT/SWEEP           # on every machine, as often as cells shall run side by side
+#   CUDA_VISIBLE_DEVICES=0 wandb agent …       # one agent for each GPU
+#
+# The machines share the folder {folder.root}
+# and start agents from one and the same working directory. A cell that is done is not run again.
+"""
     return head + yaml.safe_dump(configuration, sort_keys=False, width=1000)
