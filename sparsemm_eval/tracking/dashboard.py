@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,39 +15,17 @@ from sparsemm_eval.study.wandb_runs import has_credentials, without_secrets
 
 FILE = "dashboard.json"
 MAX_RUNS = 1000
-#: Title of a panel, figure on its x-axis, whether that axis is logarithmic.
-ACCURACY_AGAINST = (
-    ("score against effective budget", "effective_budget", True),
-    ("score against KV bytes per sample", "kv_bytes_per_sample", True),
-    ("score against prefill seconds per sample", "prefill_seconds_per_sample", False),
-    ("score against decode seconds per token", "decode_seconds_per_token", False),
-    ("score against peak KV bytes of a call", "kv_bytes_peak_per_call", True),
-    ("identical to FullKV against effective budget", "effective_budget", True),
+#: Title of a panel, figures on its x- and y-axis, whether the x-axis is logarithmic.
+SCATTERED = (
+    ("score against effective budget", "effective_budget", "score", True),
+    ("score against KV bytes per sample", "kv_bytes_per_sample", "score", True),
+    ("score against prefill seconds per sample", "prefill_seconds_per_sample", "score", False),
+    ("score against decode seconds per token", "decode_seconds_per_token", "score", False),
+    ("score against peak KV bytes of a call", "kv_bytes_peak_per_call", "score", True),
+    ("identical to FullKV against effective budget", "effective_budget", "agreement", True),
 )
 FIGURES = ("score", "effective_budget", "kv_bytes_per_sample", "decode_seconds_per_token", "agreement")
 _SIZE, _PER_ROW = 8, 3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a workspace shows.
-
-    Attributes
-    ----------
-    study, entity, project, mode : str
-        Runs of this study are shown; the entity may be empty where nothing is saved online.
-    tasks : tuple of str
-        One section each.
-    knobs : tuple of str
-        Knobs with several values in the study.
-    """
-
-    study: str
-    entity: str
-    project: str
-    mode: str
-    tasks: tuple[str, ...]
-    knobs: tuple[str, ...]
 
 
 def command(
@@ -70,43 +47,20 @@ def command(
 
     Examples: sparsemm study dashboard runs/tiny --save, sparsemm study dashboard runs/tiny --out board.json
     """
-    plan = read_plan(folder, entity, project)
-    wanted = plan.mode == "online" if save is None else save
+    mode = StudyFolder(folder).settings()["settings"]["wandb"]["mode"]
+    board = workspace(folder, entity, project)
+    wanted = mode == "online" if save is None else save
     if wanted:
-        print(save_online(plan))
+        print(save_online(board))
     if out is not None or not wanted:
         path = out or folder / FILE
-        write_json_atomically(path, to_json(plan))
+        write_json_atomically(path, to_json(board))
         print(path)
 
 
-def read_plan(folder: Path, entity: str | None = None, project: str | None = None) -> Plan:
-    """What to show of a study; entity and project may be others than the study's.
-
-    Raises
-    ------
-    ConfigError
-        If the folder is no study.
-    """
-    # The methods' records import torch, which `--help` shall not.
-    from sparsemm_eval.study.cell_files import read_study
-
-    record = StudyFolder(folder).settings()
-    settings = record["settings"]
-    tasks = (task for files in read_study(folder) for task in files.tasks)
-    return Plan(
-        study=record["name"],
-        entity=entity or settings["wandb"]["entity"] or "",
-        project=project or settings["wandb"]["project"],
-        mode=settings["wandb"]["mode"],
-        tasks=tuple(dict.fromkeys(tasks)),
-        knobs=tuple(name for name, values in settings["knobs"].items() if len(values) > 1),
-    )
-
-
-def to_json(plan: Plan) -> dict[str, Any]:
+def to_json(board: Any) -> dict[str, Any]:
     """The workspace as W&B would store it: entity, project, name and the view's ``spec``."""
-    view = compat.workspace_view(build(plan))
+    view = compat.workspace_view(board)
     return {
         "entity": view.entity,
         "project": view.project,
@@ -116,7 +70,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def save_online(plan: Plan) -> str:
+def save_online(board: Any) -> str:
     """Save the workspace and return its address.
 
     Raises
@@ -124,9 +78,8 @@ def save_online(plan: Plan) -> str:
     ConfigError
         Without credentials.
     UnsupportedError
-        If wandb-workspaces is not installed, or W&B refuses.
+        If W&B refuses.
     """
-    _modules()
     if not has_credentials():
         raise ConfigError(
             "--save", "", "W&B credentials (run `wandb login`), or --no-save to write the workspace's JSON"
@@ -134,7 +87,8 @@ def save_online(plan: Plan) -> str:
     try:
         import wandb
 
-        return build(plan if plan.entity else replace(plan, entity=wandb.Api().default_entity)).save().url
+        board.entity = board.entity or wandb.Api().default_entity
+        return board.save().url
     except Exception as error:
         # Whatever the server or the network says, in one line, and what can be done without it.
         raise UnsupportedError(
@@ -142,18 +96,28 @@ def save_online(plan: Plan) -> str:
         ) from error
 
 
-def build(plan: Plan) -> Any:
-    """The workspace: the comparison, a section per task, and pictures.
+def workspace(folder: Path, entity: str | None = None, project: str | None = None) -> Any:
+    """The workspace of a study: the comparison, a section per task, and pictures.
 
-    Runs are grouped by model, method, crossed knobs and budget, so that a mean is over seeds only.
+    Runs are grouped by model, method, crossed knobs and budget, so that a mean is over seeds only. Entity and
+    project may be others than the study's.
 
     Raises
     ------
+    ConfigError
+        If the folder is no study.
     UnsupportedError
         If wandb-workspaces is not installed.
     """
+    # The methods' records import torch, which `--help` shall not.
+    from sparsemm_eval.study.cell_files import read_study
+
+    record = StudyFolder(folder).settings()
+    study, settings = record["name"], record["settings"]
+    tasks = dict.fromkeys(task for files in read_study(folder) for task in files.tasks)
+    knobs = [name for name, values in settings["knobs"].items() if len(values) > 1]
     ws, wr = _modules()
-    keys = ("model", "method", *plan.knobs, "budget")
+    keys = ("model", "method", *knobs, "budget")
     media = [
         wr.MediaBrowser(title="entries kept per head", media_keys=["head_budgets"], num_columns=3),
         wr.WeavePanelSummaryTable(table_name="samples_table"),
@@ -161,17 +125,17 @@ def build(plan: Plan) -> Any:
     ]
     comparison = [wr.WeavePanelSummaryTable(table_name="comparison")]
     return ws.Workspace(
-        entity=plan.entity,
-        project=plan.project,
-        name=f"{plan.study}: KV-cache compression",
+        entity=entity or settings["wandb"]["entity"] or "",
+        project=project or settings["wandb"]["project"],
+        name=f"{study}: KV-cache compression",
         sections=[
             _section(ws, wr, "comparison of the study", comparison, is_open=True),
-            *(_section(ws, wr, task, _panels(wr, task), is_open=True) for task in plan.tasks),
+            *(_section(ws, wr, task, _panels(wr, task), is_open=True) for task in tasks),
             _section(ws, wr, "heads, samples, settings", media),
         ],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS, sort_panels_alphabetically=False),
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Config("study") == plan.study],
+            filters=[ws.Config("study") == study],
             groupby=[ws.Config(name) for name in keys],
             order=[ws.Ordering(ws.Config(name), ascending=True) for name in keys],
             pinned_columns=[
@@ -185,9 +149,8 @@ def build(plan: Plan) -> Any:
 
 def _panels(wr: Any, task: str) -> list[Any]:
     found = []
-    for title, figure, log in ACCURACY_AGAINST:
-        y = "agreement" if title.startswith("identical") else "score"
-        x, y = wr.SummaryMetric(f"{task}/{figure}"), wr.SummaryMetric(f"{task}/{y}")
+    for title, *figures, log in SCATTERED:
+        x, y = (wr.SummaryMetric(f"{task}/{figure}") for figure in figures)
         found.append(wr.ScatterPlot(title=f"{task}: {title}", x=x, y=y, log_x=log))
     bars = {"metrics": [f"{task}/score"], "groupby": wr.Config("configuration")}
     found.append(wr.BarPlot(title=f"{task}: score by configuration", **bars))

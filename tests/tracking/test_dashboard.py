@@ -9,12 +9,12 @@ from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.study import results
 from sparsemm_eval.tracking import flat
 from sparsemm_eval.tracking.dashboard import (
-    ACCURACY_AGAINST,
     FIGURES,
+    SCATTERED,
     command,
-    read_plan,
     save_online,
     to_json,
+    workspace,
 )
 from tests.study.study_folder import Spec, write_study
 from tests.tracking.stub_wandb_server import StubServer
@@ -57,7 +57,7 @@ def sections(spec):
 
 
 def test_every_task_has_accuracy_against_every_cost(study):
-    found = sections(to_json(read_plan(study))["spec"])
+    found = sections(to_json(workspace(study))["spec"])
     for task in ("pages_qa", "pages_ocr"):
         axes = [
             (panel["config"]["xAxis"], panel["config"]["yAxis"])
@@ -78,12 +78,12 @@ def test_figures_are_those_that_runs_have(study):
     cells, _ = results.collect(study)
     row = cells[cells["task"] == "pages_qa"].to_dict("records")[0] | {"agreement": 0.5}
     logged = set(flat.summary([row]))
-    assert {f"pages_qa/{figure}" for _, figure, _ in ACCURACY_AGAINST} <= logged
+    assert {f"pages_qa/{figure}" for _, *axes, _ in SCATTERED for figure in axes} <= logged
     assert set(FIGURES) <= logged
 
 
 def test_runs_are_of_this_study_and_only_seeds_are_averaged(study):
-    [runset] = to_json(read_plan(study))["spec"]["section"]["runSets"]
+    [runset] = to_json(workspace(study))["spec"]["section"]["runSets"]
     keys = [(key["section"], key["name"].removesuffix(".value")) for key in runset["grouping"]]
     assert keys == [("config", name) for name in ("model", "method", "kernel_size", "budget")]
     assert '"tiny"' in json.dumps(runset["filters"])
@@ -91,7 +91,7 @@ def test_runs_are_of_this_study_and_only_seeds_are_averaged(study):
 
 
 def test_layout_puts_no_panel_on_another(study):
-    for panels in sections(to_json(read_plan(study))["spec"]).values():
+    for panels in sections(to_json(workspace(study))["spec"]).values():
         places = [(panel["layout"]["x"], panel["layout"]["y"]) for panel in panels]
         assert len(set(places)) == len(places)
 
@@ -148,7 +148,7 @@ def test_saving_without_network_says_what_can_be_done(study, nobody, monkeypatch
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(ws.Workspace, "save", no_network)
     with pytest.raises(UnsupportedError, match=r"no network for \[WANDB_API_KEY\].*--no-save"):
-        save_online(read_plan(study, entity="team"))
+        save_online(workspace(study, entity="team"))
 
 
 def test_without_the_extra_its_name_is_said(study, monkeypatch):
@@ -156,9 +156,9 @@ def test_without_the_extra_its_name_is_said(study, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("wandb_workspaces.")]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnsupportedError, match=r"pip install 'sparsemm-eval\[dashboard\]'"):
-        to_json(read_plan(study))
+        workspace(study)
 
 
 def test_another_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="study folder"):
-        read_plan(tmp_path)
+        workspace(tmp_path)
