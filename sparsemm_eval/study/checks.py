@@ -130,12 +130,11 @@ def _place(study: Study, cell: Cell, name: str) -> Place:
     value = cell.model_args.get(name)
     own = {"budget": ("budgets",), seed_of(cell.method, cell.model_args.get("score")): ("seeds",)}
     place = own.get(name, ("knobs", name))
-    written = study.document.written(place)
-    for index, given in enumerate(written if isinstance(written, list) else []):
+    for listed, given in study_file.listed(place, study.document.written(place)):
         if absolute(name, given) == value:
-            return (*place, index)
+            return listed
     further = (("cells", index, name) for index, entry in enumerate(study.cells) if entry.get(name) == value)
-    return place if written is not None else next(further, place)
+    return next(further, place)
 
 
 def _of_head_scores(study: Study, cell: Cell) -> Iterator[Problem]:

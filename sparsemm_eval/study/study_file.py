@@ -154,7 +154,7 @@ class _Reader:
             if entry == []:
                 self._refuse(place, entry, "at least one task")
             names = []
-            for inner, given in _listed(place, entry):
+            for inner, given in listed(place, entry):
                 name = self._take(inner, given, _Task)
                 if name in places:
                     self._refuse(inner, name, "every task once")
@@ -179,7 +179,7 @@ class _Reader:
                 continue
             if given == []:
                 self._refuse(place, given, "at least one value")
-            values = self._each(_listed(place, given), _Argument)
+            values = self._each(listed(place, given), _Argument)
             if values:
                 knobs[str(name)] = values
         return knobs
@@ -252,7 +252,7 @@ class _Reader:
         value = self.values.get(key)
         if value == [] or (value is None and needed):
             self._refuse((key,), value, needed or "a list with at least one entry")
-        return [] if value is None else _listed((key,), value)
+        return [] if value is None else listed((key,), value)
 
     def _each(self, entries: list[tuple[Place, Any]], kind: Any) -> tuple[Any, ...]:
         """Values of a type, each once."""
@@ -278,7 +278,7 @@ class _Reader:
         self.problems.append(self.document.problem(place, value, remedy))
 
 
-def _listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
+def listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
     """A list's entries with their places; one value stands for a list of one."""
     if isinstance(value, list):
         return [((*place, index), entry) for index, entry in enumerate(value)]

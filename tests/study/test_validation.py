@@ -181,6 +181,7 @@ MORE = [
     ("cells: [{budget: 16}]", "cells[0]", "a mapping with a method"),
     ("cells: [{method: snapkv, budget: 16, kernel_size: 5}]", "cells[0]", "no two equal cells"),
     ("cells: [{method: snapkv, windwo: 16}]", "cells[0].windwo", "did you mean 'window'?"),
+    ("cells: [{method: snapkv, budget: many}]", "cells[0].budget", "an integer >= 1"),
     ("include_path: ./nowhere", "include_path", "one folder with YAML files"),
 ]
 
