@@ -131,8 +131,6 @@ def list_shipped() -> None:
 )
 def status(folder: _Folder, as_json: _Json = False) -> None:
     """Show where every cell of a study stands; the study may be running, here or elsewhere."""
-    from rich.console import Console
-
     from sparsemm_eval.study import display
     from sparsemm_eval.study.folder import StudyFolder
 
@@ -150,7 +148,7 @@ def status(folder: _Folder, as_json: _Json = False) -> None:
         }
         print(json.dumps(record, indent=2))
         return
-    Console().print(display.table(found))
+    display.print_table(found)
     print(f"{display.counts(found)}; left, one after another: {display.text_of_seconds(left)}")
     if others:
         print(f"{len(others)} more cells lie in {place.root / 'cells'} that the study's file no more names")

@@ -135,7 +135,7 @@ def print_plan(study: StudyFolder, cells: Sequence[Cell], workers: int, nproc: i
         shlex.join(["sparsemm", "eval", "--nproc", str(nproc), *cell.arguments(study.cell(cell.id).root)])
         for cell in cells
     ]
-    Console().print(table(found))
+    print_table(found)
     for command in commands:
         print(f"$ {command}")
     print(f"\n{len(cells)} cells: {counts(found)}; folder {study.root}")
@@ -262,6 +262,11 @@ def table(found: Sequence[View]) -> Table:
             Text(detail),
         )
     return shown
+
+
+def print_table(found: Sequence[View]) -> None:
+    """Print the cells as a table; where nobody sees a terminal, with every id on one line."""
+    Console(width=None if sys.stdout.isatty() else 1000).print(table(found))
 
 
 def counts(found: Sequence[View]) -> str:

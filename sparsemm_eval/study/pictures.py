@@ -188,10 +188,10 @@ def _by_budget(rows: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
 
 def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -> Picture:
     """Score, agreement and time over the prompt's length, of tasks whose names differ in a number alone."""
-    figure = _figure(12.6, 4.2)
+    figure, panels = _panels(len(_OVER_LENGTHS), 3, size=(4.2, 3.1))
     metric = str(rows["metric"].iloc[0]).replace("_", " ")
     handles: dict[str, Any] = {}
-    for axes, (column, name) in zip(figure.subplots(1, 3), _OVER_LENGTHS.items(), strict=True):
+    for axes, (column, name) in zip(panels, _OVER_LENGTHS.items(), strict=True):
         known, scale = _by_budget(rows[rows[column].notna()], knobs), 1000 if column in _TIMES else 1
         for of_curve, method, dash, line in _curves(known):
             line = line.sort_values("full_budget")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.checks import checked
-from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.errors import ConfigError, one_of
 from sparsemm_eval.files import digest_of
 from sparsemm_eval.methods.base import Knob
 from sparsemm_eval.methods.registry import method_named, methods
@@ -61,24 +61,38 @@ class Facts:
 def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
     """All cells, FullKV first, and what is wrong with the crossing itself.
 
-    A setting is dropped where the method does not use it; what no method uses, and cells that would be the
-    same run, are problems.
+    A setting is dropped where the method does not use it; what no method uses, entries without an effect, and
+    cells that would be the same run, are problems.
     """
     cells: list[Cell] = []
     problems = list(_unused(study))
     seen: dict[str, Cell] = {}
+    idle = dict(enumerate(study.exclude))
     for part, place in _parts(study):
-        for model, tasks, method in itertools.product(part.models, part.tasks, part.methods):
-            for draw in _draws(part, model, method):
-                cell = _cell(part, model, tasks, method, draw, facts)
-                if any(_agrees(cell, entry) for entry in study.exclude):
-                    continue
-                twin = seen.setdefault(cell.hash, cell)
-                if twin is cell:
-                    cells.append(cell)
-                else:
-                    remedy = f"no two equal cells; it is the same as {twin.id}"
-                    problems.append(study.document.problem(place or model.place, cell.id, remedy))
+        found = [
+            _cell(part, model, tasks, method, draw, facts)
+            for model, tasks, method in itertools.product(part.models, part.tasks, part.methods)
+            for draw in _draws(part, model, method)
+        ]
+        if place:
+            problems += _idle_settings(study, place, found)
+        for cell in found:
+            excluding = [index for index, entry in enumerate(study.exclude) if _agrees(cell, entry)]
+            if excluding:
+                for index in excluding:
+                    idle.pop(index, None)
+                continue
+            twin = seen.setdefault(cell.hash, cell)
+            if twin is cell:
+                cells.append(cell)
+            else:
+                model = next(model for model in study.models if model.label == cell.model)
+                remedy = f"no two equal cells; it is the same as {twin.id}"
+                problems.append(study.document.problem(place or model.place, cell.id, remedy))
+    problems += [
+        study.document.problem(("exclude", index), entry, "settings of at least one cell, by their names")
+        for index, entry in idle.items()
+    ]
     cells.sort(key=lambda cell: not is_reference(cell.method, cell.model_args))
     return cells, problems
 
@@ -102,6 +116,20 @@ def _parts(study: Study) -> Iterator[tuple[Study, Place]]:
             knobs={**study.knobs, **knobs},
         )
         yield part, ("cells", index)
+
+
+def _idle_settings(study: Study, place: Place, found: Sequence[Cell]) -> Iterator[Problem]:
+    """Settings of a further cell that none of its cells has."""
+    entry = study.cells[place[1]]
+    known = {"model": [model.label for model in study.models], "task": list(study.task_places)}
+    used = {name for cell in found for name in cell.model_args} | {"method", SETTING}
+    used |= {"seed"} if any(cell.seed is not None for cell in found) else set()
+    for name, value in entry.items():
+        if name in known and value not in known[name]:
+            yield study.document.problem((*place, name), value, one_of(value, known[name]))
+        elif found and name not in {*used, *known}:
+            remedy = f"no such setting: {entry['method']} does not use it"
+            yield study.document.problem((*place, name), value, remedy)
 
 
 def _agrees(cell: Cell, entry: Mapping[str, Any]) -> bool:

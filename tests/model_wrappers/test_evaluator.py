@@ -92,7 +92,7 @@ def test_what_no_wrapper_can_do_is_refused_before_anything_is_loaded(argument, v
 
 
 def test_a_wrapper_that_was_made_before_refuses_when_it_is_asked(evaluate, tmp_path):
-    with pytest.raises(UnsupportedError, match="--use_cache .*cache"):
+    with pytest.raises(UnsupportedError, match=r"--use_cache .*cache"):
         evaluate(evaluation={"use_cache": str(tmp_path / "cache")})
 
 

@@ -181,6 +181,13 @@ MORE = [
     ("cells: [{budget: 16}]", "cells[0]", "a mapping with a method"),
     ("cells: [{method: snapkv, budget: 16, kernel_size: 5}]", "cells[0]", "no two equal cells"),
     ("cells: [{method: snapkv, windwo: 16}]", "cells[0].windwo", "did you mean 'window'?"),
+    ("cells: [{method: snapkv, model: raeder}]", "cells[0].model", "did you mean 'reader'?"),
+    ("cells: [{method: snapkv, task: pages_qb}]", "cells[0].task", "did you mean 'pages_qa'?"),
+    ("cells: [{method: fullkv, budget: 32}]", "cells[0].budget", "fullkv does not use it"),
+    ("cells: [{method: adakv, seed: 1}]", "cells[0].seed", "adakv does not use it"),
+    ("cells: [{method: snapkv, ratio: 0.1, budget: 24}]", "cells[0].ratio", "snapkv does not use it"),
+    ("exclude: [{metod: snapkv}]", "exclude[0]", "settings of at least one cell"),
+    ("exclude: [{method: snapkv, budget: 17}]", "exclude[0]", "settings of at least one cell"),
     ("cells: [{method: snapkv, budget: many}]", "cells[0].budget", "an integer >= 1"),
     ("include_path: ./nowhere", "include_path", "one folder with YAML files"),
 ]
