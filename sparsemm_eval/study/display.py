@@ -266,7 +266,10 @@ def table(found: Sequence[View]) -> Table:
 
 def print_table(found: Sequence[View]) -> None:
     """Print the cells as a table; where nobody sees a terminal, with every id on one line."""
-    Console(width=None if sys.stdout.isatty() else 1000).print(table(found))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table(found))
 
 
 def counts(found: Sequence[View]) -> str:

@@ -34,7 +34,7 @@ _TIMES = {
 }
 _OVER_LENGTHS = {
     "score": "score",
-    "agreement": "share of answers equal to FullKV's",
+    "agreement_similarity": "likeness to FullKV's answers",
     "decode_seconds_per_token": _TIMES["decode_seconds_per_token"],
 }
 
@@ -197,7 +197,11 @@ def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -
             line = line.sort_values("full_budget")
             handles[of_curve] = _line(axes, line, "full_budget", method, dash, column, scale)
         _over_tokens(axes, "prompt tokens, mean over documents")
-        _dress(axes, name, {"score": metric, "agreement": "share"}.get(column, "ms"))
+        _dress(
+            axes,
+            name,
+            {"score": metric, "agreement_similarity": "1 − edit distance / length"}.get(column, "ms"),
+        )
     title = f"{model}: {tasks} over the prompt's length, n = {rows['samples'].max()} (scores: 95 % intervals)"
     return _finished(figure, handles, f"lengths-{tasks}-{model}", f"{title}; times are no benchmark")
 

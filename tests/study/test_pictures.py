@@ -153,7 +153,7 @@ def test_tasks_that_differ_in_a_number_have_a_figure_over_lengths(tmp_path):
     assert tokens[0] < tokens[-1]
     for axes, column, scale, methods_drawn in (
         (score, "score", 1, ("fullkv", "snapkv", "snapkv")),
-        (agreement, "agreement", 1, ("snapkv", "snapkv")),  # FullKV is what it is measured against
+        (agreement, "agreement_similarity", 1, ("snapkv", "snapkv")),  # FullKV is what it is measured against
         (time, "decode_seconds_per_token", 1000, ("fullkv", "snapkv", "snapkv")),
     ):
         assert [line.get_color() for line in axes.lines] == [style_of(name).color for name in methods_drawn]
