@@ -93,7 +93,8 @@ class Study:
         """
         frame = configurations(cells, samples)
         equal = at_equal_budgets(frame)
-        labels = list(dict.fromkeys(frame.loc[frame["budget"].notna(), "label"]))
+        # those that can be compared, so that a method's name means one of them
+        labels = list(dict.fromkeys((equal if len(equal) else frame[frame["budget"].notna()])["label"]))
         by_method = {row.method: row.label for row in frame[::-1].itertuples() if row.label in labels}
         chosen = by_method.get(against or sparsemm.METHOD.name, against or (labels or [""])[0])
         if against is not None and chosen not in labels:

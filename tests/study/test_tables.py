@@ -152,6 +152,18 @@ def test_paired_table_is_of_the_same_documents(study):
         tables(study, "paired", against="adakw")
 
 
+def test_a_methods_name_means_a_configuration_that_is_done(tmp_path):
+    waiting = [Spec("sparsemm", budget, None, {"kernel_size": 5}, state="pending") for budget in (16, 32)]
+    done = [
+        Spec(method, budget, None, {"kernel_size": 7})
+        for method in ("sparsemm", "snapkv")
+        for budget in (16, 32)
+    ]
+    write_study(tmp_path / "s", [Spec("fullkv"), *waiting, *done], DOCUMENTS)
+    (table,) = tables(tmp_path / "s", "paired", against="sparsemm")
+    assert "SparseMM, kernel_size 7 against" in table.title
+
+
 def test_documents_of_one_image_are_one_cluster(tmp_path):
     """Two questions of each page are no more evidence than one where they are answered alike."""
     folder = tmp_path / "s"
