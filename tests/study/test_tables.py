@@ -153,9 +153,12 @@ def test_paired_table_is_of_the_same_documents(study):
 
 
 def test_a_methods_name_means_a_configuration_that_is_done(tmp_path):
-    waiting = [Spec("sparsemm", budget, None, {"kernel_size": 5}, state="pending") for budget in (16, 32)]
+    waiting = [
+        Spec("sparsemm", budget, None, {"window": 8, "kernel_size": 5}, state="pending")
+        for budget in (16, 32)
+    ]
     done = [
-        Spec(method, budget, None, {"kernel_size": 7})
+        Spec(method, budget, None, {"window": 8, "kernel_size": 7})
         for method in ("sparsemm", "snapkv")
         for budget in (16, 32)
     ]
