@@ -188,7 +188,7 @@ def _by_budget(rows: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
 
 def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -> Picture:
     """Score, agreement and time over the prompt's length, of tasks whose names differ in a number alone."""
-    figure, panels = _panels(len(_OVER_LENGTHS), 3, size=(4.2, 3.1))
+    figure, panels = _panels(len(_OVER_LENGTHS))
     metric = str(rows["metric"].iloc[0]).replace("_", " ")
     handles: dict[str, Any] = {}
     for axes, (column, name) in zip(panels, _OVER_LENGTHS.items(), strict=True):
