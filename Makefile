@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo       run SparseMM, SnapKV and FullKV on the embedded reader (one to four minutes after installation)"
 	@echo "make smol       build smol-reader, which has a pretrained language model (some minutes, once)"
-	@echo "make demo-smol  the demo on it"
+	@echo "make demo-smol  the demo on it (one to five minutes after that)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take a minute or more each"
 	@echo "make study      every method over budgets on the embedded reader, as docs/tiny-reader.md shows it"
