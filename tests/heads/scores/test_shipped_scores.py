@@ -21,11 +21,16 @@ NAMES = [name for name in shipped_names() if name.removesuffix("-text") not in B
 def test_shipped_scores_fit_their_reader(name):
     scores = resolve(name)
     facts = scores.provenance
-    assert (facts["model"], scores.weights) == (name, local_fingerprint(name)["weights"]), "score it again"
-    config = find(name).config.get_text_config()
+    reader = facts["model"]
+    assert name == reader or name.startswith(f"{reader}-"), "a reader's further tables bear its name"
+    assert scores.weights == local_fingerprint(reader)["weights"], "score it again"
+    config = find(reader).config.get_text_config()
     scores.check_fits(config.num_hidden_layers, config.num_attention_heads)
-    assert facts["images"] >= 100
     assert not re.search(r"(?<![\w:])/\w+/", json.dumps(facts)), "no path of the machine it was made on"
+    if name != reader:  # of other anchors, which it may not read
+        assert facts["images"] >= 50
+        return
+    assert facts["images"] >= 100
     # readers read with few heads, and those look where they read
     assert share_of_top(scores, 0.1) > 0.5
     assert hit_rate(scores, scores.best_heads(1)[0]) > 0.5
