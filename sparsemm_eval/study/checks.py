@@ -11,6 +11,7 @@ from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, 
 from sparsemm_eval.files import source_digest
 from sparsemm_eval.methods.registry import method_named
 from sparsemm_eval.model.families.registry import families
+from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.method_knobs import seed_of
@@ -107,8 +108,6 @@ def _of_cells(study: Study, cells: list[Cell]) -> Iterator[Problem]:
 
 def _of_arguments(study: Study, cell: Cell) -> Iterator[Problem]:
     """Types and ranges, as the wrappers themselves check them."""
-    from sparsemm_eval.model_wrappers.arguments import Arguments
-
     method, family = method_named(cell.method), families().get(cell.family)
     given = dict(cell.model_args)
     while True:
@@ -124,7 +123,7 @@ def _of_arguments(study: Study, cell: Cell) -> Iterator[Problem]:
 
 def _place(study: Study, cell: Cell, name: str) -> Place:
     """Where the file sets a cell's model_arg."""
-    model = next(model for model in study.models if model.label == cell.model)
+    model = study.model(cell.model)
     if name == "pretrained" or name in model.arguments:
         return (*model.place, name)
     value = cell.model_args.get(name)

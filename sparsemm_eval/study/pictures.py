@@ -32,10 +32,11 @@ _TIMES = {
     "decode_seconds_per_token": "decode, ms per token",
     "prefill_seconds_per_sample": "prefill, ms per sample",
 }
+#: Column -> title and y-axis of its panel; the score's axis is the metric.
 _OVER_LENGTHS = {
-    "score": "score",
-    "agreement_similarity": "likeness to FullKV's answers",
-    "decode_seconds_per_token": _TIMES["decode_seconds_per_token"],
+    "score": ("score", None),
+    "agreement_similarity": ("likeness to FullKV's answers", "1 − edit distance / length"),
+    "decode_seconds_per_token": (_TIMES["decode_seconds_per_token"], "ms"),
 }
 
 
@@ -94,7 +95,7 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
     """
     done = study.configurations[study.configurations["seeds_done"] > 0]
     for model, part in done.groupby("model", sort=False):
-        compressed = part[part["budget"].notna()]
+        compressed = _budgeted(part)
         if len(compressed):
             yield _by_task(str(model), "accuracy", "Score against effective budget", part, _accuracy)
         seen = part[part["evidence_recall"].notna()]
@@ -129,9 +130,7 @@ def _by_task(
     for axes, task in zip(panels, tasks, strict=True):
         of_task = rows[rows["task"] == task]
         handles |= draw(axes, of_task)
-        _dress(
-            axes, f"{task}, n = {of_task['samples'].max()}", str(of_task["metric"].iloc[0]).replace("_", " ")
-        )
+        _dress(axes, f"{task}, n = {of_task['samples'].max()}", _metric(of_task))
     return _finished(figure, handles, f"{name}-{model}", f"{model}: {what} (95 % intervals)")
 
 
@@ -150,6 +149,10 @@ def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, str, Any, pd.DataFrame]]:
     for (name, method), curve in rows.groupby(["label", "method"], sort=False):
         yield str(name), str(method), _DASHES[drawn[str(method)] % len(_DASHES)], curve
         drawn[str(method)] += 1
+
+
+def _metric(rows: pd.DataFrame) -> str:
+    return str(rows["metric"].iloc[0]).replace("_", " ")
 
 
 def _budgeted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -187,21 +190,17 @@ def _by_budget(rows: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
 
 
 def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -> Picture:
-    """Score, agreement and time over the prompt's length, of tasks whose names differ in a number alone."""
+    """Score, likeness and time over the prompt's length, of tasks whose names differ in a number alone."""
     figure, panels = _panels(len(_OVER_LENGTHS))
-    metric = str(rows["metric"].iloc[0]).replace("_", " ")
+    rows = _by_budget(rows, knobs)
     handles: dict[str, Any] = {}
-    for axes, (column, name) in zip(panels, _OVER_LENGTHS.items(), strict=True):
-        known, scale = _by_budget(rows[rows[column].notna()], knobs), 1000 if column in _TIMES else 1
-        for of_curve, method, dash, line in _curves(known):
+    for axes, (column, (name, y)) in zip(panels, _OVER_LENGTHS.items(), strict=True):
+        scale = 1000 if column in _TIMES else 1
+        for of_curve, method, dash, line in _curves(rows[rows[column].notna()]):
             line = line.sort_values("full_budget")
             handles[of_curve] = _line(axes, line, "full_budget", method, dash, column, scale)
         _over_tokens(axes, "prompt tokens, mean over documents")
-        _dress(
-            axes,
-            name,
-            {"score": metric, "agreement_similarity": "1 − edit distance / length"}.get(column, "ms"),
-        )
+        _dress(axes, name, y or _metric(rows))
     title = f"{model}: {tasks} over the prompt's length, n = {rows['samples'].max()} (scores: 95 % intervals)"
     return _finished(figure, handles, f"lengths-{tasks}-{model}", f"{title}; times are no benchmark")
 

@@ -67,7 +67,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
     cells: list[Cell] = []
     problems = list(_unused(study))
     seen: dict[str, Cell] = {}
-    idle = dict(enumerate(study.exclude))
+    idle = set(range(len(study.exclude)))  # exclusions that no cell has agreed with
     for part, place in _parts(study):
         found = [
             _cell(part, model, tasks, method, draw, facts)
@@ -77,21 +77,22 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
         if place:
             problems += _idle_settings(study, place, found)
         for cell in found:
-            excluding = [index for index, entry in enumerate(study.exclude) if _agrees(cell, entry)]
+            excluding = {index for index, entry in enumerate(study.exclude) if _agrees(cell, entry)}
+            idle -= excluding
             if excluding:
-                for index in excluding:
-                    idle.pop(index, None)
                 continue
             twin = seen.setdefault(cell.hash, cell)
             if twin is cell:
                 cells.append(cell)
             else:
-                model = next(model for model in study.models if model.label == cell.model)
                 remedy = f"no two equal cells; it is the same as {twin.id}"
-                problems.append(study.document.problem(place or model.place, cell.id, remedy))
+                where = place or study.model(cell.model).place
+                problems.append(study.document.problem(where, cell.id, remedy))
     problems += [
-        study.document.problem(("exclude", index), entry, "settings of at least one cell, by their names")
-        for index, entry in idle.items()
+        study.document.problem(
+            ("exclude", index), study.exclude[index], "settings of at least one cell, by their names"
+        )
+        for index in sorted(idle)
     ]
     cells.sort(key=lambda cell: not is_reference(cell.method, cell.model_args))
     return cells, problems

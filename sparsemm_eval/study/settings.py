@@ -100,6 +100,10 @@ class Study:
     document: Document = field(compare=False, repr=False)
     task_places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
+    def model(self, label: str) -> Model:
+        """The model of a label."""
+        return next(model for model in self.models if model.label == label)
+
     def record(self) -> dict[str, Any]:
         """The settings as JSON types, for ``study.json``."""
         elsewhere = ("output", "models", "document", "task_places")
