@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsemm_eval.errors import SparseMMError
@@ -10,7 +14,6 @@ from sparsemm_eval.methods.base import Method
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.base import Family
 from sparsemm_eval.model.families.registry import ANY_FAMILY, families
-from sparsemm_eval.model_wrappers.start import settle
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
@@ -32,7 +35,7 @@ def manifests() -> list[ModelManifest]:
     """Manifests of all names, for the entry-point group ``lmms_eval.models``; called at every start.
 
     A name has a simple class (``--force_simple``) and, where upstream speaks the chat protocol with the
-    family, a chat class. Both are made by ``classes`` when lmms-eval asks for them.
+    family, a chat class. Both are made by ``wrapper`` when lmms-eval asks for them.
     """
     from lmms_eval.models.registry_v2 import ModelManifest
 
@@ -43,7 +46,7 @@ def manifests() -> list[ModelManifest]:
         print(f"sparsemm: {error}", file=sys.stderr)
         raise
     settle(names, sys.argv)
-    path = f"{__name__.rpartition('.')[0]}.classes."
+    path = f"{__name__.rpartition('.')[0]}.wrapper."
     return [
         ModelManifest(
             model_id=name,
@@ -52,3 +55,27 @@ def manifests() -> list[ModelManifest]:
         )
         for name, (family, _) in names.items()
     ]
+
+
+def settle(model_names: Collection[str], arguments: Sequence[str]) -> None:
+    """Change the environment of a process whose command line names one of our models.
+
+    lmms-eval starts a W&B run in every process, before any model is asked: all but the first log nothing. It
+    writes ``HF_TOKEN`` into its log and its results: the token goes on under the variable's older name, which
+    the Hub's library reads as well, unless results are to be pushed to the Hub.
+    """
+    if not _names_one_of(model_names, arguments):
+        return
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["WANDB_MODE"] = "disabled"
+    pushes = any("hf_hub_log_args" in argument for argument in arguments)
+    if "HF_TOKEN" in os.environ and not pushes:
+        os.environ["HUGGING_FACE_HUB_TOKEN"] = os.environ.pop("HF_TOKEN")
+
+
+def _names_one_of(model_names: Collection[str], arguments: Sequence[str]) -> bool:
+    named = set(re.split(r"[=\s,]", " ".join(arguments)))
+    for file in (Path(argument) for argument in arguments if argument.endswith((".yaml", ".yml", ".json"))):
+        if file.is_file():
+            named |= set(re.findall(r"[\w-]+", file.read_text(encoding="utf-8", errors="replace")))
+    return not named.isdisjoint(model_names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,8 +27,7 @@ from sparsemm_eval.model_wrappers.answering.answerer import Answerer
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy, ending_all_ranks
 from sparsemm_eval.model_wrappers.answering.generation import Defaults
 from sparsemm_eval.model_wrappers.answering.loop import AnswerLoop
-from sparsemm_eval.model_wrappers.answering.requests import read_requests
-from sparsemm_eval.model_wrappers.answering.samples import SampleReader
+from sparsemm_eval.model_wrappers.answering.samples import SampleReader, read_requests
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.evaluation import (
     check_evaluation,
@@ -36,6 +35,7 @@ from sparsemm_eval.model_wrappers.evaluation import (
     claim_results,
     gen_kwargs_of_the_user,
 )
+from sparsemm_eval.model_wrappers.manifests import CHAT, SIMPLE, model_names
 from sparsemm_eval.model_wrappers.records import identity
 from sparsemm_eval.model_wrappers.records.journal import Journal, journal_folder
 from sparsemm_eval.model_wrappers.records.reporting import Report
@@ -44,8 +44,8 @@ from sparsemm_eval.model_wrappers.records.reporting import Report
 class Wrapper(lmms):
     """A model under KV-cache compression, as lmms-eval sees it.
 
-    Subclasses, which ``classes`` makes, name the method, the protocol (``is_simple``) and the family, or None
-    where the checkpoint decides. The model_args are those of `Arguments`.
+    Subclasses, which this module's ``__getattr__`` makes, name the method, the protocol (``is_simple``) and
+    the family, or None where the checkpoint decides. The model_args are those of `Arguments`.
 
     Raises
     ------
@@ -234,3 +234,25 @@ class Wrapper(lmms):
     def _release_results(self) -> None:
         if self._results is not None:
             claim_of(self._results).unlink(missing_ok=True)
+
+
+@cache
+def __getattr__(attribute: str) -> type[Wrapper]:
+    """The class of a model name under one of lmms-eval's protocols, as ``llava_snapkv__chat``."""
+    name, _, protocol = attribute.rpartition("__")
+    if f"__{protocol}" not in (CHAT, SIMPLE) or name not in model_names():
+        raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+    family, method = model_names()[name]
+    title = "the checkpoint's own family" if family is None else family.title
+    return type(
+        name,
+        (Wrapper,),
+        {
+            "__module__": __name__,
+            "__doc__": f"``{name}``: {title}, {method.title}: {method.meaning}.",
+            "is_simple": f"__{protocol}" == SIMPLE,
+            "model_name": name,
+            "family": family,
+            "method": method,
+        },
+    )

@@ -1,21 +1,23 @@
-"""Samples: one request of lmms-eval with its prompt and images, and a digest of both."""
+"""Samples: a request of lmms-eval, whatever its protocol, its prompt and images, and a digest of all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from lmms_eval.api.instance import Instance
 from PIL import Image
 
 from sparsemm_eval.errors import ConfigError, SparseMMError, UnsupportedError
 from sparsemm_eval.model.families.base import Family
 from sparsemm_eval.model.image_tokens import ImageTokens
 from sparsemm_eval.model.images import rgb_image, whole_images_only
-from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
+from sparsemm_eval.model_wrappers.answering.generation import Defaults, GenerationSettings
 
 
 class SampleError(SparseMMError):
@@ -226,3 +228,49 @@ def _add_images(content: Any, images: tuple[Image.Image, ...]) -> None:
     for image in images:
         content.update(repr(image.size).encode())
         content.update(image.tobytes())
+
+
+def read_requests(
+    instances: Sequence[Instance], chat: bool, defaults: Defaults
+) -> tuple[list[Request], set[str]]:
+    """All requests to answer, padding left out.
+
+    Parameters
+    ----------
+    instances : sequence of Instance
+    chat : bool
+        ``(context, messages, gen_kwargs, doc_id, task, split)`` instead of
+        ``(context, gen_kwargs, visuals, doc_id, task, split)``.
+    defaults : Defaults
+        For what gen_kwargs leave open.
+
+    Returns
+    -------
+    requests, unused
+        ``unused``: names of gen_kwargs without meaning here.
+
+    Raises
+    ------
+    SampleError
+        If a request's gen_kwargs cannot be followed.
+    """
+    requests: list[Request] = []
+    unused: set[str] = set()
+    seen: Counter[tuple] = Counter()
+    for index, instance in enumerate(instances):
+        # evens out the processes' numbers of requests; its answer is never scored
+        if (instance.metadata or {}).get("__padding_only__"):
+            continue
+        if chat:
+            context, visuals, gen_kwargs, doc_id, task, split = instance.args
+        else:
+            context, gen_kwargs, visuals, doc_id, task, split = instance.args
+        try:
+            settings, names = GenerationSettings.parse(gen_kwargs, defaults)
+        except ValueError as error:
+            raise SampleError(f"{task}/{doc_id}", str(error)) from error
+        unused.update(names)
+        identity = (task, split, doc_id, instance.idx)
+        requests.append(Request(index, task, doc_id, split, seen[identity], context, visuals, settings))
+        seen[identity] += 1
+    return requests, unused

@@ -1,4 +1,7 @@
-"""The journal: every answer on disk as soon as it is known, found again by what it depends on."""
+"""The journal: every answer on disk as soon as it is known, found again by what it depends on.
+
+A run can be compared with the journal of a FullKV run: whether, and how nearly, it gives the same answers.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sparsemm_eval.errors import JournalError
+from rapidfuzz.distance import Levenshtein
+
+from sparsemm_eval.errors import ConfigError, JournalError, reason_of
 from sparsemm_eval.files import RecordStore, read_records, user_cache, write_json_atomically
+from sparsemm_eval.methods import fullkv
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.samples import Sample
 
@@ -103,16 +109,8 @@ class Journal:
         return hashlib.sha256(f"{self.run_digest}:{sample.digest}{evidence}".encode()).hexdigest()
 
     def _record(self, sample: Sample, answer: Answer) -> dict[str, Any]:
-        return {
-            "run": self.run_digest,
-            "sample": sample.digest,
-            "task": answer.task,
-            "doc_id": answer.doc_id,
-            "repeat": answer.repeat,
-            "text": answer.text,
-            "tokens": list(answer.tokens),
-            "measured": answer.measured.to_compact_record(),
-        }
+        measured = answer.measured.to_compact_record()
+        return {"run": self.run_digest, "sample": sample.digest, **vars(answer), "measured": measured}
 
 
 def task_folder(task: str) -> str:
@@ -144,17 +142,44 @@ def read_identity(folder: str | Path, run_digest: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise JournalError(f"journal {folder} lacks {path.name}: {reason}") from error
+        raise JournalError(f"journal {folder} lacks {path.name}: {reason_of(error)}") from error
 
 
 def to_answer(record: Mapping[str, Any]) -> Answer:
     """The answer in a record."""
-    return Answer(
-        task=record["task"],
-        doc_id=record["doc_id"],
-        repeat=record["repeat"],
-        text=record["text"],
-        tokens=tuple(record["tokens"]),
-        measured=Measurement.from_compact_record(record["measured"]),
-    )
+    place = (record[name] for name in ("task", "doc_id", "repeat", "text"))
+    return Answer(*place, tuple(record["tokens"]), Measurement.from_compact_record(record["measured"]))
+
+
+def read_reference(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The records of a FullKV run's journal by sample digest, to compare answers with.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no answers, those of another method, or those of several runs.
+    """
+    records, runs = {}, set()
+    for record in read_journal(folder):
+        records[record["sample"]] = record
+        runs.add(record["run"])
+    if not runs:
+        raise ConfigError("reference", str(folder), "the folder of a FullKV run's journal, with answers")
+    identities = [read_identity(folder, run) for run in sorted(runs)]
+    if [one["compression"]["method"] for one in identities] != [fullkv.METHOD.name]:
+        found = ", ".join(one["model_name"] for one in identities)
+        raise ConfigError("reference", str(folder), f"the journal of one FullKV run (it holds: {found})")
+    return records
+
+
+def agreement_with(
+    known: Mapping[str, Any] | None, text: str, tokens: Sequence[int]
+) -> dict[str, float | None]:
+    """Whether the texts are equal, and 1 − edit distance of the tokens / length of the longer answer.
+
+    Both None where nothing is known of the sample.
+    """
+    if known is None:
+        return {"agreement_identical": None, "agreement_edit_similarity": None}
+    similarity = Levenshtein.normalized_similarity(list(tokens), list(known["tokens"]))
+    return {"agreement_identical": text == known["text"], "agreement_edit_similarity": similarity}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,55 +21,38 @@ from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
 from sparsemm_eval.model_wrappers.answering.samples import Sample
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.records import identity as run_identity
-from sparsemm_eval.model_wrappers.records import wandb_run
-from sparsemm_eval.model_wrappers.records.agreement import Reference
+from sparsemm_eval.model_wrappers.records.journal import agreement_with, read_reference
 from sparsemm_eval.model_wrappers.records.run_record import RunFiles
 from sparsemm_eval.model_wrappers.records.totals import Totals
 
 
+@dataclass
 class Report:
-    """Collects what a run measures and writes it down at the end.
+    """Collects what a run measures and writes it down at the end."""
 
-    Parameters
-    ----------
-    identity, names : mapping
-        Of the run, see ``records.identity``.
-    run_digest : str
-    arguments : Arguments
-    context : int
-        Tokens of the model's context.
-    rank, world_size : int
-    shares : callable
-        The KV heads' shares in the model's head scores, float64 [L, K] or None; asked for where a document
-        has evidence.
-    window : int
-        Tokens at a prompt's end that every head keeps.
-    """
+    identity: Mapping[str, Any]  # of the run, as are the names; see ``records.identity``
+    names: Mapping[str, Any]
+    run_digest: str
+    arguments: Arguments
+    context: int  # tokens of the model's context
+    rank: int
+    world_size: int
+    shares: Callable[[], np.ndarray | None]  # of the KV heads in the model's head scores, float64 [L, K]
+    window: int  # tokens at a prompt's end that every head keeps
 
-    def __init__(
-        self,
-        identity: Mapping[str, Any],
-        names: Mapping[str, Any],
-        run_digest: str,
-        arguments: Arguments,
-        context: int,
-        rank: int,
-        world_size: int,
-        shares: Callable[[], np.ndarray | None],
-        window: int,
-    ):
-        self.identity, self.names = identity, names
-        self.run_digest, self.arguments = run_digest, arguments
-        self.rank, self.world_size = rank, world_size
-        self._shares, self.window = cache(shares), window
-        self.totals = Totals(context)
-        self._reference = None if arguments.reference is None else Reference.from_journal(arguments.reference)
-        stem = f"{_moment(world_size)}_{identity['model_name']}_{run_digest[:12]}"
-        self._files = RunFiles(arguments.stats_dir, stem, rank)
+    def __post_init__(self) -> None:
+        self.shares = cache(self.shares)  # asked for where a document has evidence
+        self.totals = Totals(self.context)
+        reference = self.arguments.reference
+        self._reference = None if reference is None else read_reference(reference)
+        stem = f"{_moment(self.world_size)}_{self.identity['model_name']}_{self.run_digest[:12]}"
+        self._files = RunFiles(self.arguments.stats_dir, stem, self.rank)
 
     def add(self, sample: Sample, answer: Answer, *, restored: bool) -> None:
         """Count one answer."""
-        agreement = self._reference and self._reference.compare(sample.digest, answer.text, answer.tokens)
+        agreement = None
+        if self._reference is not None:
+            agreement = agreement_with(self._reference.get(sample.digest), answer.text, answer.tokens)
         recall = self._recall(answer.measured)
         self.totals.add(answer, restored=restored, agreement=agreement, recall=recall)
         self._files.add(answer, sample, recall, restored=restored)
@@ -81,7 +66,7 @@ class Report:
             measured.kept,
             measured.prompt_tokens,
             self.window,
-            self._shares(),
+            self.shares(),
         )
 
     def finish(self, policy: FailurePolicy, results: Path | None = None) -> dict[str, Any]:
@@ -121,7 +106,7 @@ class Report:
         path = self._files.finish(record)
         if self.rank == 0:
             self._log(totals, record["measured"], path)
-            wandb_run.describe(record)
+            describe_in_wandb(record)
         policy.check(len(totals.skipped), len(totals.rows) + len(totals.skipped))
         return record
 
@@ -163,3 +148,19 @@ def _gathered(part: Any, world_size: int) -> list[Any]:
     parts = [None] * world_size
     torch.distributed.all_gather_object(parts, part)
     return parts
+
+
+def describe_in_wandb(record: Mapping[str, Any]) -> None:
+    """Give the W&B run that ``lmms-eval --wandb_args`` opened flat config and summary, from a run record.
+
+    Config, to group runs by: family, method, budget, every knob, name of the head scores, decode mode.
+    Summary: everything measured, under the names of the run record.
+    """
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    if run is None:
+        return
+    names = ("model_name", "family", "pretrained", "dtype", "decode", "kernel", "batch_size", "processes")
+    config = {name: record[name] for name in names} | record["compression"]
+    config["head_scores"] = record["head_scores_name"]
+    run.config.update(config, allow_val_change=True)
+    run.summary.update(record["measured"])

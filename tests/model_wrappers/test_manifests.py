@@ -7,7 +7,7 @@ from lmms_eval.models import get_model, get_model_manifest
 
 from sparsemm_eval.methods import methods
 from sparsemm_eval.model.families.registry import families
-from sparsemm_eval.model_wrappers import classes
+from sparsemm_eval.model_wrappers import wrapper
 from sparsemm_eval.model_wrappers.manifests import manifests, model_names
 
 SIXTEEN = [
@@ -38,9 +38,9 @@ def test_every_name_resolves_to_its_class(name):
 
 
 def test_other_names_are_no_classes():
-    for name in ("llava_quest__chat", "llava_snapkv", "wrapper"):
+    for name in ("llava_quest__chat", "llava_snapkv", "classes"):
         with pytest.raises(AttributeError, match=name):
-            getattr(classes, name)
+            getattr(wrapper, name)
 
 
 def test_a_broken_plugin_says_so(tmp_path):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sparsemm_eval.model_wrappers.start import settle
+from sparsemm_eval.model_wrappers.manifests import settle
 
 MODELS = ("llava_snapkv", "vlm_sparsemm")
 

@@ -43,7 +43,7 @@ def inputs_of_ours(wrapper, context, images, gen_kwargs, chat):
     """The tensors that our wrapper passes to ``generate``."""
     from sparsemm_eval.model_wrappers.answering.answerer import Answerer
     from sparsemm_eval.model_wrappers.answering.generation import Defaults
-    from sparsemm_eval.model_wrappers.answering.requests import read_requests
+    from sparsemm_eval.model_wrappers.answering.samples import read_requests
 
     instances = requests_of(context, images, dict(gen_kwargs), chat)
     (request,), _ = read_requests(instances, chat, Defaults(wrapper.family.default_max_new_tokens))

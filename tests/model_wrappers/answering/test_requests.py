@@ -1,8 +1,7 @@
 import pytest
 
 from sparsemm_eval.model_wrappers.answering.generation import Defaults
-from sparsemm_eval.model_wrappers.answering.requests import is_padding, read_requests
-from sparsemm_eval.model_wrappers.answering.samples import SampleError
+from sparsemm_eval.model_wrappers.answering.samples import SampleError, read_requests
 from tests.model_wrappers.helpers import TASK, make_requests, to_messages, to_visual
 
 DEFAULTS = Defaults(128, seed=3)
@@ -31,7 +30,6 @@ def test_repeats_are_numbered():
 def test_padding_is_left_out_and_positions_stay():
     instances = make_requests(DOCUMENTS, True)
     instances[1].metadata["__padding_only__"] = True
-    assert is_padding(instances[1])
     requests, _ = read_requests(instances, True, DEFAULTS)
     assert [request.index for request in requests] == [0, 2]
 

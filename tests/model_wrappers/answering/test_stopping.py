@@ -1,6 +1,6 @@
 import torch
 
-from sparsemm_eval.model_wrappers.answering.stopping import StopTexts, cut_text, cut_tokens
+from sparsemm_eval.model_wrappers.answering.answerer import StopTexts, cut_text, cut_tokens
 
 
 def test_tokens_end_with_the_end_token():

@@ -3,7 +3,7 @@ import pytest
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
-from sparsemm_eval.model_wrappers.records.agreement import Reference
+from sparsemm_eval.model_wrappers.records.journal import agreement_with
 from sparsemm_eval.model_wrappers.records.totals import Totals
 from tests.model_wrappers.helpers import answers_of
 
@@ -26,16 +26,16 @@ def loops_distance(left, right):
 def test_edit_similarity_of_tokens(left, right):
     longest = max(len(left), len(right))
     expected = 1.0 if longest == 0 else 1 - loops_distance(left, right) / longest
-    found = Reference({"a": ("", right)}).compare("a", "", left)
+    found = agreement_with({"text": "", "tokens": right}, "", left)
     assert found == {"agreement_identical": True, "agreement_edit_similarity": pytest.approx(expected)}
 
 
 def test_counts_and_shares():
-    reference = Reference({"a": ("yes", [1, 2]), "b": ("no", [3, 4])})
+    reference = {"a": {"text": "yes", "tokens": [1, 2]}, "b": {"text": "no", "tokens": [3, 4]}}
     totals = Totals()
     for digest, text, tokens in (("a", "yes", (1, 2)), ("b", "not", (3, 5)), ("c", "what", (1,))):
         answer = Answer("task", 0, 0, text, tokens, MEASURED)
-        totals.add(answer, restored=False, agreement=reference.compare(digest, text, tokens))
+        totals.add(answer, restored=False, agreement=agreement_with(reference.get(digest), text, tokens))
     expected = {
         "agreement_compared": 2,
         "agreement_missing": 1,
@@ -48,7 +48,7 @@ def test_counts_and_shares():
 
 def test_nothing_to_compare_with_has_counts_only():
     totals = Totals()
-    compared = Reference({}).compare("a", "yes", (1,))
+    compared = agreement_with(None, "yes", (1,))
     totals.add(Answer("task", 0, 0, "yes", (1,), MEASURED), restored=False, agreement=compared)
     found = {name: value for name, value in totals.summary().items() if name.startswith("agreement")}
     assert found == {"agreement_compared": 0, "agreement_missing": 1}

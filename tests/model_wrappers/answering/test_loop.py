@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsemm_eval.model_wrappers.answering.batching import WINDOW, batches, windows
 from sparsemm_eval.model_wrappers.answering.generation import GenerationSettings
+from sparsemm_eval.model_wrappers.answering.loop import WINDOW, batches, windows
 from sparsemm_eval.model_wrappers.answering.samples import Request, Sample
 
 
