@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,81 +54,63 @@ _Shape, _Lengths, _Budget, _Device, _Dtype, _Out = (
 )
 
 
-@dataclass(frozen=True)
-class ModelCommand:
-    """A command over whole models with random weights.
+def _model_command(name: str, quantity: str, label: str, meaning: str, **own: Any) -> None:
+    """Add a command over whole models with random weights, whose plot shows a quantity under a label.
 
-    Its plot shows a `quantity` under a `label`; `options` are defaults of its own, or whole options.
+    ``own`` are defaults of its own, or whole options. typer reads the options from the signature.
     """
-
-    name: str
-    help: str
-    quantity: str
-    label: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-MODEL_COMMANDS = (
-    ModelCommand(
-        "decode",
-        "Time per token beside the least time in which the memory gives all bytes that must be read.\n\n"
-        "Example: sparsemm bench decode --shape tiny --device cpu --dtype float32 --lengths 64 --budget 40",
-        "ms_per_token",
-        "ms per token",
-        {"steps": 64},
-    ),
-    ModelCommand(
-        "prefill",
-        "Time to the first token, compression included.",
-        "prefill_ms",
-        "prefill, ms",
-        {"modes": "dynamic,eager"},
-    ),
-    ModelCommand(
-        "memory",
-        "Peak memory, split into weights, keys and values, and the rest.",
-        "kv",
-        "bytes held for keys and values",
-        {"batches": "1,8"},
-    ),
-    ModelCommand(
-        "throughput",
-        "Samples per second end to end, prompt and answer.",
-        "samples_per_s",
-        "samples per second",
-        {
-            "lengths": "2300",
-            "batches": "1,8",
-            "steps": _option(int, 16, "New tokens per sample.", min=1),
-            "samples": _option(int, 32, "Samples that are timed.", min=1),
-        },
-    ),
-)
-
-
-def _runner(command: ModelCommand) -> Callable[..., None]:
-    """The function that typer calls; typer reads its options from its signature."""
-    options = dict(OPTIONS)
-    for name, own in command.options.items():
-        options[name] = own if isinstance(own, tuple) else (OPTIONS[name][0], own)
+    options = OPTIONS | {
+        option: given if isinstance(given, tuple) else (OPTIONS[option][0], given)
+        for option, given in own.items()
+    }
 
     def run(**given: Any) -> None:
-        _measure(command, given)
+        _measure(name, quantity, label, given)
 
     run.__signature__ = inspect.Signature(
         [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-            for name, (kind, default) in options.items()
+            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+            for option, (kind, default) in options.items()
         ]
     )
-    return run
+    app.command(name, help=meaning)(run)
 
 
-for _command in MODEL_COMMANDS:
-    app.command(_command.name, help=_command.help)(_runner(_command))
+_model_command(
+    "decode",
+    "ms_per_token",
+    "ms per token",
+    "Time per token beside the least time in which the memory gives all bytes that must be read.\n\n"
+    "Example: sparsemm bench decode --shape tiny --device cpu --dtype float32 --lengths 64 --budget 40",
+    steps=64,
+)
+_model_command(
+    "prefill",
+    "prefill_ms",
+    "prefill, ms",
+    "Time to the first token, compression included.",
+    modes="dynamic,eager",
+)
+_model_command(
+    "memory",
+    "kv",
+    "bytes held for keys and values",
+    "Peak memory, split into weights, keys and values, and the rest.",
+    batches="1,8",
+)
+_model_command(
+    "throughput",
+    "samples_per_s",
+    "samples per second",
+    "Samples per second end to end, prompt and answer.",
+    lengths="2300",
+    batches="1,8",
+    steps=_option(int, 16, "New tokens per sample.", min=1),
+    samples=_option(int, 32, "Samples that are timed.", min=1),
+)
 
 
-def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
+def _measure(command: str, quantity: str, label: str, given: dict[str, Any]) -> None:
     from sparsemm_eval.bench import model_runs, report
     from sparsemm_eval.bench.clock import memory_bandwidths
     from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
@@ -148,7 +130,7 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
     default = f"{fullkv.METHOD.name},{sparsemm.METHOD.name}"
     settings = model_runs.combinations(
         _names("methods", given["methods"] or default, methods()),
-        [mode for mode in modes if mode != "static" or command.name != "throughput"],
+        [mode for mode in modes if mode != "static" or command != "throughput"],
         lengths,
         listed(Count, "batches", given["batches"]),
         budget=given["budget"],
@@ -171,16 +153,16 @@ def _measure(command: ModelCommand, given: dict[str, Any]) -> None:
         rate = model_runs.samples_per_second(model, setting, steps, given["samples"], scores)
         return {**asdict(setting), "samples_per_s": rate}
 
-    if command.name == "throughput":
+    if command == "throughput":
         rows = [model_runs.guarded(setting, run) for setting in settings]
     else:
         rows = model_runs.measure_all(model, settings, max(bandwidths.values()), scores)
     typer.echo(report.markdown(rows))
     if given["out"] is not None:
-        facts = report.machine(where)
-        facts |= {"shape": shape.title, "dtype": given["dtype"], "memory_bytes_per_s": bandwidths}
-        name = f"bench-{command.name}"
-        report.save({**facts, "rows": rows}, given["out"], name, command.quantity, command.label)
+        facts = {"shape": shape.title, "dtype": given["dtype"], "memory_bytes_per_s": bandwidths}
+        content = {**report.machine(where), **facts, "rows": rows}
+        report.save(content, given["out"], f"bench-{command}", report.markdown(rows))
+        report.plot(rows, quantity, label, given["out"] / f"bench-{command}.png")
 
 
 def _dtype(name: str) -> Any:
@@ -322,7 +304,6 @@ def methods_command(
     """
     from sparsemm_eval.bench import method_costs, report
     from sparsemm_eval.bench.random_models import SHAPES, build, synthetic_scores
-    from sparsemm_eval.files import write_text_atomically
     from sparsemm_eval.methods import methods as known
     from sparsemm_eval.model.placement import device_named
 
@@ -341,11 +322,9 @@ def methods_command(
             typer.echo(f"{cost.method} {length}: {cost.times_fullkv:.2f} times FullKV's prefill", err=True)
     typer.echo(method_costs.markdown(costs))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         facts = {**report.machine(where), "shape": kind.title, "layers": layers, "dtype": dtype}
-        content = {**facts, "rows": method_costs.to_records(costs)}
-        write_text_atomically(out / "bench-methods.json", json.dumps(content, indent=2) + "\n")
-        write_text_atomically(out / "bench-methods.md", method_costs.markdown(costs))
+        content = {**facts, "rows": [asdict(cost) for cost in costs]}
+        report.save(content, out, "bench-methods", method_costs.markdown(costs))
 
 
 @app.command("compare")
@@ -386,13 +365,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _print_table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from sparsemm_eval.bench.report import table
 
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    typer.echo(f"{title}\n\n{table(columns, rows)}")

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from sparsemm_eval import compat
-from sparsemm_eval.bench import kernel_checks
+from sparsemm_eval.bench import decode_attention
 from sparsemm_eval.bench.clock import copy_bandwidth, extra_bytes, milliseconds, peak_bytes, reset_peak
 from sparsemm_eval.bench.decode_attention import Shape
 from sparsemm_eval.bench.method_costs import random_views
@@ -37,6 +37,7 @@ from sparsemm_eval.bench.report import machine, markdown
 from sparsemm_eval.config import CompressionConfig
 from sparsemm_eval.errors import ConfigError, in_one_line
 from sparsemm_eval.files import check_target, source_digest, users_path, write_text_atomically
+from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.kernels.dispatch import choose
 from sparsemm_eval.methods import adakv, fullkv, methods, snapkv, sparsemm
 from sparsemm_eval.methods.keep import keep
@@ -161,7 +162,7 @@ def environment(suite: Suite) -> dict[str, Any]:
 def kernel_is_right(suite: Suite) -> dict[str, Any]:
     """The kernel against float64, over groups, head dims and dtypes."""
     dtypes = (torch.bfloat16, torch.float16) if suite.device.type == "cuda" else (torch.float32,)
-    done = list(kernel_checks.checks(suite.device, suite.kernel, dtypes))
+    done = list(decode_attention.checks(suite.device, suite.kernel, dtypes))
     failed = [asdict(check) for check in done if not check.passed]
     if failed:
         raise AssertionError(f"{len(failed)} of {len(done)} comparisons are off: {failed}")
@@ -178,18 +179,22 @@ def kernel_is_fast(suite: Suite) -> dict[str, Any]:
             else:
                 shape = Shape(kv_heads, group, 32 if suite.tiny else 128, entries, suite.dtype)
                 rounds = 3 if suite.tiny else 40
-                row = kernel_checks.speed(
+                row = decode_attention.speed(
                     shape, batch, ragged, suite.device, suite.kernel, suite.bandwidth, rounds
                 )
                 rows.append({**row, "kv_heads": kv_heads, "batch": batch})
     return {"rows": rows}
 
 
+def _tiny_model(suite: Suite) -> tuple[Any, HeadScores]:
+    """A small float32 model and head scores for it."""
+    shape = SHAPES["tiny"]
+    return build(shape, suite.device, torch.float32, 1024), synthetic_scores(shape.layers, shape.heads)
+
+
 def same_tokens(suite: Suite) -> dict[str, Any]:
     """Small float32 models: all modes against eager decoding, alone and in a batch, greedy and drawn."""
-    shape = SHAPES["tiny"]
-    model = build(shape, suite.device, torch.float32, 1024)
-    scores = synthetic_scores(shape.layers, shape.heads)
+    model, scores = _tiny_model(suite)
     generator = torch.Generator().manual_seed(0)
     outcome = {}
     for method in SAME_TOKENS:
@@ -230,9 +235,7 @@ def _all_true(outcome: dict[str, Any]) -> dict[str, Any]:
 
 def every_method(suite: Suite) -> dict[str, Any]:
     """Each method: entries kept of a float64 prompt as on a CPU, tokens of captured steps as eager ones."""
-    shape = SHAPES["tiny"]
-    model = build(shape, suite.device, torch.float32, 1024)
-    scores = synthetic_scores(shape.layers, shape.heads)
+    shape, (model, scores) = SHAPES["tiny"], _tiny_model(suite)
     generator = torch.Generator().manual_seed(1)
     ids = [torch.randint(1, 97, (3, 200), generator=generator).to(suite.device)]
     sizes = (shape.layers, shape.heads, shape.kv_heads, 200)
@@ -251,11 +254,8 @@ def every_method(suite: Suite) -> dict[str, Any]:
 
 def changing_steps(suite: Suite) -> dict[str, Any]:
     """Captured steps against eager ones: masks added later, long answers, end tokens, other devices."""
-    shape = SHAPES["tiny"]
-    model = build(shape, suite.device, torch.float32, 1024)
-    config = CompressionConfig.fitting(
-        SPARSEMM, budget=48, window=8, head_scores=synthetic_scores(shape.layers, shape.heads)
-    )
+    model, scores = _tiny_model(suite)
+    config = CompressionConfig.fitting(SPARSEMM, budget=48, window=8, head_scores=scores)
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(1, 97, (1, n), generator=generator).to(suite.device) for n in (100, 300, 60)]
     outcome: dict[str, Any] = {}

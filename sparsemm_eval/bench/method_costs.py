@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from sparsemm_eval.bench.clock import extra_bytes, interleaved, traced_peak_bytes
 from sparsemm_eval.bench.model_runs import Setting
+from sparsemm_eval.bench.report import table
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.methods import fullkv
 from sparsemm_eval.methods.base import FIRST_PASSES, PromptView, Rotation
@@ -194,7 +195,7 @@ def markdown(costs: Sequence[Cost]) -> str:
     lengths = sorted({cost.length for cost in costs})
     names = ["passes", *[f"prefill × FullKV, {n} tokens" for n in lengths]]
     names += [*[f"peak beyond FullKV, {n} tokens, MB" for n in lengths], "host reads per layer"]
-    lines = [" | ".join(["method", *names]), " | ".join(["---"] * (len(names) + 1))]
+    lines = []
     for method in dict.fromkeys(cost.method for cost in costs):
         mine = {cost.length: cost for cost in costs if cost.method == method}
         first = next(iter(mine.values()))
@@ -203,10 +204,5 @@ def markdown(costs: Sequence[Cost]) -> str:
             *(f"{mine[n].extra_peak_bytes / 1e6:+.1f}" for n in lengths),
             f"{first.reads_per_layer:.1f}",
         ]
-        lines.append(" | ".join(cells))
-    return "".join(f"| {line} |\n" for line in lines)
-
-
-def to_records(costs: Sequence[Cost]) -> list[dict[str, Any]]:
-    """JSON types."""
-    return [asdict(cost) for cost in costs]
+        lines.append(cells)
+    return table(["method", *names], lines)

@@ -59,8 +59,6 @@ class Setting:
         ConfigError
             For an unknown mode, or a method that the mode cannot run.
         """
-        if self.mode not in MODES:
-            raise ConfigError("mode", self.mode, "one of " + ", ".join(MODES))
         if not self.exists:
             raise ConfigError("method", self.method, f"the full cache with mode={self.mode}")
         if self.mode in PLAIN_MODES:

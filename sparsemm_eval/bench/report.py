@@ -75,15 +75,18 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     rows = with_speed_ups(rows)
     figures = THROUGHPUT if any("samples_per_s" in row for row in rows) else LATENCY
     figures |= SPEED_UPS if any("times_fullkv" in row or "times_plain" in row for row in rows) else {}
-    lines = [" | ".join([*COLUMNS, *figures]), " | ".join(["---"] * (len(COLUMNS) + len(figures)))]
+    lines = []
     for row in rows:
-        cells = [column(row) for column in COLUMNS.values()]
-        if "error" in row:
-            cells += [row["error"], *[""] * (len(figures) - 1)]
-        else:
-            cells += [column(row) for column in figures.values()]
-        lines.append(" | ".join(cells))
-    return "".join(f"| {line} |\n" for line in lines)
+        failed = "error" in row
+        found = [row["error"], *[""] * (len(figures) - 1)] if failed else [f(row) for f in figures.values()]
+        lines.append([*(column(row) for column in COLUMNS.values()), *found])
+    return table([*COLUMNS, *figures], lines)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def with_speed_ups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -192,9 +195,7 @@ def plot(rows: Sequence[dict[str, Any]], quantity: str, label: str, path: Path) 
     save_figure(figure, path)
 
 
-def save(content: dict[str, Any], folder: Path, name: str, quantity: str, label: str) -> None:
-    """Write ``name``.json, .md and .png into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(content: dict[str, Any], folder: Path, name: str, shown: str) -> None:
+    """Write ``name``.json and its table, ``name``.md, into a folder."""
     write_text_atomically(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
-    write_text_atomically(folder / f"{name}.md", markdown(content["rows"]))
-    plot(content["rows"], quantity, label, folder / f"{name}.png")
+    write_text_atomically(folder / f"{name}.md", shown)

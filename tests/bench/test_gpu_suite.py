@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from sparsemm_eval.bench import gpu_suite, kernel_checks
+from sparsemm_eval.bench import decode_attention, gpu_suite
 from sparsemm_eval.errors import ConfigError
 
 BLOCKED = (
@@ -132,9 +132,9 @@ def test_all_sections(tmp_path):
 def test_a_wrong_kernel_is_noticed(monkeypatch):
     from sparsemm_eval.cache.ragged_store import RaggedStore
 
-    right = list(kernel_checks.checks(torch.device("cpu"), "torch", (torch.float32,)))
+    right = list(decode_attention.checks(torch.device("cpu"), "torch", (torch.float32,)))
     assert all(check.passed for check in right)
     original = RaggedStore.attend
     monkeypatch.setattr(RaggedStore, "attend", lambda *args: original(*args) * 1.01)
-    wrong = list(kernel_checks.checks(torch.device("cpu"), "torch", (torch.float32,)))
+    wrong = list(decode_attention.checks(torch.device("cpu"), "torch", (torch.float32,)))
     assert not any(check.passed for check in wrong)
