@@ -15,11 +15,10 @@ from sparsemm_eval import compat
 from sparsemm_eval.bench.clock import extra_bytes, timed
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
 from sparsemm_eval.heads.scoring.answers import encode_prompts, end_tokens, ground_truth_answers, join
-from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule
+from sparsemm_eval.heads.scoring.batch_scores import TARGET_RULES, ImageScore, ScoringRule
 from sparsemm_eval.heads.scoring.drafts import EXTRA_TOKENS
 from sparsemm_eval.heads.scoring.probe import strongest_keys
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
-from sparsemm_eval.heads.scoring.target_tokens import TARGET_RULES
 from sparsemm_eval.model.families.base import image_positions
 from sparsemm_eval.model.families.registry import family_of
 
@@ -150,7 +149,7 @@ def score_literally(
 def _token_by_token(
     model: PreTrainedModel, inputs: dict[str, Any], forced: list[int] | None, limit: int, topk: int
 ) -> tuple[list[int], Strongest]:
-    ends = end_tokens(model) | {model.config.image_token_id}
+    ends = end_tokens(model)
     answer: list[int] = []
     strongest: Strongest = []
     output = model(**inputs, use_cache=True, output_attentions=True, logits_to_keep=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from itertools import combinations
 from os.path import expanduser
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import Annotated
 import typer
 
 from sparsemm_eval.errors import ConfigError, reason_of
-from sparsemm_eval.files import check_target, users_path
+from sparsemm_eval.files import check_target, remove_records, source_digest, users_path
 from sparsemm_eval.heads.anchors.record import Anchor
-from sparsemm_eval.heads.anchors.registry import known_anchors
+from sparsemm_eval.heads.anchors.registry import anchor_named, known_anchors
 
 app = typer.Typer(
     name="heads",
@@ -92,14 +94,48 @@ def score(
 
     Finished images are kept in a journal, so the same command goes on where a killed one was.
     """
+    from sparsemm_eval.heads.scores import facts
+    from sparsemm_eval.heads.scores.lookup import cache_folder, file_name
+    from sparsemm_eval.heads.scoring import score_heads as scoring
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
-    from sparsemm_eval.heads.scoring.score_heads import Workload, run
+    from sparsemm_eval.model import checkpoint
     from sparsemm_eval.model.placement import place
 
     rule = ScoringRule(mode, topk=topk, include_base=include_base, max_new_tokens=max_new_tokens)
-    work = Workload(images, batch_size, seed)
+    work = scoring.Workload(images, batch_size, seed)
     placement = place(device, None, dtype)
-    run(model, revision, placement, anchor, data, rule, work, out, journal, typer.echo)
+    out = out or cache_folder() / file_name(model)
+    check_target("out", out)
+    finished = journal or out.with_name(out.name + ".journal")
+    check_target("journal", finished, folder=True)
+    source = anchor_named(anchor, data)
+    rule = replace(rule, rule=source.rule)
+    mine = replace(work, rank=placement.rank, world_size=placement.world_size)
+    loaded = checkpoint.load(checkpoint.find(model, revision, "model"), placement)
+    origin = {
+        "model": loaded.name,
+        "weights": loaded.fingerprint["weights"],
+        "revision": loaded.source.commit,
+        "data": data and Path(data).name,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+    identity = {**origin, "files": loaded.fingerprint["files"], "source": source_digest()}
+    started = time.perf_counter()
+    arguments = (loaded.model, loaded.processor, source, rule)
+    scoring.score_heads(*arguments, mine, finished, identity, progress=placement.rank == 0)
+    placement.accelerator.wait_for_everyone()
+    placement.accelerator.end_training()
+    if placement.rank != 0:
+        return
+    # Reading the journal again finds the images of the other processes.
+    found = scoring.score_heads(*arguments, work, finished, identity)
+    seconds = time.perf_counter() - started
+    scores = scoring.summarise(found, scoring.describe(source, rule, work, origin))
+    scores.save(out)
+    if journal is None:
+        remove_records(finished, scoring.KIND)
+    for line in [*facts.lines(scores, top=5), f"{seconds:.1f} s, written to {out}"]:
+        typer.echo(line)
 
 
 @app.command(

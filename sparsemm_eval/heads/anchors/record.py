@@ -42,7 +42,7 @@ class Anchor:
     name : str
         Goes into the provenance of head scores.
     rule : str
-        How tokens find their box, a name among ``target_tokens.TARGET_RULES``.
+        How tokens find their box, a name among ``TARGET_RULES`` of ``batch_scores``.
     sample : callable
         ``(seed, index) -> AnchorSample``; the same arguments give the same sample.
     size : int or None

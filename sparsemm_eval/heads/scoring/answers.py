@@ -103,15 +103,11 @@ def ground_truth_answers(processor: Any, samples: Sequence[AnchorSample]) -> lis
 
 @torch.inference_mode()
 def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int) -> list[list[int]]:
-    """What the model answers, greedily, with its own fast attention; the end of sequence is left out.
-
-    An image placeholder ends an answer too, because it could not be told from the prompt's own later.
-    """
+    """What the model answers, greedily, with its own fast attention; the end of sequence is left out."""
     output = model.generate(
         **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
     )
-    ends = end_tokens(model) | {model.config.image_token_id}
-    answers = []
+    ends, answers = end_tokens(model), []
     for row in output[:, inputs["input_ids"].shape[1] :].tolist():
         length = next((i for i, token in enumerate(row) if token in ends), len(row))
         answers.append(row[:length])
@@ -119,9 +115,10 @@ def generated_answers(model: PreTrainedModel, inputs: dict[str, Any], max_new_to
 
 
 def end_tokens(model: PreTrainedModel) -> set[int]:
-    """Ids that end an answer."""
+    """Ids that end an answer; an image's is one, which could not be told from the prompt's own later."""
     ends = model.generation_config.eos_token_id
-    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    known = [] if ends is None else [ends] if isinstance(ends, int) else ends
+    return {*known, model.config.image_token_id}
 
 
 def join(inputs: dict[str, Any], answers: Sequence[list[int]], pad: int) -> Sequences:

@@ -89,7 +89,7 @@ def redrafted(
     no pass is needed if it ends there; ``limit`` is the most tokens it may have. None if it has so little to
     do with the ground truth that decoding is quicker.
     """
-    ends = end_tokens(model) | {model.config.image_token_id}
+    ends = end_tokens(model)
     cache = DynamicCache(config=model.config.get_text_config())
     answer, new, passes = [], known, 0
     while True:

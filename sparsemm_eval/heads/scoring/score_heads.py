@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,17 @@ from transformers import PreTrainedModel
 from sparsemm_eval import __version__
 from sparsemm_eval.checks import Count, Natural, record
 from sparsemm_eval.errors import ConfigError, HeadScoreError
-from sparsemm_eval.files import check_target, remove_records, source_digest
+from sparsemm_eval.files import RecordStore, digest_of
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
-from sparsemm_eval.heads.anchors.registry import anchor_named
-from sparsemm_eval.heads.scores import facts as table_facts
-from sparsemm_eval.heads.scores.lookup import cache_folder, file_name
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore, ScoringRule, score_batch
-from sparsemm_eval.heads.scoring.scored_images import KIND, ScoredImages
-from sparsemm_eval.model import checkpoint
-from sparsemm_eval.model.placement import Placement
 
 # Images of so many batches are sorted by length together; all of them are in memory at a time.
 SORTED_BATCHES = 8
 PIXELS_PER_TOKEN = 16**2
+KIND = "part"
+RUN = "run "  # keys of what decided the scores; those of images are numbers
+ELSEWHERE = "choose another journal folder"
 
 
 @record
@@ -49,67 +45,51 @@ class Workload:
             raise ConfigError("rank", self.rank, f"an integer in [0, {self.world_size})")
 
 
-def run(
-    model: str,
-    revision: str | None,
-    placement: Placement,
-    anchor: str,
-    data: str | None,
-    rule: ScoringRule,
-    work: Workload,
-    out: Path | None,
-    journal: Path | None,
-    say: Callable[[str], None],
-) -> None:
-    """Load a model, score the images in all processes and write the table.
+class ScoredImages(RecordStore):
+    """The scores of every finished image of one run on disk, shared by all its processes.
 
-    Parameters
-    ----------
-    model, revision : str
-        Shipped reader, hub id or folder; and a hub model's branch, tag or commit.
-    anchor, data : str
-        Name of the anchor, and where a stored anchor's images and boxes are.
-    rule : ScoringRule
-        Its ``rule`` is replaced by the anchor's own.
-    work : Workload
-        Without the shares of processes, which the launcher decides.
-    out : Path, optional
-        File of the table; None: the user's own tables, where ``head_scores`` finds it by the model's name.
-    journal : Path, optional
-        Folder of finished images; None: beside ``out``, removed when the table is written.
+    ``run`` is what decides the scores, in JSON types; ``rank`` is the number of this process.
+
+    Raises
+    ------
+    JournalError
+        If the folder cannot be used or holds something else.
+    HeadScoreError
+        If it holds the journal of another run.
     """
-    out = out or cache_folder() / file_name(model)
-    check_target("out", out)
-    finished = journal or out.with_name(out.name + ".journal")
-    check_target("journal", finished, folder=True)
-    source = anchor_named(anchor, data)
-    rule = replace(rule, rule=source.rule)
-    mine = replace(work, rank=placement.rank, world_size=placement.world_size)
-    loaded = checkpoint.load(checkpoint.find(model, revision, "model"), placement)
-    origin = {
-        "model": loaded.name,
-        "weights": loaded.fingerprint["weights"],
-        "revision": loaded.source.commit,
-        "data": data and Path(data).name,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-    }
-    identity = {**origin, "files": loaded.fingerprint["files"], "source": source_digest()}
-    started = time.perf_counter()
-    arguments = (loaded.model, loaded.processor, source, rule)
-    score_heads(*arguments, mine, finished, identity, progress=placement.rank == 0)
-    placement.accelerator.wait_for_everyone()
-    placement.accelerator.end_training()
-    if placement.rank != 0:
-        return
-    # Reading the journal again finds the images of the other processes.
-    images = score_heads(*arguments, work, finished, identity)
-    seconds = time.perf_counter() - started
-    scores = summarise(images, describe(source, rule, work, origin))
-    scores.save(out)
-    if journal is None:
-        remove_records(finished, KIND)
-    for line in [*table_facts.lines(scores, top=5), f"{seconds:.1f} s, written to {out}"]:
-        say(line)
+
+    def __init__(self, folder: str | Path, run: Mapping[str, Any], rank: int = 0):
+        super().__init__(Path(folder), KIND, rank, unit="images", elsewhere=ELSEWHERE)
+        self.run, self._key = dict(run), RUN + digest_of(dict(run))
+        other = next((key for key in self if key.startswith(RUN) and key != self._key), None)
+        if other is not None:
+            theirs = self[other]
+            self.close()
+            settings = [
+                f"{name}={theirs.get(name)!r} there, {self.run.get(name)!r} here"
+                for name in sorted({*theirs, *self.run})
+                if theirs.get(name) != self.run.get(name)
+            ]
+            another = f"belongs to another run: {', '.join(settings)}; {ELSEWHERE} or remove it"
+            raise HeadScoreError(f"journal {str(folder)!r} {another}")
+
+    def add(self, scores: Mapping[int, ImageScore]) -> None:
+        """Store finished images by number, the first of them with what decided the scores."""
+        self.recall(self._key, lambda: self.run)
+        records = {}
+        for number, score in scores.items():
+            tables = {"scores": score.scores.tolist(), "hits": score.hits.tolist()}
+            records[str(number)] = {**vars(score), **tables, "bad_boxes": dict(score.bad_boxes)}
+        self.append(records)
+
+    def read(self) -> dict[int, ImageScore]:
+        """Finished images of all processes, by number, in ascending order."""
+        found = {}
+        for number in sorted(int(key) for key in self if not key.startswith(RUN)):
+            stored = self[str(number)]
+            scores = torch.tensor(stored["scores"], dtype=torch.float64)
+            found[number] = ImageScore(**{**stored, "scores": scores, "hits": torch.tensor(stored["hits"])})
+        return found
 
 
 def score_heads(
@@ -156,7 +136,7 @@ def score_heads(
                 each = score_batch(model, processor, list(batch.values()), rule)
                 found = dict(zip(batch, each, strict=True))
                 if book is not None:
-                    book.append(found)
+                    book.add(found)
                 scores |= found
                 bar.update(len(batch))
     return dict(sorted(scores.items()))

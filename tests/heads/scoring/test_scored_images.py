@@ -8,7 +8,7 @@ import torch
 from sparsemm_eval.errors import HeadScoreError, JournalError
 from sparsemm_eval.files import remove_records
 from sparsemm_eval.heads.scoring.batch_scores import ImageScore
-from sparsemm_eval.heads.scoring.scored_images import KIND, ScoredImages
+from sparsemm_eval.heads.scoring.score_heads import KIND, ScoredImages
 
 RUN = {"model": "m", "seed": 0}
 
@@ -28,9 +28,9 @@ def same(a, b):
 
 def test_scores_come_back_exactly_and_in_order(tmp_path):
     with ScoredImages(tmp_path / "j", RUN, rank=1) as book:
-        book.append({5: image(5), 3: image(3)})
+        book.add({5: image(5), 3: image(3)})
     with ScoredImages(tmp_path / "j", RUN, rank=0) as book:
-        book.append({0: image(0)})
+        book.add({0: image(0)})
         found = book.read()
     assert list(found) == [0, 3, 5]
     assert all(same(found[number], image(number)) for number in found)
@@ -38,13 +38,13 @@ def test_scores_come_back_exactly_and_in_order(tmp_path):
 
 def test_what_a_killed_run_left_is_dropped(tmp_path):
     with ScoredImages(tmp_path, RUN) as book:
-        book.append({1: image(1), 2: image(2)})
+        book.add({1: image(1), 2: image(2)})
     [path] = tmp_path.glob("part-*.jsonl")
     with path.open("a") as file:
         file.write('{"image": 7, "tok')
     with ScoredImages(tmp_path, RUN) as book:
         assert list(book.read()) == [1, 2]
-        book.append({4: image(4)})
+        book.add({4: image(4)})
         assert list(book.read()) == [1, 2, 4]
 
 
@@ -52,13 +52,13 @@ def test_a_torn_first_line_starts_afresh(tmp_path):
     (tmp_path / "part-00000.jsonl").write_text('{"sum": "sparse')
     with ScoredImages(tmp_path, RUN) as book:
         assert book.read() == {}
-        book.append({1: image(1)})
+        book.add({1: image(1)})
         assert list(book.read()) == [1]
 
 
 def test_another_runs_journal_is_refused(tmp_path):
     with ScoredImages(tmp_path, RUN) as book:
-        book.append({1: image(1)})
+        book.add({1: image(1)})
     for rank in (0, 1):
         with pytest.raises(HeadScoreError, match=r"seed=0 there, 1 here.*another journal folder"):
             ScoredImages(tmp_path, {**RUN, "seed": 1}, rank)

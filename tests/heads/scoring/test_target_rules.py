@@ -7,7 +7,7 @@ from PIL import Image
 
 from sparsemm_eval.errors import UnsupportedError
 from sparsemm_eval.heads.anchors.record import AnchorSample, TextBox
-from sparsemm_eval.heads.scoring.target_tokens import aligned_targets, unique_targets
+from sparsemm_eval.heads.scoring.batch_scores import aligned_targets, unique_targets
 from tests.heads.scoring.samples import processor_of
 
 
