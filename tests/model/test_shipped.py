@@ -32,8 +32,8 @@ def test_shipped_reader_reads(name):
         AutoProcessor.from_pretrained(folder),
     )
     proof = prove(model, processor, qa_count=100, ocr_count=24, batch_size=25, seed=11)
-    assert proof.qa >= TARGETS[name][0]
-    assert proof.ocr >= TARGETS[name][1]
+    assert proof["qa"] >= TARGETS[name][0]
+    assert proof["ocr"] >= TARGETS[name][1]
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,33 +59,6 @@ def replies(
     return found
 
 
-def scores(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    task: str,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    max_new_tokens: int | None = None,
-    batch_size: int = 32,
-) -> list[float]:
-    """Score of every document of `pages_qa` or `pages_ocr`.
-
-    Inside a ``compress`` block the reader answers under compression. `max_new_tokens` is the task's own by
-    default; see `replies`.
-    """
-    found = replies(model, processor, rows, max_new_tokens or MAX_NEW_TOKENS[task], batch_size)
-    return [score_of(task, reply, row) for reply, row in zip(found, rows, strict=True)]
-
-
-def score_of(task: str, reply: str, row: Mapping[str, Any]) -> float:
-    """A reply's score as the task gives it."""
-    from sparsemm_eval.tasks.pages.metrics import METRICS
-
-    if task == "pages_qa":
-        reply = reply.split("\n")[0]  # the task's `until`
-    return METRICS[task](reply, row["answer"])
-
-
 def value_rows(count: int, seed: int) -> list[dict[str, Any]]:
     """Held-out pages of all sizes in turn, each asked for a value: `image`, `question`, `answer`."""
     rows = []
@@ -98,20 +70,6 @@ def value_rows(count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-@dataclass(frozen=True)
-class Proof:
-    """Held-out scores of a reader, in [0, 1].
-
-    `qa` is the exact match over `qa_count` value questions, where the whole answer counts and not its first
-    line alone; `ocr` is the mean character accuracy over `ocr_count` pages.
-    """
-
-    qa: float
-    ocr: float
-    qa_count: int
-    ocr_count: int
-
-
 def prove(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -119,10 +77,16 @@ def prove(
     ocr_count: int = 24,
     seed: int = 1,
     batch_size: int = 16,
-) -> Proof:
+) -> dict[str, float]:
     """Score a reader on held-out pages of its own draw, named by `seed`, one question per page.
 
     Page sizes take turns, so that batches mix them.
+
+    Returns
+    -------
+    dict
+        `qa`, exact match over `qa_count` value questions, where the whole answer counts and not its first
+        line alone; `ocr`, mean character accuracy over `ocr_count` pages; and both counts.
     """
     from sparsemm_eval.tasks.pages.metrics import METRICS
 
@@ -134,9 +98,9 @@ def prove(
         "pages_qa": MAX_NEW_TOKENS["pages_qa"],
         "pages_ocr": 2 + max((len(row["answer"]) for row in rows["pages_ocr"]), default=0),
     }
-    means = []
+    means = {}
     for task, asked in rows.items():
         found = replies(model, processor, asked, longest[task], batch_size)
         points = [METRICS[task](reply, row["answer"]) for reply, row in zip(found, asked, strict=True)]
-        means.append(sum(points) / max(1, len(points)))
-    return Proof(*means, qa_count, ocr_count)
+        means[task.removeprefix("pages_")] = sum(points) / max(1, len(points))
+    return {**means, "qa_count": qa_count, "ocr_count": ocr_count}

@@ -10,7 +10,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def train(
     if sum(proof):
         # In single precision, as the tasks run it on a CPU.
         heldout = prove(model.float().eval(), processor, *proof)
-        record["heldout"] = {key: round(value, 5) for key, value in asdict(heldout).items()}
+        record["heldout"] = {key: round(value, 5) for key, value in heldout.items()}
         _write(out, record)
     log(f"{record['training_seconds']:7.1f} s  trained in {record['steps']} steps: {record['heldout']}")
     return record

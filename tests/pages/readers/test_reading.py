@@ -5,7 +5,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sparsemm_eval import CompressionConfig, compress
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model import shipped as checkpoints
-from sparsemm_eval.pages.readers.reading import documents, score_of, scores
+from sparsemm_eval.pages.readers.reading import MAX_NEW_TOKENS, documents, replies
+from sparsemm_eval.tasks.pages.metrics import METRICS
+
+
+def score_of(task, reply, row):
+    """A reply's score as the task gives it, where the first line alone answers a value question."""
+    return METRICS[task](reply.split("\n")[0] if task == "pages_qa" else reply, row["answer"])
+
+
+def scores(model, processor, task, rows, batch_size=32):
+    """Score of every document of a page task; inside ``compress`` the reader answers under compression."""
+    found = replies(model, processor, rows, MAX_NEW_TOKENS[task], batch_size)
+    return [score_of(task, reply, row) for reply, row in zip(found, rows, strict=True)]
 
 
 @pytest.fixture(scope="module", params=checkpoints.NAMES)
@@ -47,10 +59,3 @@ def test_visual_heads_carry_the_answer(reader):
 def test_documents_are_the_tasks_first():
     rows = documents("pages_ocr", 3)
     assert [row["answer"] for row in rows] == [row["answer"] for row in documents("pages_ocr")][:3]
-
-
-def test_value_questions_count_the_first_line_only():
-    row = {"answer": "123"}
-    assert score_of("pages_qa", "123\n456", row) == 1
-    assert score_of("pages_qa", "1234", row) == 0
-    assert score_of("pages_ocr", "123\n4", {"answer": "123\n4"}) == 1
