@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -18,7 +19,7 @@ from typing import Any
 
 import filelock
 
-from sparsemm_eval.errors import ConfigError, JournalError, reason_of
+from sparsemm_eval.errors import ConfigError, JournalError, SparseMMError, reason_of
 
 #: Packages whose source may decide a result, and that may be installed apart from each other.
 PACKAGES = ("sparsemm_eval", "sparsemm_eval.model_wrappers", "sparsemm_eval.tasks")
@@ -117,6 +118,28 @@ def source_digest() -> str:
 
 class FileLock(filelock.FileLock):
     """A class of its own: lmms-eval makes every FileLock of a path the same object, held by whoever asks."""
+
+
+def made_once(folder: Path, what: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the user's cache, which appears when `make` has filled the one it gets; made if missing.
+
+    Raises
+    ------
+    SparseMMError
+        If the cache cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as place:
+                    make(Path(place, "new"))
+                    Path(place, "new").replace(folder)
+    except OSError as error:
+        raise SparseMMError(
+            f"cannot keep {what} in {folder.parent} ({error}); XDG_CACHE_HOME names another cache"
+        ) from error
+    return folder
 
 
 class RecordStore:

