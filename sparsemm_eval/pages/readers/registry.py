@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 
 from sparsemm_eval.checks import checked, one_of
 from sparsemm_eval.pages.readers import smol
-from sparsemm_eval.pages.readers.chat import ChatFormat
-from sparsemm_eval.pages.readers.reader import Learning, Reader, special_ids
+from sparsemm_eval.pages.readers.reader import ChatFormat, Learning, Reader, special_ids
 from sparsemm_eval.pages.readers.recipe import BOTH, EVEN, FOUNDATION, GROUPED, MIXED, WIDE, Stage
 from sparsemm_eval.pages.readers.tokenizer import SpecialTokens
 

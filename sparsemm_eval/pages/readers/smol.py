@@ -1,25 +1,96 @@
 """The parts of `smol-reader`: LLaVA-NeXT around a pretrained language model, SmolLM2-135M-Instruct.
 
 The vision tower is `tiny-reader`'s and stays as it is. What is learned, and shipped, is a projector and
-low-rank changes of the language model's layers.
+low-rank changes of the language model's layers (LoRA, Hu et al. 2022): a projection's weight W [out, in]
+becomes W + SCALE * B A with A [rank, in] and B [out, rank].
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from sparsemm_eval.files import replacing
 from sparsemm_eval.model import shipped
-from sparsemm_eval.pages.readers import adapter
 from sparsemm_eval.pages.readers.language_model import language_model
 from sparsemm_eval.pages.readers.tokenizer import SpecialTokens
+
+SCALE = 2.0
+#: Part of a layer, its projections, and the rank of their changes.
+TARGETS = (
+    ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"), 16),
+    ("mlp", ("gate_proj", "up_proj", "down_proj"), 8),
+)
+
+
+class Adapted(nn.Module):
+    """A frozen projection with its low-rank change; the change is nothing at first."""
+
+    def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.base = base
+        weight = base.weight
+        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, dtype=weight.dtype))
+        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, dtype=weight.dtype))
+        nn.init.kaiming_uniform_(self.lora_a, a=5**0.5, generator=generator)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The projection of [..., in] to [..., out]."""
+        return self.base(hidden) + SCALE * (hidden @ self.lora_a.T) @ self.lora_b.T
+
+
+def _projections(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module, str, int]]:
+    """Name, parent, attribute and rank of every adapted projection of the text model."""
+    for part, names, rank in TARGETS:
+        for number, layer in enumerate(model.model.language_model.layers):
+            for name in names:
+                yield f"layers.{number}.{name}", getattr(layer, part), name, rank
+
+
+def add_factors(model: PreTrainedModel) -> None:
+    """Freeze a model and give the projections of its text model a change that can be learned.
+
+    The first factors are the same every time.
+    """
+    model.requires_grad_(False)
+    generator = torch.Generator()
+    for _, parent, name, rank in _projections(model):
+        setattr(parent, name, Adapted(getattr(parent, name), rank, generator))
+
+
+def factors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a model with `add_factors` has learned, by name."""
+    found = {}
+    for name, parent, attribute, _ in _projections(model):
+        adapted = getattr(parent, attribute)
+        found |= {f"{name}.lora_a": adapted.lora_a, f"{name}.lora_b": adapted.lora_b}
+    return found
+
+
+@torch.no_grad()
+def put_factors(model: PreTrainedModel, learned: dict[str, torch.Tensor]) -> None:
+    """Give a model with `add_factors` what another has learned."""
+    for name, parameter in factors(model).items():
+        parameter.copy_(learned[name])
+
+
+@torch.no_grad()
+def merge_factors(model: PreTrainedModel, learned: dict[str, torch.Tensor]) -> None:
+    """Add what was learned to the weights of a plain model."""
+    for name, parent, attribute, _ in _projections(model):
+        weight = getattr(parent, attribute).weight
+        # In double precision, so that every machine rounds to the same weights.
+        change = learned[f"{name}.lora_b"].double() @ learned[f"{name}.lora_a"].double()
+        weight.copy_(weight.double() + SCALE * change)
+
 
 #: A special token that SmolLM2 does not use becomes the image token, so that the vocabulary stays as it is.
 IMAGE_TOKEN, _UNUSED = "<image>", "<empty_output>"
@@ -72,7 +143,7 @@ def new_model(
 
 def ready_to_learn(model: PreTrainedModel) -> None:
     """Freeze all but the projector, and let the language model's layers change at low rank."""
-    adapter.add(model)
+    add_factors(model)
     model.model.multi_modal_projector.requires_grad_(True)
 
 
@@ -81,7 +152,7 @@ def _learned(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     projector = {
         f"projector.{name}": value for name, value in model.model.multi_modal_projector.named_parameters()
     }
-    found = projector | adapter.factors(model)
+    found = projector | factors(model)
     return {name: value.detach().to(torch.bfloat16).contiguous() for name, value in found.items()}
 
 
@@ -96,7 +167,7 @@ def restore(model: PreTrainedModel, folder: str | Path) -> None:
     """Give a model that is ready to learn what `save` wrote."""
     found = load_file(Path(folder) / shipped.ADAPTER.name)
     _put_projector(model, found)
-    adapter.put(model, found)
+    put_factors(model, found)
 
 
 def merge(model: PreTrainedModel, folder: str | Path, whole: bool = True) -> None:
@@ -104,7 +175,7 @@ def merge(model: PreTrainedModel, folder: str | Path, whole: bool = True) -> Non
     found = load_file(Path(folder) / shipped.ADAPTER.name)
     _put_projector(model, found)
     if whole:
-        adapter.merge(model, found)
+        merge_factors(model, found)
 
 
 def _put_projector(model: PreTrainedModel, found: dict[str, torch.Tensor]) -> None:

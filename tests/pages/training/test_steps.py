@@ -7,8 +7,7 @@ from sparsemm_eval.pages.readers.recipe import FOUNDATION
 from sparsemm_eval.pages.readers.registry import READERS, build
 from sparsemm_eval.pages.training.batches import make_batch
 from sparsemm_eval.pages.training.model import TrainingModel
-from sparsemm_eval.pages.training.optimizer import Optimizer
-from sparsemm_eval.pages.training.steps import Scores, train_step
+from sparsemm_eval.pages.training.steps import Optimizer, Scores, train_step
 
 PLAIN = FOUNDATION[0]
 
