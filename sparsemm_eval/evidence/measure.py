@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,8 @@ from sparsemm_eval.model.shipped import BUILT
 from sparsemm_eval.pages.drawing.render import Page, make_page
 from sparsemm_eval.pages.readers.questions import READ_QUESTION
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured."""
-
-    images: int  # per kind of images
-
-
-EFFORTS = {"full": Effort(60), "half": Effort(24), "trial": Effort(4)}
+#: How much is measured: images of each kind.
+EFFORTS = {"full": 60, "half": 24, "trial": 4}
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,6 @@ class Evidence:
 
     reader: Checkpoint
     effort: str  # name of one of `EFFORTS`
-    shipped: HeadScores
     kinds: list[Source]
     stacks: Mapping[str, torch.Tensor]  # kind to float64 [images, L, H], scores of single images
     counted: Mapping[str, int]  # kind to how many answer tokens counted
@@ -67,16 +59,16 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
         See ``sources``.
     figures : pathlib.Path
     """
-    much, shipped = EFFORTS[effort], resolve(None, reader)
+    images, shipped = EFFORTS[effort], resolve(None, reader)
     loaded = checkpoint.load(checkpoint.find(reader, argument="--reader"), place("cpu", None, "float32"))
     identity = {
         "reader": loaded.fingerprint,
         "scores": shipped.digest(),
-        "effort": asdict(much),
+        "images": images,
         "stored": dict(stored),
         "source": source_digest(),
     }
-    kinds = sources(work / "shapes", much.images, stored, reader in BUILT)
+    kinds = sources(work / "shapes", images, stored, reader in BUILT)
     stacks, counted = {}, {}
     with RecordStore(work, "measured", unit="measurements", elsewhere="choose another --work") as store:
 
@@ -85,11 +77,19 @@ def measure(reader: str, effort: str, work: Path, stored: Mapping[str, str], fig
             return store.recall(digest_of({**identity, "what": what}), make)
 
         for kind in kinds:
-            found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, much.images))
+            found = measured(f"scores from {kind.name}", partial(_score, loaded, kind, images))
             stacks[kind.name] = torch.tensor(found["scores"], dtype=torch.float64)
             counted[kind.name] = found["tokens"]
-    word, on_word = _draw_all(loaded, shipped, stacks, figures)
-    return Evidence(loaded, effort, shipped, kinds, stacks, counted, word, on_word)
+    plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
+    pair = tuple(stacks)[:2]
+    tables = (HeadScores(stacks[name].mean(0)) for name in pair)
+    plots.save_comparison(*tables, pair, figures / "two-sets-of-pages.png")
+    page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
+    entry, heads = page.entries[number], chosen_heads(shipped, 3, 3)
+    word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)
+    save_sheet(word, shipped, heads, figures / "word.png", marks=[box_around(page.value_boxes(entry))])
+    on_word = share_on(word, heads[0], page, number)
+    return Evidence(loaded, effort, kinds, stacks, counted, word, on_word)
 
 
 def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
@@ -99,28 +99,6 @@ def _score(loaded: Checkpoint, kind: Source, images: int) -> dict[str, Any]:
         "scores": [image.scores.tolist() for image in found.values()],
         "tokens": sum(image.tokens for image in found.values()),
     }
-
-
-def _table(stack: torch.Tensor) -> HeadScores:
-    return HeadScores(stack.mean(0))
-
-
-def _draw_all(
-    loaded: Checkpoint,
-    shipped: HeadScores,
-    stacks: Mapping[str, torch.Tensor],
-    figures: Path,
-) -> tuple[WordAttention, float]:
-    plots.save_head_map(shipped, figures / "head-map.png", f"head scores of {loaded.name}")
-    names = tuple(stacks)[:2]
-    plots.save_comparison(*(_table(stacks[name]) for name in names), names, figures / "two-sets-of-pages.png")
-    page, number = make_page(SPLIT, 41, 0, (8, 16)), 1
-    entry = page.entries[number]
-    word = word_attention(loaded.model, loaded.processor, page.image, READ_QUESTION, entry.value)
-    heads = chosen_heads(shipped, 3, 3)
-    around = box_around(page.value_boxes(entry))
-    save_sheet(word, shipped, heads, figures / "word.png", marks=[around])
-    return word, share_on(word, heads[0], page, number)
 
 
 def share_on(seen: WordAttention, head: tuple[int, int], page: Page, number: int) -> float:

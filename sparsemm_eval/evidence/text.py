@@ -55,8 +55,8 @@ def document(found: Evidence, study: Path, figures: str, option: str) -> str:
     record = StudyFolder(study).settings()
     window = record["settings"].get("knobs", {}).get("window", [WINDOW])[0]
     shipped = record["name"].replace("-", "/", 1)  # one of a folder of studies
-    effort, names = EFFORTS[found.effort], list(found.stacks)
-    mean = HeadScores(found.stacks[names[0]].mean(0))
+    first = next(iter(found.stacks.values()))
+    mean = HeadScores(first.mean(0))
     total = mean.table.numel()
     best_layer, best_head = mean.best_heads(1)[0]
     return environment.get_template("evidence.md.j2").render(
@@ -68,10 +68,10 @@ def document(found: Evidence, study: Path, figures: str, option: str) -> str:
         window=window,
         window_alone=WINDOW_ALONE[window],
         weights=found.reader.fingerprint["weights"][:19],
-        images=effort.images,
+        images=EFFORTS[found.effort],
         total=total,
         top=count_of(TOP_SHARE, total),
-        concentration=list(_concentration(found.stacks[names[0]])),
+        concentration=list(_concentration(first)),
         noteworthy=noteworthy_heads(mean),
         best_layer=best_layer,
         best_head=best_head,
@@ -131,15 +131,10 @@ def resampled_tables(stack: torch.Tensor, draws: int, seed: int = 0) -> torch.Te
 
     ``stack`` float64 [images, L, H] holds the scores of single images.
     """
-    means = _resampled_means(stack, draws, seed)
-    return means / means.sum((1, 2), keepdim=True)
-
-
-def _resampled_means(data: torch.Tensor, draws: int, seed: int) -> torch.Tensor:
-    """Means over the first dimension, drawn with replacement: [draws, …]."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(data), (draws, len(data)), generator=generator)
-    return data[chosen].mean(1)
+    chosen = torch.randint(len(stack), (draws, len(stack)), generator=generator)
+    means = stack[chosen].mean(1)
+    return means / means.sum((1, 2), keepdim=True)
 
 
 def _ranged(value: float, draws: list[float]) -> str:
