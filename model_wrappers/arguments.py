@@ -21,11 +21,6 @@ from sparsemm_eval.model.families.base import Family
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 
 
-def knob_names() -> tuple[str, ...]:
-    """Names of the model_args that make up the CompressionConfig; the method is fixed by the model's name."""
-    return setting_names()
-
-
 def _text(value: Any) -> Any:
     """lmms-eval parses digits to numbers, so a revision may arrive as one."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
@@ -125,7 +120,7 @@ class Arguments:
     def names(cls) -> tuple[str, ...]:
         """Every valid argument name."""
         own = (entry.name for entry in dataclasses.fields(cls) if entry.name != "knobs")
-        return (*own, *knob_names())
+        return (*own, *setting_names())
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], model_name: str, family: Family | None) -> Arguments:
@@ -152,7 +147,7 @@ class Arguments:
             values.setdefault("pretrained", family.default_checkpoint)
         elif "pretrained" not in values:
             raise ConfigError("pretrained", None, f"a checkpoint, from which {model_name} takes its family")
-        knobs = {name: _number(values.pop(name)) for name in knob_names() if name in values}
+        knobs = {name: _number(values.pop(name)) for name in setting_names() if name in values}
         arguments = cls(**values, knobs=knobs)
         if family is not None:
             arguments.check_family(family)

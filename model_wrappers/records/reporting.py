@@ -1,20 +1,24 @@
-"""The report of a run: totals over all processes into lmms-eval's results, the run record and the log."""
+"""The report of a run: what was run and measured, in the run record, lmms-eval's results and the log."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from loguru import logger
 
 from sparsemm_eval import compat
+from sparsemm_eval.errors import ConfigError
+from sparsemm_eval.files import explained, write_json_atomically
 from sparsemm_eval.heads.scores.recall import FIGURES, recall_figures
 from sparsemm_eval.model_wrappers.answering.answer import Answer, Measurement
 from sparsemm_eval.model_wrappers.answering.failures import FailurePolicy
@@ -22,13 +26,16 @@ from sparsemm_eval.model_wrappers.answering.samples import Sample
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.model_wrappers.records import identity as run_identity
 from sparsemm_eval.model_wrappers.records.journal import agreement_with, read_reference
-from sparsemm_eval.model_wrappers.records.run_record import RunFiles
+from sparsemm_eval.model_wrappers.records.run_record import RUN_SUFFIX, SAMPLES_SUFFIX
 from sparsemm_eval.model_wrappers.records.totals import Totals
 
 
 @dataclass
 class Report:
-    """Collects what a run measures and writes it down at the end."""
+    """Collects what a run measures and writes it down, to ``stats_dir`` as far as there is one.
+
+    Every process writes its own samples; rank 0 writes the record. Several runs may share the folder.
+    """
 
     identity: Mapping[str, Any]  # of the run, as are the names; see ``records.identity``
     names: Mapping[str, Any]
@@ -45,17 +52,51 @@ class Report:
         self.totals = Totals(self.context)
         reference = self.arguments.reference
         self._reference = None if reference is None else read_reference(reference)
-        stem = f"{_moment(self.world_size)}_{self.identity['model_name']}_{self.run_digest[:12]}"
-        self._files = RunFiles(self.arguments.stats_dir, stem, self.rank)
+        self._stem = f"{_moment(self.world_size)}_{self.identity['model_name']}_{self.run_digest[:12]}"
+        self._folder = self.arguments.stats_dir and Path(self.arguments.stats_dir)
+        self._samples: TextIO | None = None
+        try:
+            if self._folder:
+                self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remedy = f"a folder to write to ({error.strerror})"
+            raise ConfigError("stats_dir", str(self._folder), remedy) from error
 
     def add(self, sample: Sample, answer: Answer, *, restored: bool) -> None:
-        """Count one answer."""
+        """Count one answer and write its measurements.
+
+        Raises
+        ------
+        JournalError
+            If they cannot be written, as on a full disk; so does ``finish``.
+        """
         agreement = None
         if self._reference is not None:
             agreement = agreement_with(self._reference.get(sample.digest), answer.text, answer.tokens)
         recall = self._recall(answer.measured)
         self.totals.add(answer, restored=restored, agreement=agreement, recall=recall)
-        self._files.add(answer, sample, recall, restored=restored)
+        if not self._folder:
+            return
+        record = {
+            "task": answer.task,
+            "doc_id": answer.doc_id,
+            "repeat": answer.repeat,
+            "sample": sample.digest,
+            "images": sample.image_digest,
+            "answer": answer.text,
+            "tokens": len(answer.tokens),
+            "restored": restored,
+            **answer.measured.to_record(),
+            **recall,
+        }
+        with self._writing():
+            if self._samples is None:
+                name = self._stem + SAMPLES_SUFFIX.format(rank=self.rank)
+                self._samples = (self._folder / name).open("x", encoding="utf-8")
+            self._samples.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return explained(f"stats_dir={str(self._folder)!r} cannot be written")
 
     def _recall(self, measured: Measurement) -> dict[str, float | None]:
         if measured.evidence_kept is None:
@@ -103,14 +144,18 @@ class Report:
             "skipped": totals.skipped,
             "empty": totals.empty_names(),
         }
-        path = self._files.finish(record)
+        with self._writing():
+            if self._samples is not None:
+                self._samples.close()
+            if self._folder and self.rank == 0:
+                write_json_atomically(self._folder / (self._stem + RUN_SUFFIX), record)
         if self.rank == 0:
-            self._log(totals, record["measured"], path)
+            self._log(totals, record["measured"])
             describe_in_wandb(record)
         policy.check(len(totals.skipped), len(totals.rows) + len(totals.skipped))
         return record
 
-    def _log(self, totals: Totals, measured: dict[str, Any], path: Any) -> None:
+    def _log(self, totals: Totals, measured: dict[str, Any]) -> None:
         for name, reason in totals.skipped.items():
             logger.error(f"skipped, and not part of any score: {name}: {reason}")
         answers = f"of {measured['samples']} answers"
@@ -124,8 +169,8 @@ class Report:
             )
         if measured.get("agreement_missing"):
             logger.warning(f"the reference has no answer to {measured['agreement_missing']} samples")
-        if path is not None:
-            logger.info(f"run record: {path}")
+        if self._folder:
+            logger.info(f"run record: {self._folder / (self._stem + RUN_SUFFIX)}")
         compression = self.identity["compression"]
         numbers = {name: value for name, value in compression.items() if isinstance(value, (int, float))}
         nominal = {f"nominal_{name}": value for name, value in numbers.items()}

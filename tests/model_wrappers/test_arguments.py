@@ -1,10 +1,11 @@
 import pytest
 
+from sparsemm_eval.config import setting_names
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.methods import method_named
 from sparsemm_eval.model.families.llava import FAMILY as LLAVA
 from sparsemm_eval.model.families.qwen2vl import FAMILY as QWEN2VL
-from sparsemm_eval.model_wrappers.arguments import Arguments, knob_names
+from sparsemm_eval.model_wrappers.arguments import Arguments
 
 SNAPKV = method_named("snapkv")
 
@@ -23,7 +24,7 @@ def test_defaults():
 
 def test_every_knob_is_a_model_arg():
     knobs = {"budget", "window", "score", "ratio", "kernel_size", "pooling", "gqa", "surplus", "head_scores"}
-    assert knobs <= set(knob_names()) <= set(Arguments.names())
+    assert knobs <= set(setting_names()) <= set(Arguments.names())
     config = parse(budget=300, window=16, ratio=0, pooling="max", seed=3).compression(method_named("random"))
     assert (config.budget, config.window, config.ratio, config.pooling, config.seed) == (300, 16, 0, "max", 3)
     assert config.method == "random"

@@ -58,7 +58,7 @@ def test_a_full_disk_is_an_error_of_ours(build_wrapper, documents, tmp_path, mon
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here")
-    wrapper._report._files._samples = full.open("w")
+    wrapper._report._samples = full.open("w")
     answers_of(wrapper, documents[1:2])
     with pytest.raises(JournalError, match=r"stats_dir=.* cannot be written: No space left"):
         wrapper.clean()
