@@ -67,7 +67,7 @@ def build(
     Example: sparsemm readers build smol-reader
     """
     from sparsemm_eval.model.families.registry import ANY_FAMILY
-    from sparsemm_eval.pages.readers.built import build_checkpoint
+    from sparsemm_eval.pages.readers.registry import build_checkpoint
 
     print(build_checkpoint(name, wheel, log=lambda line: print(line, flush=True)))
     print(

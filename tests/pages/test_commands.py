@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.cli import app, main
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.pages.benchmarks.page_tasks import TASKS
+from sparsemm_eval.pages.benchmarks.write import TASKS
 from sparsemm_eval.pages.training import train as training
 
 

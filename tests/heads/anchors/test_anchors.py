@@ -10,7 +10,7 @@ from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS, DOCUMENTS
 from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, SPLIT
 from sparsemm_eval.heads.anchors.record import TextBox, check_boxes
 from sparsemm_eval.heads.anchors.registry import anchor_named
-from sparsemm_eval.pages.benchmarks.page_tasks import ocr_rows, qa_rows
+from sparsemm_eval.pages.benchmarks.write import ocr_rows, qa_rows
 
 
 @pytest.mark.parametrize("anchor", [PAGES, PAGE_VALUES], ids=lambda anchor: anchor.name)

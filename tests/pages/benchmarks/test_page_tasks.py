@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsemm_eval.pages.benchmarks.page_tasks import MANY, SEED, many_rows, ocr_rows, qa_rows
-from sparsemm_eval.pages.benchmarks.write import write_page_tasks
+from sparsemm_eval.pages.benchmarks.write import MANY, SEED, many_rows, ocr_rows, qa_rows, write_page_tasks
 from sparsemm_eval.pages.drawing.layout import PAGE_SIZES, READING_SIZES
 from sparsemm_eval.pages.drawing.render import make_page
 from sparsemm_eval.tasks import FOLDER

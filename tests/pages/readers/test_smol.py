@@ -12,9 +12,8 @@ from sparsemm_eval.heads.scores.lookup import check_made_for, resolve
 from sparsemm_eval.model import shipped
 from sparsemm_eval.model.fingerprint import fingerprint
 from sparsemm_eval.pages.readers import language_model, reading, smol
-from sparsemm_eval.pages.readers.built import build_checkpoint
 from sparsemm_eval.pages.readers.reader import Learning
-from sparsemm_eval.pages.readers.registry import READERS, SMOL_READER, build
+from sparsemm_eval.pages.readers.registry import READERS, SMOL_READER, build, build_checkpoint
 from sparsemm_eval.pages.training import train as training
 
 # Before a test has a cache of its own.
