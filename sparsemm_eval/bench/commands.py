@@ -231,24 +231,14 @@ def heads(
         for rule in rules
         for row in head_scoring.measure(*loaded, source, rule, sizes, images, literal_images, seed)
     ]
-    memory = None
-    if loaded[0].device.type == "cuda":
-        samples = [source.sample(seed, index) for index in range(min(images, max(sizes)))]
-        memory = head_scoring.peak_memory(*loaded, samples)
     if as_json:
-        typer.echo(json.dumps({"rows": [asdict(row) for row in rows], "memory": memory}, indent=2))
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
         return
     _print_table(
         f"{model}, anchor {anchor}, {dtype}, {device}, {torch.get_num_threads()} threads",
         ("mode", "batch", "images", "ms/image", "literal ms/image", "ratio", "same scores"),
         [row.cells() for row in rows],
     )
-    if memory is not None:
-        typer.echo(
-            f"peak memory beyond the weights, {memory['tokens']} tokens: plain prefill "
-            f"{memory['prefill'] / 2**20:.0f} MiB, scoring pass {memory['probe'] / 2**20:.0f} MiB "
-            f"({memory['probe'] / memory['prefill']:.2f}x)"
-        )
 
 
 @app.command("attention")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,12 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsemm_eval import compat
-from sparsemm_eval.bench.clock import extra_bytes, timed
+from sparsemm_eval.bench.clock import timed
 from sparsemm_eval.heads.anchors.record import Anchor, AnchorSample
-from sparsemm_eval.heads.scoring.answers import encode_prompts, end_tokens, ground_truth_answers, join
+from sparsemm_eval.heads.scoring.answers import encode_prompts, end_tokens, ground_truth_answers
 from sparsemm_eval.heads.scoring.batch_scores import TARGET_RULES, ImageScore, ScoringRule
 from sparsemm_eval.heads.scoring.drafts import EXTRA_TOKENS
-from sparsemm_eval.heads.scoring.probe import strongest_keys
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads
 from sparsemm_eval.model.families.base import image_positions
 from sparsemm_eval.model.families.registry import family_of
@@ -168,39 +166,6 @@ def _token_by_token(
             output_attentions=True,
         )
     return answer, strongest
-
-
-def peak_memory(model: PreTrainedModel, processor: Any, samples: Sequence[AnchorSample]) -> dict[str, int]:
-    """The memory of the scoring pass over one batch beside that of a plain prefill, on a GPU.
-
-    Returns
-    -------
-    dict
-        Most bytes beyond the weights of a ``prefill``, which keeps keys and values, and of a ``probe``, the
-        scoring pass; and the ``tokens`` of the batch.
-    """
-    inputs = encode_prompts(model, processor, samples)
-    sequences = join(inputs, ground_truth_answers(processor, samples), processor.tokenizer.pad_token_id or 0)
-    starts = [len(prompt) for prompt in sequences.prompts]
-    count = max(map(len, sequences.answers))
-    length = sequences.inputs["input_ids"].shape[1]
-    queries = torch.tensor([[min(start + i, length) - 1 for i in range(count)] for start in starts])
-
-    def prefill() -> None:
-        with torch.inference_mode():
-            model(**sequences.inputs, use_cache=True, logits_to_keep=1)
-
-    def probe() -> None:
-        strongest_keys(model, sequences.inputs, queries.to(model.device))
-
-    peaks = {"prefill": _peak(prefill, model.device), "probe": _peak(probe, model.device)}
-    return {**peaks, "tokens": length * len(starts)}
-
-
-def _peak(work: Callable[[], None], device: torch.device) -> int:
-    work()
-    gc.collect()
-    return extra_bytes(work, device)
 
 
 def _same(first: ImageScore, second: ImageScore) -> bool:
