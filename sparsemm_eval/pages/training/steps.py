@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -64,35 +63,12 @@ ALIGNMENT_WEIGHT = 0.2
 _SMOOTHING = 0.9
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Measurements on one training batch, before its update; teacher-forced.
-
-    Attributes
-    ----------
-    loss : float
-        Nats per answer token, without the alignment term.
-    qa, ocr : float
-        Share of values with every token right, and of page tokens right.
-    alignment : float
-        Share of printed cells whose feature is nearest to its character.
-    """
-
-    loss: float = float("nan")
-    qa: float = float("nan")
-    ocr: float = float("nan")
-    alignment: float = float("nan")
-
-    def known(self) -> dict[str, float]:
-        """What was measured, by name."""
-        return {name: value for name, value in asdict(self).items() if value == value}
-
-    def followed_by(self, new: Scores) -> Scores:
-        """Running means after another batch; a measurement that it lacks leaves its mean."""
-        mixed = self.known()
-        for name, value in new.known().items():
-            mixed[name] = _SMOOTHING * mixed[name] + (1 - _SMOOTHING) * value if name in mixed else value
-        return Scores(**mixed)
+def followed_by(mean: dict[str, float], new: dict[str, float]) -> dict[str, float]:
+    """Running means of scores after another batch; a score that it lacks leaves its mean."""
+    mixed = dict(mean)
+    for name, value in new.items():
+        mixed[name] = _SMOOTHING * mixed[name] + (1 - _SMOOTHING) * value if name in mixed else value
+    return mixed
 
 
 def answer_loss(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, float, float]:
@@ -116,22 +92,31 @@ def answer_loss(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, float
 
 def train_step(
     stage: Stage, learner: TrainingModel, batch: Batch, optimizer: Optimizer, factor: float
-) -> Scores:
-    """Run one step, forward, backward and update, at the share `factor` of the peak learning rate."""
+) -> dict[str, float]:
+    """Run one step, forward, backward and update, at the share `factor` of the peak learning rate.
+
+    Returns
+    -------
+    dict
+        What was measured on the batch before the update, teacher-forced: `loss`, nats per answer token
+        without the alignment term; `qa` and `ocr`, shares of values with every token right, and of page
+        tokens right; `alignment`, share of printed cells whose feature is nearest to its character.
+    """
     if stage.source == "cells":
         loss, accuracy = learner.alignment(batch, learner.image_features(batch))
         loss.backward()
         optimizer.step(factor)
-        return Scores(loss=loss.item(), alignment=accuracy)
+        return {"loss": loss.item(), "alignment": accuracy}
+    found: dict[str, float] = {}
     if stage.source == "text":
-        features, extra, accuracy = learner.text_features(batch), 0.0, float("nan")
+        features, extra = learner.text_features(batch), 0.0
     else:
         features = learner.image_features(batch)
-        extra, accuracy = learner.alignment(batch, features)
+        extra, found["alignment"] = learner.alignment(batch, features)
     loss, qa, ocr = answer_loss(learner.logits(batch, features, stage.as_line), batch)
     (loss + ALIGNMENT_WEIGHT * extra).backward()
     optimizer.step(factor)
-    return Scores(loss.item(), qa, ocr, accuracy)
+    return {"loss": loss.item(), "qa": qa, "ocr": ocr, **found}
 
 
 def run_stage(
@@ -141,7 +126,7 @@ def run_stage(
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
     first_step: int,
-) -> Iterator[tuple[int, Scores]]:
+) -> Iterator[tuple[int, dict[str, float]]]:
     """Run one stage.
 
     `seed` and `first_step` name the batches; no step number is used twice in a run.
@@ -159,12 +144,12 @@ def run_stage(
     optimizer = Optimizer(learning, stage.rate)
     rng = np.random.default_rng((3, seed, first_step))
     weights = np.array([size[3] for size in stage.sizes])
-    running = Scores()
+    running: dict[str, float] = {}
     for step in range(stage.steps):
         rows, columns, batch_size, _ = stage.sizes[rng.choice(len(weights), p=weights / weights.sum())]
         batch = make_batch(reader, tokenizer, stage, seed, first_step + step, (rows, columns), batch_size)
-        running = running.followed_by(train_step(stage, learner, batch, optimizer, stage.factor(step)))
-        learned = min(running.qa, running.ocr) > stage.until and step >= 20
+        running = followed_by(running, train_step(stage, learner, batch, optimizer, stage.factor(step)))
+        learned = min(running.get("qa", 0.0), running.get("ocr", 0.0)) > stage.until and step >= 20
         last = learned or step + 1 == stage.steps
         if last or (step + 1) % 20 == 0:
             yield step + 1, running

@@ -94,12 +94,10 @@ def train(
         before, started = record["training_seconds"], time.perf_counter()
         for steps, scores in run_stage(stage, learner, reader, processor.tokenizer, seed, record["steps"]):
             seconds = before + time.perf_counter() - started
-            log(
-                f"{seconds:7.1f} s  {stage.name:12s} {steps:4d}  loss {scores.loss:.4f}  qa {scores.qa:.3f}  "
-                f"ocr {scores.ocr:.4f}  align {scores.alignment:.4f}"
-            )
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            log(f"{seconds:7.1f} s  {stage.name:12s} {steps:4d}  {shown}")
         seconds = round(seconds, 1)
-        numbers = {key: round(value, 5) for key, value in scores.known().items()}
+        numbers = {key: round(value, 5) for key, value in scores.items()}
         record["stages"].append({"stage": stage.name, "steps": steps, "seconds_at_end": seconds, **numbers})
         record |= {"steps": record["steps"] + steps, "training_seconds": seconds}
         if reader.learning:
