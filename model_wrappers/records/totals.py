@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparsemm_eval.heads.scores.recall import FIGURES
-from sparsemm_eval.model_wrappers.answering.answer import Answer
+from sparsemm_eval.model_wrappers.answering.answer import TABLES, Answer
 
 #: What is averaged over samples, and the name of the mean.
 MEANS = {
@@ -45,9 +45,8 @@ class Totals:
     context : int or None
         Tokens of the model's context; None: not known.
     rows : list of dict
-        Per sample: its name, the figures of ``MEANS``, ``EVIDENCE_MEANS`` and ``TIMED_MEANS``, whether it is
-        one of ``COUNTS`` (taken from the journal, empty, ending beyond the context), and how it agrees with a
-        reference, if there is one.
+        Per sample: its name, what was measured but the tables, whether it was taken from the journal or is
+        empty, what was kept of its evidence, and how it agrees with a reference, if there is one.
     kept_sum : numpy.ndarray
         int64 [layers, KV heads]: entries kept, summed over samples; 0 where there are none.
     skipped : dict
@@ -73,29 +72,15 @@ class Totals:
         recall: Mapping[str, float | None] | None = None,
     ) -> None:
         """Count one answer, how it agrees with the reference's, and what was kept of its evidence."""
-        measured, tokens = answer.measured, len(answer.tokens)
-        row = {name: getattr(measured, name) for name in MEANS}
+        measured = answer.measured
+        row = {name: value for name, value in vars(measured).items() if name not in TABLES}
+        row |= {"name": f"{answer.task}/{answer.doc_id}", "generated_tokens": len(answer.tokens)}
+        row |= {"restored": restored, "empty": not answer.text.strip()}
+        self.rows.append(row | dict(recall or {}) | dict(agreement or {}))
+        self.kept_sum = self.kept_sum + measured.kept.astype(np.int64)
         if not restored:
             self.elapsed_seconds += measured.seconds
             self.warm_up_seconds += measured.warm_up_seconds
-            step = measured.decode_seconds_per_step
-            row |= {
-                "kv_bytes_reserve": measured.kv_bytes_reserve,
-                "kv_bytes_peak_per_call": measured.kv_bytes_peak_per_call,
-                "prefill_seconds": measured.prefill_seconds,
-                "decode_seconds_per_step": step,
-                "decode_seconds_per_token": None if step is None else step / measured.batch,
-            }
-        row |= {
-            "name": f"{answer.task}/{answer.doc_id}",
-            "generated_tokens": tokens,
-            "restored": restored,
-            "empty": not answer.text.strip(),
-            "past_context": self.context is not None and measured.prompt_tokens + tokens > self.context,
-        }
-        row |= {"evidence_tokens": measured.evidence_tokens, **(recall or {})}
-        self.rows.append(row | dict(agreement or {}))
-        self.kept_sum = self.kept_sum + measured.kept.astype(np.int64)
 
     @classmethod
     def merged(cls, parts: Iterable[Totals]) -> Totals:
@@ -112,11 +97,16 @@ class Totals:
 
     def table(self) -> pd.DataFrame:
         """The rows, with a column for every figure; NaN where a sample lacks one."""
-        figures = (*MEANS, *EVIDENCE_MEANS, *TIMED_MEANS, "kv_bytes_peak_per_call")
-        names = ("name", "generated_tokens", *COUNTS, *figures)
-        columns = list(dict.fromkeys([*names, *(name for row in self.rows[:1] for name in row)]))
-        table = pd.DataFrame(self.rows, columns=columns)
-        return table.astype(dict.fromkeys(COUNTS, bool) | dict.fromkeys(figures, float))
+        timed = [*TIMED_MEANS, "kv_bytes_peak_per_call"]
+        numbers = ("generated_tokens", "batch", *MEANS, *EVIDENCE_MEANS, *timed)
+        own = (name for row in self.rows[:1] for name in row)
+        table = pd.DataFrame(self.rows, columns=list(dict.fromkeys(["name", *COUNTS, *numbers, *own])))
+        table = table.astype(dict.fromkeys(COUNTS, bool) | dict.fromkeys(numbers, float))
+        table["decode_seconds_per_token"] = table["decode_seconds_per_step"] / table["batch"]
+        ends = table["prompt_tokens"] + table["generated_tokens"]
+        table["past_context"] = ends > (float("inf") if self.context is None else self.context)
+        table.loc[table["restored"], timed] = float("nan")  # of the run that answered it
+        return table
 
     def empty_names(self) -> list[str]:
         """The first few samples with an empty answer."""
