@@ -121,24 +121,6 @@ def _in_turn(calls: list[Callable[[], object]]) -> Callable[[], None]:
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 
 
-@dataclass(frozen=True)
-class Check:
-    """One comparison with float64 loops."""
-
-    batch: int
-    kv_heads: int
-    group: int
-    dim: int
-    dtype: str
-    error: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the relative error is small enough; not where it is NaN."""
-        return self.error <= self.tolerance
-
-
 def random_store(
     counts: torch.Tensor, layer: Shape, device: torch.device, kernel: str, room: int, seed: int
 ) -> tuple[Store, list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -161,8 +143,16 @@ def random_store(
     return arena.stores[0], entries
 
 
-def checks(device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]) -> Iterator[Check]:
-    """Random ragged shapes, three tokens appended each."""
+def checks(
+    device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]
+) -> Iterator[tuple[str, float, bool]]:
+    """Comparisons with float64 loops: of random ragged shapes, three tokens appended each.
+
+    Yields
+    ------
+    (shape, error, passed)
+        The relative error, and whether it is small enough; not where it is NaN.
+    """
     cases = ((1, 4, 1, 128), (2, 4, 4, 64), (3, 2, 6, 32), (1, 4, 7, 128), (2, 2, 8, 256))
     for number, (batch, kv_heads, group, dim) in enumerate(cases):
         generator = torch.Generator().manual_seed(number)
@@ -170,8 +160,7 @@ def checks(device: torch.device, kernel: str, dtypes: tuple[torch.dtype, ...]) -
         counts[0, 0] = 1
         for dtype in dtypes:
             error = _error(counts, Shape(kv_heads, group, dim, 0, dtype), device, kernel, number)
-            name = str(dtype).removeprefix("torch.")
-            yield Check(batch, kv_heads, group, dim, name, error, TOLERANCE[dtype])
+            yield f"{batch=} {kv_heads=} {group=} {dim=} {dtype}", error, error <= TOLERANCE[dtype]
 
 
 def _error(counts: torch.Tensor, layer: Shape, device: torch.device, kernel: str, seed: int) -> float:
