@@ -133,14 +133,10 @@ class Answer:
 
     Attributes
     ----------
-    task : str
-    doc_id : int
-    repeat : int
     text : str
         Cut at stop texts.
     tokens : tuple of int
         Generated tokens, end token included, padding left out.
-    measured : Measurement
     """
 
     task: str

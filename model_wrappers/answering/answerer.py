@@ -86,11 +86,6 @@ class Answerer:
     device: torch.device  # where inputs go
     image_share: float | None = None  # of the image tokens, left by making images smaller; None: as they are
 
-    @property
-    def context(self) -> int:
-        """Tokens of the model's context."""
-        return self.model.config.get_text_config().max_position_embeddings
-
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         """Answer samples of equal generation settings in one ``generate`` call.
 
@@ -107,7 +102,8 @@ class Answerer:
         stops = [StopTexts(tokenizer, settings.until, prompt_tokens)] if settings.until else []
         draws = []
         if settings.samples:
-            seeds = torch.tensor([_seed(sample) for sample in samples], device=self.device)
+            # from all that a sample is, so that it draws the same tokens whatever is answered beside it
+            seeds = torch.tensor([int(one.digest[:16], 16) >> 1 for one in samples], device=self.device)
             draws.append(RowSampling(settings.choice, seeds, prompt_tokens))
         self.session.evidence = self._evidence(samples, inputs["input_ids"])
         with torch.inference_mode():
@@ -117,8 +113,9 @@ class Answerer:
                 logits_processor=LogitsProcessorList(draws),
                 stopping_criteria=StoppingCriteriaList(stops),
             )
-        shown = self._shown(inputs["input_ids"])
         stats = self.session.stats
+        is_image = inputs["input_ids"] == self.model.config.image_token_id
+        shown = is_image.sum(-1).cpu()  # int64 [B]
         if self.image_share is not None:  # FullKV would hold all tokens of the images as they were given
             given = torch.tensor([self._image_tokens(sample) for sample in samples])
             stats = replace(stats, prompt_lengths=stats.prompt_lengths + given - shown)
@@ -150,14 +147,15 @@ class Answerer:
             images = [self.family.shrink_image(one, self.processor, self.image_share) for one in images]
         inputs = self.family.encode(self.processor, [sample.prompt for sample in samples], images)
         lengths = inputs["attention_mask"].sum(-1).tolist()
+        context = self.model.config.get_text_config().max_position_embeddings
         smaller = (
             "make images smaller with max_pixels, or " if "max_pixels" in self.family.pixel_limits else ""
         )
         for sample, length in zip(samples, lengths, strict=True):
-            if length >= self.context:
+            if length >= context:
                 raise PromptTooLongError(
                     sample.request.name,
-                    f"its prompt has {length} tokens, the model's context ends at {self.context}: "
+                    f"its prompt has {length} tokens, the model's context ends at {context}: "
                     f"{smaller}leave such samples out with on_error=skip",
                 )
         return inputs.to(self.device, dtype=self.model.dtype)
@@ -182,21 +180,12 @@ class Answerer:
         config = self.model.config
         return sum(self.family.image_tokens(config, *one.size, None).count for one in sample.images)
 
-    def _shown(self, ids: torch.Tensor) -> torch.Tensor:
-        """int64 [B] on the CPU: image tokens of the prompts as they were encoded."""
-        return (ids == self.model.config.image_token_id).sum(-1).cpu()
-
     def _decode(self, tokens: list[int], until: tuple[str, ...]) -> str:
         text = self.processor.tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=self.family.clean_up_blanks
         )
         text = cut_text(text, until)
         return text.strip() if self.family.strip_answers else text
-
-
-def _seed(sample: Sample) -> int:
-    """Seed of a sample, from all that it is: it draws the same tokens whatever is answered beside it."""
-    return int(sample.digest[:16], 16) >> 1
 
 
 def answer_in_parts(

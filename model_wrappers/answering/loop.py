@@ -65,12 +65,10 @@ class AnswerLoop:
 
         Parameters
         ----------
-        requests : sequence of Request
         instances : sequence of Instance
             lmms-eval's own requests, which ``Request.index`` points into.
         datasets : mapping
             task -> split -> documents.
-        answerer : Answerer
 
         Returns
         -------

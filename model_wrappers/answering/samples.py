@@ -36,16 +36,12 @@ class Request:
     ----------
     index : int
         Position in the list that lmms-eval passed.
-    task : str
-    doc_id : int
-    split : str
     repeat : int
         0, 1 … for several answers to one document.
     context : str
         The question as the task words it.
     visuals : callable
         ``(document) -> images`` (simple protocol) or ``(document) -> messages`` (chat protocol).
-    settings : GenerationSettings
     """
 
     index: int
@@ -69,7 +65,6 @@ class Sample:
 
     Attributes
     ----------
-    request : Request
     prompt : str
         With one placeholder per image.
     images : tuple of PIL.Image.Image
@@ -114,7 +109,6 @@ class SampleReader:
 
         Parameters
         ----------
-        request : Request
         datasets : mapping
             task -> split -> documents, as lmms-eval fills it.
 
@@ -130,7 +124,9 @@ class SampleReader:
                 document = datasets[request.task][request.split][request.doc_id]
                 prompt, visuals = self._prompt_and_visuals(request, request.visuals(document))
                 upright = [_rgb(visual) for visual in visuals]
-                images = tuple(self._prepared(image) for image in upright)
+                images = tuple(
+                    self.family.prepare_image(image, self.processor, self.pixel_limits) for image in upright
+                )
                 tokens = [self.family.image_tokens(self.config, *image.size, None) for image in images]
                 evidence = _evidence(document, upright, tokens)
             prompt.encode()  # fails for half a surrogate pair, which no tokenizer takes
@@ -157,9 +153,6 @@ class SampleReader:
             context, found = request.context, _flat(visuals)
         prompt = self.family.context_prompt(self.processor, context, len(found), self.system_prompt)
         return prompt, found
-
-    def _prepared(self, image: Image.Image) -> Image.Image:
-        return self.family.prepare_image(image, self.processor, self.pixel_limits)
 
 
 def _rgb(visual: Any) -> Image.Image:
@@ -237,7 +230,6 @@ def read_requests(
 
     Parameters
     ----------
-    instances : sequence of Instance
     chat : bool
         ``(context, messages, gen_kwargs, doc_id, task, split)`` instead of
         ``(context, gen_kwargs, visuals, doc_id, task, split)``.

@@ -44,7 +44,6 @@ class Journal:
 
     Parameters
     ----------
-    folder : path-like
     identity : mapping
         Of the run; kept beside the records, so that they can be explained.
     run_digest : str
@@ -79,7 +78,11 @@ class Journal:
     def find(self, sample: Sample) -> Answer | None:
         """The answer to a sample of an open task, if it is known."""
         store, key = self._stores[task_folder(sample.request.task)], self._key(sample)
-        return to_answer(store[key]) if key in store else None
+        if key not in store:
+            return None
+        record = store[key]
+        place = (record[name] for name in ("task", "doc_id", "repeat", "text"))
+        return Answer(*place, tuple(record["tokens"]), Measurement.from_compact_record(record["measured"]))
 
     def append(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> None:
         """Write a batch's new answers, all of one task; they survive a kill at any later moment.
@@ -94,7 +97,8 @@ class Journal:
         for sample, answer in zip(samples, answers, strict=True):
             key = self._key(sample)
             if key not in store:
-                records[key] = self._record(sample, answer)
+                named = {"run": self.run_digest, "sample": sample.digest, **vars(answer)}
+                records[key] = named | {"measured": answer.measured.to_compact_record()}
         if records:
             store.append(records)
 
@@ -107,10 +111,6 @@ class Journal:
         # what was measured depends on the evidence, although the answer does not
         evidence = f":{sample.evidence}" if sample.evidence else ""
         return hashlib.sha256(f"{self.run_digest}:{sample.digest}{evidence}".encode()).hexdigest()
-
-    def _record(self, sample: Sample, answer: Answer) -> dict[str, Any]:
-        measured = answer.measured.to_compact_record()
-        return {"run": self.run_digest, "sample": sample.digest, **vars(answer), "measured": measured}
 
 
 def task_folder(task: str) -> str:
@@ -143,12 +143,6 @@ def read_identity(folder: str | Path, run_digest: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise JournalError(f"journal {folder} lacks {path.name}: {reason_of(error)}") from error
-
-
-def to_answer(record: Mapping[str, Any]) -> Answer:
-    """The answer in a record."""
-    place = (record[name] for name in ("task", "doc_id", "repeat", "text"))
-    return Answer(*place, tuple(record["tokens"]), Measurement.from_compact_record(record["measured"]))
 
 
 def read_reference(folder: str | Path) -> dict[str, dict[str, Any]]:

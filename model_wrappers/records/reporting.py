@@ -115,7 +115,6 @@ class Report:
 
         Parameters
         ----------
-        policy : FailurePolicy
         results : pathlib.Path, optional
             The results file that lmms-eval will write, as rank 0 knows it; recorded as ``results_file``.
 

@@ -220,7 +220,11 @@ def _prepared(model: PreTrainedModel, setting: Setting, head_scores: object) -> 
             cache = StaticCache(config=model.config, max_cache_len=setting.length + setting.steps + 16)
         else:
             cache = DynamicCache(config=model.config)
-        ids, prefill_ms, peak = _prefill(model, cache, setting)
+        ids = _random_prompts(model, setting, torch.Generator().manual_seed(0))
+        reset_peak(model.device)
+        started = now(model.device)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        prefill_ms, peak = 1000 * (now(model.device) - started), peak_bytes(model.device)
         step, tokens = _stepper(model, cache, ids, setting)
         started = now(model.device)
         for _ in range(3 if tokens == 1 else 1):
@@ -242,16 +246,6 @@ def _kv_bytes(cache: Any, session: CompressionSession | None, setting: Setting) 
     keys = layers[0][0]
     entries = setting.batch * setting.length * len(layers) * keys.shape[1]
     return held, entries * 2 * keys.shape[3] * keys.element_size()
-
-
-def _prefill(
-    model: PreTrainedModel, cache: object, setting: Setting
-) -> tuple[torch.Tensor, float, int | None]:
-    ids = _random_prompts(model, setting, torch.Generator().manual_seed(0))
-    reset_peak(model.device)
-    started = now(model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return ids, 1000 * (now(model.device) - started), peak_bytes(model.device)
 
 
 def _random_prompts(model: PreTrainedModel, setting: Setting, generator: torch.Generator) -> torch.Tensor:

