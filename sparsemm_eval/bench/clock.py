@@ -67,7 +67,7 @@ def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, flo
     return result, clock() - started
 
 
-def copy_bandwidth(device: torch.device, size: int | None = None, rounds: int = 20) -> float:
+def copy_bandwidth(device: torch.device, size: int | None = None) -> float:
     """Bytes per second that a copy moves, what it reads and what it writes together.
 
     It copies `size` bytes: by default 1 GiB on a GPU and 256 MiB on a CPU.
@@ -77,7 +77,7 @@ def copy_bandwidth(device: torch.device, size: int | None = None, rounds: int = 
     target = torch.empty_like(source)
     for _ in range(3):
         target.copy_(source)
-    return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source), rounds, device) / 1000)
+    return 2 * source.numel() * 4 / (milliseconds(lambda: target.copy_(source), 20, device) / 1000)
 
 
 def memory_bandwidths(device: torch.device) -> dict[str, float]:

@@ -61,10 +61,8 @@ def read(arguments: Sequence[str]) -> list[Run]:
     return runs
 
 
-def command_line(model: str, model_args: Mapping[str, Any], more: str = "", **options: Any) -> list[str]:
+def command_line(model: str, model_args: Mapping[str, Any], **options: Any) -> list[str]:
     """lmms-eval's arguments of one evaluation; whatever is None is left out.
-
-    ``more`` are further model_args, as a user wrote them.
 
     Raises
     ------
@@ -75,7 +73,7 @@ def command_line(model: str, model_args: Mapping[str, Any], more: str = "", **op
         if "," in str(value):
             raise ConfigError(name, str(value), "no comma, which separates lmms-eval's model_args")
     known = [f"{name}={value}" for name, value in model_args.items() if value is not None]
-    given = {"model": model, "model_args": ",".join([*known, more] if more else known), **options}
+    given = {"model": model, "model_args": ",".join(known), **options}
     return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
 
 

@@ -73,14 +73,6 @@ def compared() -> tuple[Method, ...]:
     return fullkv.METHOD, snapkv.METHOD, sparsemm.METHOD
 
 
-@dataclass(frozen=True)
-class Times:
-    """Medians of CPU seconds."""
-
-    prefill: float  # of one document, up to its first token
-    decode: float  # of one decode step
-
-
 def run(settings: Settings) -> list[list[str]]:
     """The table's rows: every method evaluated in one lmms-eval process, and then timed beside the others.
 
@@ -123,11 +115,14 @@ def configs_of(settings: Settings) -> list[CompressionConfig]:
     ]
 
 
-def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time) -> list[Times]:
-    """Times of the methods on the tasks' documents, in this process on one thread.
+def cpu_times(
+    settings: Settings, clock: Callable[[], float] = time.process_time
+) -> list[tuple[float, float]]:
+    """Medians of the methods on the tasks' documents: seconds of a prefill, and of a decode step.
 
-    The methods take turns at every document, so that whatever else the machine does hits all of them alike.
-    The clock's seconds are by default the CPU time of the process, which waiting for others is no part of.
+    All on one thread of this process. The methods take turns at every document, so that whatever else the
+    machine does hits all of them alike. The clock's seconds are by default the CPU time of the process, which
+    waiting for others is no part of. A prefill ends with the first token.
     """
     import torch
     from transformers.utils import logging
@@ -159,7 +154,7 @@ def cpu_times(settings: Settings, clock: Callable[[], float] = time.process_time
                 steps[number] += decode
     finally:
         torch.set_num_threads(threads)
-    return [Times(median(first), median(rest)) for first, rest in zip(prefills, steps, strict=True)]
+    return [(median(first), median(rest)) for first, rest in zip(prefills, steps, strict=True)]
 
 
 def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float]) -> list[float]:
@@ -178,7 +173,7 @@ def _token_times(model: Any, inputs: dict[str, Any], clock: Callable[[], float])
     return marks
 
 
-def row_of(method: Method, results: ResultsFile, times: Times) -> list[str]:
+def row_of(method: Method, results: ResultsFile, times: tuple[float, float]) -> list[str]:
     """One method's cells; all but the times as lmms-eval recorded it, means over samples.
 
     Raises
@@ -194,8 +189,8 @@ def row_of(method: Method, results: ResultsFile, times: Times) -> list[str]:
             f"{measured['avg_nominal_budget']:.0f}" if method.evicts else "all",
             f"{measured['avg_effective_budget']:.1f}",
             f"{measured['avg_kv_bytes_per_sample'] / 1024:.0f}",
-            f"{times.prefill * 1000:.1f}",
-            f"{times.decode * 1000:.2f}",
+            f"{times[0] * 1000:.1f}",
+            f"{times[1] * 1000:.2f}",
         ]
     except KeyError as error:
         raise EvaluationError(f"{results.path} has no figure {error.args[0]!r} of {method.name}") from error

@@ -76,7 +76,7 @@ def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
 
 
 def test_a_comma_in_a_model_arg_is_refused():
-    assert command_line("m", {"a": 1, "b": None}, "c=2", tasks="x,y") == [
+    assert command_line("m", {"a": 1, "b": None, "c": 2}, tasks="x,y") == [
         *("--model", "m", "--model_args", "a=1,c=2", "--tasks", "x,y")
     ]
     with pytest.raises(ConfigError, match="journal='x,y' is not valid: expected no comma"):
