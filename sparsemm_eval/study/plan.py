@@ -65,7 +65,8 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
     cells that would be the same run, are problems.
     """
     cells: list[Cell] = []
-    problems = list(_unused(study))
+    every: list[Cell] = []
+    problems: list[Problem] = []
     seen: dict[str, Cell] = {}
     idle = set(range(len(study.exclude)))  # exclusions that no cell has agreed with
     for part, place in _parts(study):
@@ -74,6 +75,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
             for model, tasks, method in itertools.product(part.models, part.tasks, part.methods)
             for draw in _draws(part, model, method)
         ]
+        every += found
         if place:
             problems += _idle_settings(study, place, found)
         for cell in found:
@@ -88,6 +90,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
                 remedy = f"no two equal cells; it is the same as {twin.id}"
                 where = place or study.model(cell.model).place
                 problems.append(study.document.problem(where, cell.id, remedy))
+    problems += _unused(study, every)
     problems += [
         study.document.problem(
             ("exclude", index), study.exclude[index], "settings of at least one cell, by their names"
@@ -249,33 +252,30 @@ def _identifier(model: str, method: str, budget: int | None, tasks: tuple[str, .
     return f"{slug[:_SLUG]}-{digest[:8]}"
 
 
-def _unused(study: Study) -> Iterator[Problem]:
-    """Settings that no method of the study takes: the user expects an effect that there is not."""
-    named = [*study.methods, *(entry["method"] for entry in study.cells)]
-    document, uses = study.document, [method_named(method) for method in named]
-    if not uses or not study.models:
+def _unused(study: Study, cells: Sequence[Cell]) -> Iterator[Problem]:
+    """Settings that no cell has: the user expects an effect that there is not."""
+    document = study.document
+    evicting = [index for index, name in enumerate(study.methods) if method_named(name).evicts]
+    if evicting and not study.budgets:
+        if "budgets" not in (document.values or {}):
+            remedy = "budgets: in the study, which it needs"
+            yield document.problem(("methods", evicting[0]), study.methods[evicting[0]], remedy)
         return
-    scores = [None, *study.knobs.get("score", ()), *(model.arguments.get("score") for model in study.models)]
-    if study.budgets and not any(use.evicts for use in uses):
+    if not cells:
+        return
+    if study.budgets and all(cell.budget is None for cell in cells):
         yield document.problem(("budgets",), list(study.budgets), "no budgets: no method here has one")
-    if not study.budgets and "budgets" not in (document.values or {}):
-        for index, use in enumerate(uses[: len(study.methods)]):
-            if use.evicts:
-                yield document.problem(("methods", index), use.name, "budgets: in the study, which it needs")
-                break
-    draws = (seed_of(method, score) for method in named for score in scores)
-    if study.seeds != (0,) and not any(draws):
+    if study.seeds != (0,) and all(cell.seed is None for cell in cells):
         drawing = " and ".join(name for name in methods() if seed_of(name))
         remedy = f"no seeds: no method here draws ({drawing} do)"
         yield document.problem(("seeds",), list(study.seeds), remedy)
-    families = {model.family for model in study.models}
-    prunes = [None, *study.knobs.get(SETTING, ()), *(model.arguments.get(SETTING) for model in study.models)]
-    for name in study.knobs:
-        users = itertools.product(named, families, scores, prunes)
-        if not any(takes_part(name, *user) for user in users):
-            yield document.problem(
-                ("knobs", name), list(study.knobs[name]), "a knob that a method of this study uses"
-            )
+    used = {(cell.model, name) for cell in cells for name in cell.model_args}
+    settings = [(("knobs", name), list(values), study.models) for name, values in study.knobs.items()]
+    for model in study.models:
+        settings += [((*model.place, name), value, [model]) for name, value in model.arguments.items()]
+    for place, value, models in settings:
+        if place[-1] != SETTING and not any((model.label, place[-1]) in used for model in models):
+            yield document.problem(place, value, "a knob that a method of this study uses")
 
 
 def absolute(name: str, value: Any) -> Any:

@@ -81,6 +81,7 @@ MISTAKES = [
     ),
     ("family: llava", "family: llava\n    windwo: 8", 5, "models[0].windwo", "8", "did you mean 'window'?"),
     ("family: llava", "family: llava\n    budget: 8", 5, "models[0].budget", "8", "budgets:"),
+    ("family: llava", "family: llava\n    sinks: 2", 5, "models[0].sinks", "2", "a method of this study"),
     ("family: llava", "family: llava\n    window: [8]", 5, "models[0].window", "[8]", "a number"),
     ("  random]", "  randum]", 7, "methods[3]", "'randum'", "did you mean 'random'?"),
     ("  random]", "  snapkv]", 7, "methods[3]", "'snapkv'", "every value once"),
