@@ -20,7 +20,7 @@ from rich.text import Text
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.cell_files import read_cell, stale_text
 from sparsemm_eval.study.folder import CellFolder, StudyFolder
-from sparsemm_eval.study.metrics import primary
+from sparsemm_eval.study.metrics import PRIMARY, primary
 
 #: In the order in which they are counted. ``interrupted``: begun, and nobody works on it; ``stale``: done
 #: with other code, versions, weights or data.
@@ -76,7 +76,8 @@ def view(folder: CellFolder, cell: Cell) -> View:
     """One cell as it stands now."""
     status, state = folder.status(), folder.state(cell.hash)
     results = status.get("results")
-    limit = None if cell.limit is None else cell.limit * len(cell.tasks)
+    # A name may stand for a group of tasks, each with so many documents.
+    single = cell.limit is not None and set(cell.tasks) <= PRIMARY.keys()
     return View(
         id=cell.id,
         model=cell.model,
@@ -86,7 +87,7 @@ def view(folder: CellFolder, cell: Cell) -> View:
         state=state,
         attempts=status.get("attempts", 0),
         answers=0 if state in ("pending", "done") else folder.answers(),
-        documents=status.get("documents") or limit,
+        documents=status.get("documents") or (cell.limit * len(cell.tasks) if single else None),
         seconds=status.get("seconds"),
         scores=scores_of(folder) if state == "done" else {},
         error=stale_text(status, cell.identity) if state == "stale" else status.get("error"),

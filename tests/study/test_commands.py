@@ -117,6 +117,16 @@ def test_states_of_cells_at_work_and_left_alone(study_file, tmp_path):
     assert [cell["answers"] for cell in record["cells"]] == [3, 3, 0]
 
 
+def test_a_group_of_tasks_has_an_unknown_number_of_documents(study_file, tmp_path):
+    for tasks, number in (("pages_qa", 3), ("[[pages_qa, pages_ocr]]", 6), ("sparsemm_suite", None)):
+        study_file.write_text(
+            TEXT.format(output=tmp_path / "out").replace("tasks: pages_qa", f"tasks: {tasks}")
+        )
+        call("slurm", study_file, "--out", tmp_path / "a.sbatch")
+        record = json.loads(call("status", tmp_path / "out", "--json").stdout)
+        assert {cell["documents"] for cell in record["cells"]} == {number}
+
+
 def test_mistakes_end_with_code_two_before_anything_starts(study_file, tmp_path):
     study_file.write_text(study_file.read_text().replace("[16, 32]", "[16, 8]").replace("limit", "limmit"))
     outcome = call("run", study_file)
