@@ -16,7 +16,7 @@ from sparsemm_eval.study import known_tasks, plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.method_knobs import seed_of
 from sparsemm_eval.study.plan import Facts, absolute
-from sparsemm_eval.study.settings import Model, Study
+from sparsemm_eval.study.study_file import Model, Study
 from sparsemm_eval.study.yaml_lines import Place, Problem, StudyError
 
 #: Packages whose version may decide an answer.
@@ -125,7 +125,7 @@ def _place(study: Study, cell: Cell, name: str) -> Place:
     """Where the file sets a cell's model_arg."""
     model = study.model(cell.model)
     if name == "pretrained" or name in model.arguments:
-        return (*model.place, name)
+        return (*study.place(model), name)
     value = cell.model_args.get(name)
     own = {"budget": ("budgets",), seed_of(cell.method, cell.model_args.get("score")): ("seeds",)}
     place = own.get(name, ("knobs", name))
@@ -150,7 +150,7 @@ def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
 
     if model.pretrained is None:
         return
-    place = (*model.place, "pretrained")
+    place = (*study.place(model), "pretrained")
     try:
         found = local_fingerprint(model.pretrained)
     except ConfigError as error:

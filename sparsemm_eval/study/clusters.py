@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.folder import StudyFolder
-from sparsemm_eval.study.settings import Study
+
+if TYPE_CHECKING:
+    from sparsemm_eval.study.study_file import Study
 
 
 def slurm_array(

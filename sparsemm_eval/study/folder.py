@@ -13,12 +13,14 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.files import FileLock, write_json_atomically, write_text_atomically
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.settings import Study
+
+if TYPE_CHECKING:
+    from sparsemm_eval.study.study_file import Study
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LOCK_PATIENCE = 120.0  # seconds; it is held for as long as the cells' records are written

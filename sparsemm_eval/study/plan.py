@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sparsemm_eval.study.method_knobs import (
     seed_of,
     takes_part,
 )
-from sparsemm_eval.study.settings import Model, Study
+from sparsemm_eval.study.study_file import Model, Study
 from sparsemm_eval.study.yaml_lines import Place, Problem
 
 _SLUG = 100  # characters of an id before its hash; with it, far below what file systems take
@@ -88,7 +88,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
                 cells.append(cell)
             else:
                 remedy = f"no two equal cells; it is the same as {twin.id}"
-                where = place or study.model(cell.model).place
+                where = place or study.place(study.model(cell.model))
                 problems.append(study.document.problem(where, cell.id, remedy))
     problems += _unused(study, every)
     problems += [
@@ -106,26 +106,25 @@ def _parts(study: Study) -> Iterator[tuple[Study, Place]]:
     yield study, ()
     for index, entry in enumerate(study.cells):
         fixed = dict(entry)
-        models = [model for model in study.models if model.label == fixed.get("model", model.label)]
+        models = [model for model in study.models if model.name == fixed.get("model", model.name)]
         tasks = [names for names in study.tasks if fixed.get("task", names[0]) in names]
         method, budget, seed = fixed.pop("method"), fixed.pop("budget", None), fixed.pop("seed", None)
         knobs = {name: (value,) for name, value in fixed.items() if name not in ("model", "task")}
-        part = replace(
-            study,
-            models=tuple(models),
-            tasks=tuple(tasks),
-            methods=(method,),
-            budgets=study.budgets if budget is None else (budget,),
-            seeds=study.seeds if seed is None else (seed,),
-            knobs={**study.knobs, **knobs},
-        )
-        yield part, ("cells", index)
+        changes = {
+            "models": tuple(models),
+            "tasks": tuple(tasks),
+            "methods": (method,),
+            "budgets": study.budgets if budget is None else (budget,),
+            "seeds": study.seeds if seed is None else (seed,),
+            "knobs": {**study.knobs, **knobs},
+        }
+        yield study.model_copy(update=changes), ("cells", index)
 
 
 def _idle_settings(study: Study, place: Place, found: Sequence[Cell]) -> Iterator[Problem]:
     """Settings of a further cell that none of its cells has."""
     entry = study.cells[place[1]]
-    known = {"model": [model.label for model in study.models], "task": list(study.task_places)}
+    known = {"model": [model.name for model in study.models], "task": list(study.task_places)}
     used = {name for cell in found for name in cell.model_args} | {"method", SETTING}
     used |= {"seed"} if any(cell.seed is not None for cell in found) else set()
     for name, value in entry.items():
@@ -215,9 +214,9 @@ def _cell(
     common = {name: value for name, value in arguments.items() if takes_part(name, REFERENCE, model.family)}
     comparison = {**common, "pretrained": pretrained, "weights": identity["weights"]}
     return Cell(
-        id=_identifier(model.label, method, budget, tasks, digest_of(settings)),
+        id=_identifier(model.name, method, budget, tasks, digest_of(settings)),
         study=study.name,
-        model=model.label,
+        model=model.name,
         family=model.family,
         method=method,
         pretrained=pretrained,
@@ -257,7 +256,7 @@ def _unused(study: Study, cells: Sequence[Cell]) -> Iterator[Problem]:
     document = study.document
     evicting = [index for index, name in enumerate(study.methods) if method_named(name).evicts]
     if evicting and not study.budgets:
-        if "budgets" not in (document.values or {}):
+        if "budgets" not in document.values:
             remedy = "budgets: in the study, which it needs"
             yield document.problem(("methods", evicting[0]), study.methods[evicting[0]], remedy)
         return
@@ -272,9 +271,9 @@ def _unused(study: Study, cells: Sequence[Cell]) -> Iterator[Problem]:
     used = {(cell.model, name) for cell in cells for name in cell.model_args}
     settings = [(("knobs", name), list(values), study.models) for name, values in study.knobs.items()]
     for model in study.models:
-        settings += [((*model.place, name), value, [model]) for name, value in model.arguments.items()]
+        settings += [((*study.place(model), name), value, [model]) for name, value in model.arguments.items()]
     for place, value, models in settings:
-        if place[-1] != SETTING and not any((model.label, place[-1]) in used for model in models):
+        if place[-1] != SETTING and not any((model.name, place[-1]) in used for model in models):
             yield document.problem(place, value, "a knob that a method of this study uses")
 
 

@@ -1,11 +1,24 @@
-"""Reading a study file: every key, type and range, and where the file has something else."""
+"""A study's settings: what its file says, before anything is crossed, and what is wrong in it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+)
 
 from sparsemm_eval import checks, errors
 from sparsemm_eval.checks import Count, Natural, checked
@@ -14,18 +27,29 @@ from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.registry import ANY_FAMILY, families
 from sparsemm_eval.model_wrappers.arguments import Arguments
 from sparsemm_eval.study.method_knobs import elsewhere
-from sparsemm_eval.study.settings import Model, Study, Wandb
 from sparsemm_eval.study.wandb_runs import MODES
 from sparsemm_eval.study.yaml_lines import Document, Place, Problem
 
 MODEL_KEYS = ("name", "family", "pretrained")
-_KEYS = tuple(name for name in Study.__dataclass_fields__ if name not in ("document", "task_places"))
-
-
-def read(document: Document) -> tuple[Study, list[Problem]]:
-    """The study of a document, without what is wrong in it, and what is wrong in it."""
-    reader = _Reader(document)
-    return reader.study(), reader.problems
+#: Keys that a file must have, and what they are.
+_NEEDED = {
+    "name": "a name of a-z, 0-9, _ and -",
+    "models": "models, each {name: …, family: …, pretrained: …}",
+    "methods": "a list with at least one entry",
+    "tasks": "names of tasks, or lists of those that share one process",
+}
+#: What stands under a key, where that is no mapping.
+_MAPPINGS = {
+    "models": "a mapping {name: …, family: …, pretrained: …}",
+    "knobs": "a mapping of model_args to a value or a list of values",
+    "exclude": "a mapping of settings, for instance {method: NAME, budget: 32}",
+    "cells": "a mapping with a method, for instance {method: NAME, budget: 32}",
+    "wandb": "a mapping with mode, project, entity",
+}
+#: Place and value of a mistake, and what would be right.
+_Mistake = tuple[Place, Any, str]
+#: In place of a list's entry that was refused: its neighbours keep their positions.
+_REFUSED = object()
 
 
 def canonical(value: Any) -> Any:
@@ -33,253 +57,283 @@ def canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
+    """A list's entries with their places; one value stands for a list of one."""
+    if isinstance(value, list):
+        return [((*place, index), entry) for index, entry in enumerate(value)]
+    return [] if value is None else [(place, value)]
+
+
+def _leaf(kind: Any) -> Any:
+    """A type of `checks`, whose error says what would be right."""
+    names = get_args(kind) if get_origin(kind) is Literal else ()
+
+    def take(value: Any) -> Any:
+        try:
+            return checked(kind, "", value)
+        except ConfigError as error:
+            raise ValueError(error.remedy + nearest(value, names)) from error
+
+    return Annotated[Any, PlainValidator(take)]
+
+
+def _text(pattern: str, meaning: str) -> Any:
+    return _leaf(Annotated[str, Field(pattern=pattern, description=meaning)])
+
+
+def _filled(value: Any) -> list[Any]:
+    if value == []:
+        raise ValueError("a list with at least one entry")
+    return value if isinstance(value, list) else [value]
+
+
+def _many(kind: Any) -> Any:
+    """The type of lists with at least one entry; one value stands for a list of one."""
+    entry = Annotated[kind, WrapValidator(lambda value, inner: value if value is _REFUSED else inner(value))]
+    kept = AfterValidator(lambda values: tuple(value for value in values if value is not _REFUSED))
+    return Annotated[tuple[entry, ...], BeforeValidator(_filled), kept]
+
+
 def _plain(value: Any) -> Any:
     # lmms-eval cuts model_args at commas.
     if not isinstance(value, (str, int, float)) or "," in str(value):
-        raise ValueError
+        raise ValueError("a number, a word or a path without a comma")
     return canonical(value)
 
 
-def _task_name(name: str) -> str:
+def _task_name(name: Any) -> Any:
     """A task's YAML file as seen from anywhere: cells may be started in another working directory."""
-    path = Path(name).expanduser()
+    path = Path(str(name)).expanduser()
     return str(path.resolve()) if path.suffix in (".yaml", ".yml") and path.is_file() else name
 
 
 def _task_folder(value: Any) -> str:
     folder = Path(str(value)).expanduser()
     if not folder.is_dir() or "," in str(folder):
-        raise ValueError
+        raise ValueError("one folder with YAML files of tasks, no comma in its path")
     return str(folder.resolve())
 
 
-def _text(pattern: str, meaning: str) -> Any:
-    return Annotated[str, Field(pattern=pattern, description=meaning)]
+def _settings(value: BaseModel) -> dict[str, Any]:
+    found = {name: canonical(setting) for name, setting in value.model_dump(exclude_unset=True).items()}
+    if not found:
+        raise ValueError(_MAPPINGS["exclude"])
+    return found
 
 
-_Name = _text(r"^[a-z0-9_-]+$", "a name of a-z, 0-9, _ and -")
-_Label = _text(r"^[A-Za-z0-9._-]+$", "a name of letters, digits, ., _ and -")
-_Output = _text(r"^[^,]*$", "a folder without a comma in its path")
-_Checkpoint = _text(r"^[^,]*$", "a Hub id, a folder or a shipped reader's name, no comma")
+_Method = _leaf(checks.one_of(*methods()))
 _Task = Annotated[_text(r"^[^,]+$", "the name of a task (see: sparsemm tasks)"), AfterValidator(_task_name)]
-_TaskFolder = Annotated[
-    Any,
-    AfterValidator(_task_folder),
-    Field(description="one folder with YAML files of tasks, no comma in its path"),
-]
-_Argument = Annotated[
-    Any, AfterValidator(_plain), Field(description="a number, a word or a path without a comma")
-]
+_Argument = Annotated[Any, PlainValidator(_plain)]
 
 
-class _Reader:
-    def __init__(self, document: Document):
-        self.document = document
-        self.problems: list[Problem] = []
-        self.values: dict[str, Any] = {}
-        if not isinstance(document.values, dict):
-            self._refuse((), document.values, "a mapping with name, models, methods, tasks …")
-            return
-        for key, value in document.values.items():
-            if key in _KEYS:
-                self.values[key] = value
-            else:
-                self._refuse((str(key),), value, errors.one_of(key, _KEYS))
+class _Excluded(BaseModel, extra="allow"):
+    """Settings of cells by name."""
 
-    def study(self) -> Study:
-        name = self._take(("name",), self.values.get("name"), _Name) or "study"
-        method = checks.one_of(*methods())
-        tasks, places = self._tasks()
-        return Study(
-            name=name,
-            output=Path(self._given("output", _Output) or f"runs/{name}").expanduser(),
-            models=self._models(),
-            methods=self._unique("methods", method, optional=bool(self.values.get("cells"))),
-            budgets=self._unique("budgets", Count, optional=True),
-            tasks=tasks,
-            seeds=self._unique("seeds", Natural, optional=True) or (0,),
-            knobs=self._knobs(),
-            zip=self._zip(),
-            exclude=self._mappings("exclude", method),
-            cells=self._mappings("cells", method),
-            include_path=self._given("include_path", _TaskFolder),
-            limit=self._given("limit", Count),
-            batch_size=self._given("batch_size", Count, 1),
-            nproc=self._given("nproc", Count, 1),
-            retries=self._given("retries", Natural, 1),
-            wandb=self._wandb(),
-            document=self.document,
-            task_places=places,
-        )
+    method: _Method = None
 
-    def _models(self) -> tuple[Model, ...]:
-        models: list[Model] = []
-        for place, entry in self._entries("models", "models, each {name: …, family: …, pretrained: …}"):
-            model = self._model(place, entry)
-            if model is None:
-                continue
-            if model.label in {other.label for other in models}:
-                self._refuse((*place, "name"), model.label, "a name that no other model has")
-                continue
-            models.append(model)
-        return tuple(models)
 
-    def _model(self, place: Place, entry: Any) -> Model | None:
-        if not isinstance(entry, dict):
-            self._refuse(place, entry, "a mapping {name: …, family: …, pretrained: …}")
-            return None
-        before = len(self.problems)
-        label = self._take((*place, "name"), entry.get("name"), _Label)
-        family = entry.get("family", ANY_FAMILY)
-        family = self._take((*place, "family"), family, checks.one_of(*families(), ANY_FAMILY))
-        pretrained = entry.get("pretrained")
-        if pretrained is not None:
-            pretrained = self._take((*place, "pretrained"), pretrained, _Checkpoint)
-        elif family == ANY_FAMILY:
-            self._refuse((*place, "pretrained"), None, "a checkpoint, from which the family follows")
-        arguments = {
-            key: self._take((*place, key), value, _Argument)
-            for key, value in entry.items()
-            if key not in MODEL_KEYS and self._is_argument((*place, str(key)), value)
-        }
-        usable = len(self.problems) == before
-        return Model(label, family, pretrained, arguments, place) if usable else None
+class _Further(_Excluded):
+    """The same with a method."""
 
-    def _tasks(self) -> tuple[tuple[tuple[str, ...], ...], dict[str, Place]]:
-        """The tasks, and where each stands."""
-        groups: list[tuple[str, ...]] = []
-        places: dict[str, Place] = {}
-        remedy = "names of tasks, or lists of those that share one process"
-        for place, entry in self._entries("tasks", remedy):
-            if entry == []:
-                self._refuse(place, entry, "at least one task")
-            names = []
-            for inner, given in listed(place, entry):
-                name = self._take(inner, given, _Task)
-                if name in places:
-                    self._refuse(inner, name, "every task once")
-                elif name is not None:
-                    places[name] = inner
-                    names.append(name)
-            if names:
-                groups.append(tuple(names))
-        return tuple(groups), places
+    method: _Method
 
-    def _knobs(self) -> dict[str, tuple[Any, ...]]:
-        value = self.values.get("knobs")
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self._refuse(("knobs",), value, "a mapping of model_args to a value or a list of values")
-            return {}
-        knobs: dict[str, tuple[Any, ...]] = {}
-        for name, given in value.items():
-            place = ("knobs", str(name))
-            if not self._is_argument(place, given) or given is None:
-                continue
-            if given == []:
-                self._refuse(place, given, "at least one value")
-            values = self._each(listed(place, given), _Argument)
-            if values:
-                knobs[str(name)] = values
-        return knobs
 
-    def _zip(self) -> tuple[tuple[str, ...], ...]:
-        groups = []
-        for place, entry in self._entries("zip"):
-            names = entry if isinstance(entry, list) else [entry]
-            lengths = {len(self._axis(str(name))) for name in names}
-            if len(names) < 2 or len(lengths) > 1 or 0 in lengths:
-                remedy = "two or more of budget, seed and the study's knobs, with lists of one length"
-                self._refuse(place, entry, remedy)
-            else:
-                groups.append(tuple(names))
-        return tuple(groups)
+class Model(BaseModel, frozen=True, extra="allow"):
+    """One model of a study."""
 
-    def _axis(self, name: str) -> list[Any]:
-        values = self.values.get({"budget": "budgets", "seed": "seeds"}.get(name, ""))
-        if values is None:
-            values = (self.values.get("knobs") or {}).get(name, [])
-        return values if isinstance(values, list) else [values]
+    __pydantic_extra__: dict[str, _Argument]
+    #: Its name in tables and figures.
+    name: _text(r"^[A-Za-z0-9._-]+$", "a name of letters, digits, ., _ and -") = Field(
+        None, validate_default=True
+    )
+    #: The first part of lmms-eval's model name.
+    family: _leaf(checks.one_of(*families(), ANY_FAMILY)) = ANY_FAMILY
+    #: None: the family's default checkpoint.
+    pretrained: _text(r"^[^,]*$", "a Hub id, a folder or a shipped reader's name, no comma") | None = Field(
+        None, validate_default=True
+    )
 
-    def _mappings(self, key: str, method: Any) -> tuple[dict[str, Any], ...]:
-        """Entries that name settings of cells."""
-        found = []
-        for place, entry in self._entries(key):
-            if not isinstance(entry, dict) or not entry:
-                self._refuse(place, entry, "a mapping of settings, for instance {method: NAME, budget: 32}")
-            elif key == "cells" and "method" not in entry:
-                self._refuse(place, entry, "a mapping with a method")
-            elif "method" not in entry or self._take((*place, "method"), entry["method"], method):
-                found.append({str(name): canonical(value) for name, value in entry.items()})
-        return tuple(found)
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _checkpoint(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get("family") == ANY_FAMILY:
+            raise ValueError("a checkpoint, from which the family follows")
+        return value
 
-    def _wandb(self) -> Wandb:
-        value = self.values.get("wandb")
-        kinds = {"mode": checks.one_of(*MODES), "project": str, "entity": str}
-        if value is not None and not isinstance(value, dict):
-            self._refuse(("wandb",), value, "a mapping with " + ", ".join(kinds))
-        if not isinstance(value, dict):
-            return Wandb()
-        for key in value.keys() - kinds.keys():
-            self._refuse(("wandb", str(key)), value[key], errors.one_of(key, kinds))
-        given = {key: value[key] for key in kinds if value.get(key) is not None}
-        taken = {key: self._take(("wandb", key), given[key], kinds[key]) for key in given}
-        return Wandb(**{key: found for key, found in taken.items() if found is not None})
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Further model_args of this model; they go before the study's knobs."""
+        return self.model_extra
 
-    def _is_argument(self, place: Place, value: Any) -> bool:
-        """Whether a key names a model_arg that a study sets here; its range is the wrappers' to check."""
-        name = place[-1]
-        known = sorted({*Arguments.names()} - {*elsewhere(), *MODEL_KEYS})
-        if name in known:
-            return True
-        where = {**dict.fromkeys(MODEL_KEYS, "it under models:"), **elsewhere()}.get(name)
-        remedy = f"it elsewhere: {where}" if where else f"a model_arg: {errors.one_of(name, known)}"
-        self._refuse(place, value, remedy)
-        return False
 
-    def _given(self, key: str, kind: Any, default: Any = None) -> Any:
-        """The value of a key; the default where there is none, or a wrong one."""
-        value = self.values.get(key)
-        found = None if value is None else self._take((key,), value, kind)
-        return default if found is None else found
+class Wandb(BaseModel, frozen=True, extra="forbid"):
+    """Where runs are logged to."""
 
-    def _unique(self, key: str, kind: Any, optional: bool = False) -> tuple[Any, ...]:
-        return self._each(self._entries(key, None if optional else "a list with at least one entry"), kind)
+    mode: _leaf(checks.one_of(*MODES)) = "disabled"
+    project: _leaf(str) = "sparsemm-eval"
+    entity: _leaf(str) | None = None
 
-    def _entries(self, key: str, needed: str | None = None) -> list[tuple[Place, Any]]:
-        """A list's entries with their places; ``needed`` says what they are where there must be some."""
-        value = self.values.get(key)
-        if value == [] or (value is None and needed):
-            self._refuse((key,), value, needed or "a list with at least one entry")
-        return [] if value is None else listed((key,), value)
 
-    def _each(self, entries: list[tuple[Place, Any]], kind: Any) -> tuple[Any, ...]:
-        """Values of a type, each once."""
-        kept: list[Any] = []
-        for place, given in entries:
-            value = self._take(place, given, kind)
-            if value in kept:
-                self._refuse(place, value, "every value once")
-            elif value is not None:
-                kept.append(value)
-        return tuple(kept)
+class Study(BaseModel, frozen=True, extra="forbid"):
+    """A study file's contents, checked one by one; docs/studies.md says what each key means."""
 
-    def _take(self, place: Place, value: Any, kind: Any) -> Any:
-        """A value as its type has it; None where it is none of the type's, which becomes a problem."""
+    name: _text(r"^[a-z0-9_-]+$", _NEEDED["name"]) = "study"
+    #: The study's folder.
+    output: _text(r"^[^,]*$", "a folder without a comma in its path") = Field("", validate_default=True)
+    models: _many(Model) = ()
+    methods: _many(_Method) = ()
+    #: Nominal entries per KV head.
+    budgets: _many(_leaf(Count)) = ()
+    #: Every inner tuple shares one process.
+    tasks: _many(_many(_Task)) = ()
+    seeds: _many(_leaf(Natural)) = (0,)
+    #: model_arg -> values that are crossed.
+    knobs: dict[str, _many(_Argument)] = {}
+    #: Names of knobs, or ``budget`` or ``seed``, whose values go together instead of being crossed.
+    zip: _many(Any) = ()
+    #: Cells that agree with all entries of one of these are left out.
+    exclude: _many(Annotated[_Excluded, AfterValidator(_settings)]) = ()
+    #: Further cells: a method, and what is fixed for it of model, budget, seed, task and knobs.
+    cells: _many(Annotated[_Further, AfterValidator(_settings)]) = ()
+    #: Folder of the user's own tasks.
+    include_path: Annotated[str | None, PlainValidator(_task_folder)] = None
+    #: Documents per task; None: all.
+    limit: _leaf(Count) = None
+    batch_size: _leaf(Count) = 1
+    nproc: _leaf(Count) = 1
+    retries: _leaf(Natural) = 1
+    wandb: Wandb = Wandb()
+    _document: Document = PrivateAttr(Document("study.yaml", {}, {}))
+
+    @field_validator("output")
+    @classmethod
+    def _folder(cls, value: str, info: ValidationInfo) -> Path:
+        return Path(value or f"runs/{info.data.get('name', 'study')}").expanduser()
+
+    @property
+    def document(self) -> Document:
+        """Where all this was read."""
+        return self._document
+
+    @property
+    def task_places(self) -> dict[str, Place]:
+        """Where each task stands in the document."""
+        names = [name for group in self.tasks for name in group]
+        return {name: place for place, name in reversed(_tasks(self.document.values)) if name in names}
+
+    def model(self, name: str) -> Model:
+        """The model of a name."""
+        return next(model for model in self.models if model.name == name)
+
+    def place(self, model: Model) -> Place:
+        """Where a model stands in the document."""
+        return next(place[:-1] for place, name in _names(self.document.values) if name == model.name)
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON types, for ``study.json``."""
+        # entries of exclude: and cells: are plain mappings by now, which pydantic would warn of
+        return self.model_dump(mode="json", exclude={"output"}, warnings=False)
+
+
+def read(document: Document) -> tuple[Study, list[Problem]]:
+    """The study of a document, without what is wrong in it, and what is wrong in it."""
+    values = {key: deepcopy(value) for key, value in document.values.items() if value is not None}
+    problems: list[Problem] = []
+    found = list(_of_the_whole(values))
+    while True:
         try:
-            return checked(kind, "", value)
-        except ConfigError as error:
-            names = get_args(kind) if get_origin(kind) is Literal else ()
-            self._refuse(place, value, error.remedy + nearest(value, names))
-            return None
+            study = Study.model_validate(values)
+        except ValidationError as error:
+            found += [_mistake(document, one) for one in error.errors()]
+        if not found:
+            study._document = document
+            return study, problems
+        problems += [document.problem(*one) for one in found]
+        # Inner values first: what is around them may go as a whole.
+        for place, _, _ in sorted(found, key=lambda one: -len(one[0])):
+            _take_out(values, place)
+        found = []
 
-    def _refuse(self, place: Place, value: Any, remedy: str) -> None:
-        self.problems.append(self.document.problem(place, value, remedy))
+
+def _of_the_whole(values: Mapping[str, Any]) -> Iterator[_Mistake]:
+    """What is missing or there twice, no model_arg, and lists that do not go together."""
+    for key, remedy in _NEEDED.items():
+        if key not in values and not (key == "methods" and values.get("cells")):
+            yield (key,), None, remedy
+    knobs = values.get("knobs") if isinstance(values.get("knobs"), dict) else {}
+    arguments = [(("knobs", name), value) for name, value in knobs.items()]
+    for place, entry in listed(("models",), values.get("models")):
+        own = entry if isinstance(entry, dict) else {}
+        arguments += [((*place, name), value) for name, value in own.items() if name not in MODEL_KEYS]
+    yield from _unknown(arguments)
+    lists = {(key,): values.get(key) for key in ("methods", "budgets", "seeds")}
+    lists |= {("knobs", name): value for name, value in knobs.items()}
+    for place, value in lists.items():
+        yield from _repeated(listed(place, value), "every value once")
+    yield from _repeated(_tasks(values), "every task once")
+    yield from _repeated(_names(values), "a name that no other model has")
+    axes = {**knobs, "budget": values.get("budgets"), "seed": values.get("seeds")}
+    for place, entry in listed(("zip",), values.get("zip")):
+        names = entry if isinstance(entry, list) else [entry]
+        lengths = {len(listed((), axes.get(str(name)))) for name in names}
+        if len(names) < 2 or len(lengths) > 1 or 0 in lengths:
+            remedy = "two or more of budget, seed and the study's knobs, with lists of one length"
+            yield place, entry, remedy
 
 
-def listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
-    """A list's entries with their places; one value stands for a list of one."""
-    if isinstance(value, list):
-        return [((*place, index), entry) for index, entry in enumerate(value)]
-    return [(place, value)]
+def _unknown(arguments: Iterable[tuple[Place, Any]]) -> Iterator[_Mistake]:
+    """What a study does not set here; the range of a model_arg is the wrappers' to check."""
+    known = sorted({*Arguments.names()} - {*elsewhere(), *MODEL_KEYS})
+    others = {**dict.fromkeys(MODEL_KEYS, "it under models:"), **elsewhere()}
+    for place, value in arguments:
+        name = place[-1]
+        if name in others:
+            yield place, value, f"it elsewhere: {others[name]}"
+        elif name not in known:
+            yield place, value, f"a model_arg: {errors.one_of(name, known)}"
+
+
+def _repeated(entries: Iterable[tuple[Place, Any]], remedy: str) -> Iterator[_Mistake]:
+    known: list[Any] = []
+    for place, value in entries:
+        if value in known:
+            yield place, canonical(value), remedy
+        known.append(value)
+
+
+def _tasks(values: Mapping[str, Any]) -> list[tuple[Place, Any]]:
+    groups = listed(("tasks",), values.get("tasks"))
+    return [(inner, _task_name(name)) for place, entry in groups for inner, name in listed(place, entry)]
+
+
+def _names(values: Mapping[str, Any]) -> list[tuple[Place, Any]]:
+    models = listed(("models",), values.get("models"))
+    return [((*place, "name"), entry.get("name")) for place, entry in models if isinstance(entry, dict)]
+
+
+def _mistake(document: Document, found: Mapping[str, Any]) -> _Mistake:
+    """What an error of pydantic's says."""
+    place: Place = ()
+    for part in found["loc"]:
+        # One value stands for a list of one.
+        if isinstance(part, str) or (*place, part) in document.lines:
+            place = (*place, part)
+    if found["type"] == "extra_forbidden":
+        known = Study if len(place) == 1 else Wandb
+        return place, found["input"], errors.one_of(place[-1], known.model_fields)
+    if found["type"] == "value_error":
+        return place, found["input"], str(found["ctx"]["error"])
+    place = place[:-1] if found["type"] == "missing" else place
+    return place, found["input"], _MAPPINGS[place[0]]
+
+
+def _take_out(values: Any, place: Place) -> None:
+    """Take a value out; of a model, or of an entry of settings, the whole."""
+    if place[0] in ("models", "exclude", "cells"):
+        place = place[: 2 if isinstance(values.get(place[0]), list) else 1]
+    for part in place[:-1]:
+        values = values[part]
+    if isinstance(values, list):
+        values[place[-1]] = _REFUSED
+    else:
+        values.pop(place[-1], None)

@@ -68,14 +68,14 @@ class Document:
     ----------
     file : str
         Its name, for messages.
-    values : object
-        As ``yaml.safe_load`` gives them.
+    values : dict
+        As ``yaml.safe_load`` gives them, keys as texts.
     lines : dict
         Line, from 1, by place: of the key in a mapping, of the entry in a list.
     """
 
     file: str
-    values: Any
+    values: dict[str, Any]
     lines: dict[Place, int] = field(repr=False)
 
     def line(self, place: Place) -> int:
@@ -145,7 +145,16 @@ def parse(text: str, file: str = "study.yaml") -> Document:
         lines[place] = line
     if twice:
         raise StudyError(file, twice)
-    return Document(file, values, lines)
+    if not isinstance(values, dict):
+        raise _refused(file, 1, repr(values), "a mapping with name, models, methods, tasks …")
+    return Document(file, _with_texts(values), lines)
+
+
+def _with_texts(value: Any) -> Any:
+    """Keys as texts, as places have them."""
+    if isinstance(value, dict):
+        return {str(key): _with_texts(entry) for key, entry in value.items()}
+    return list(map(_with_texts, value)) if isinstance(value, list) else value
 
 
 def _refused(file: str | Path, line: int, value: str, remedy: str) -> StudyError:

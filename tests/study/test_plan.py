@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sparsemm_eval.config import knobs_in_use
 from sparsemm_eval.methods import methods as all_methods
-from sparsemm_eval.study import plan, settings, study_file, yaml_lines
+from sparsemm_eval.study import plan, study_file, yaml_lines
 from sparsemm_eval.study.cell import Cell
 from tests.study.running import FACTS
 
@@ -284,26 +284,14 @@ def test_ids_are_names_of_folders_however_long():
     models=st.lists(st.sampled_from("abcd"), min_size=1, max_size=2, unique=True),
 )
 def test_cells_are_exactly_the_different_runs(methods, budgets, seeds, windows, ratios, models):
-    document = yaml_lines.Document("s.yaml", {}, {})
-    study = settings.Study(
+    study = study_file.Study(
         name="s",
-        output=Path("o"),
-        models=tuple(settings.Model(m, "llava", f"p{m}", {}) for m in models),
-        methods=tuple(methods),
-        budgets=tuple(budgets),
-        tasks=(("t",), ("u",)),
-        seeds=tuple(seeds),
-        knobs={"window": tuple(windows), "ratio": tuple(ratios)},
-        zip=(),
-        exclude=(),
-        cells=(),
-        include_path=None,
-        limit=None,
-        batch_size=1,
-        nproc=1,
-        retries=0,
-        wandb=settings.Wandb(),
-        document=document,
+        models=[{"name": m, "family": "llava", "pretrained": f"p{m}"} for m in models],
+        methods=methods,
+        budgets=budgets,
+        tasks=["t", "u"],
+        seeds=seeds,
+        knobs={"window": windows, "ratio": ratios},
     )
     cells, _ = plan.cross(study, FACTS)
     expected = set()
