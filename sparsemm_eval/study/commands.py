@@ -103,7 +103,7 @@ def run(
     how = _how(study.retries, processes, study.wandb.mode)
     wandb_runs.check(how.wandb)
     folder.prepare(study, cells)
-    with display.watcher(folder, chosen, len(places), to_stderr=as_json) as watcher:
+    with display.Watcher(folder, chosen, len(places), display.Console(stderr=as_json)) as watcher:
         working = runner.Runner(folder, chosen, how, places, watcher, retry_failed, collect=results.write)
         with _ended_by_signals(working.stop) as received:
             outcome = working.run()
@@ -187,7 +187,7 @@ def cell(
     chosen = _some(place.cells(), which if which is not None else identifier, count)
     how = _how(settings["retries"], nproc or settings["nproc"], settings["wandb"]["mode"])
     wandb_runs.check(how.wandb)
-    with display.watcher(place, chosen, 1, to_stderr=as_json) as watcher:
+    with display.Watcher(place, chosen, 1, display.Console(stderr=as_json)) as watcher:
         working = Runner(place, chosen, how, ({},), watcher, True, collect=results.write, wait=False)
         with _ended_by_signals(working.stop) as received:
             outcome = working.run()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, TextIO
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console, Group
@@ -26,50 +24,29 @@ from sparsemm_eval.study.metrics import PRIMARY, primary
 #: with other code, versions, weights or data.
 STATES = ("done", "running", "interrupted", "stale", "failed", "pending")
 _COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "stale": "yellow"}
-_EVERY = 2.0  # seconds between two looks at the folder
+_RANKS = ("running", "failed", "interrupted", "stale", "pending", "done")
+_PER_SECOND = 0.5  # looks at the folder
 _SHORT = 60  # characters of an error in a table
 
 
 @dataclass(frozen=True)
 class View:
-    """One cell as it stands now.
-
-    Attributes
-    ----------
-    id, model, method : str
-    budget : int or None
-    tasks : tuple of str
-    state : str
-        One of `STATES`.
-    attempts : int
-    answers : int
-        In the journal.
-    documents : int or None
-        That were or will be scored, as far as is known.
-    seconds : float or None
-        Over all attempts.
-    scores : dict
-        ``task: score`` by each task's primary metric.
-    error : str or None
-        Why it failed, or what made it stale.
-    host, results : str or None
-        Where it runs or ran, and the path of lmms-eval's file.
-    """
+    """One cell as it stands now."""
 
     id: str
     model: str
     method: str
     budget: int | None
     tasks: tuple[str, ...]
-    state: str
+    state: str  # one of `STATES`
     attempts: int
-    answers: int
-    documents: int | None
-    seconds: float | None
-    scores: Mapping[str, float]
-    error: str | None
-    host: str | None
-    results: str | None
+    answers: int  # in the journal
+    documents: int | None  # that were or will be scored, as far as is known
+    seconds: float | None  # over all attempts
+    scores: Mapping[str, float]  # by each task's primary metric
+    error: str | None  # why it failed, or what made it stale
+    host: str | None  # where it runs or ran
+    results: str | None  # the path of lmms-eval's file
 
 
 def view(folder: CellFolder, cell: Cell) -> View:
@@ -153,96 +130,60 @@ def print_plan(study: StudyFolder, cells: Sequence[Cell], workers: int, nproc: i
     return {"folder": str(study.root), "workers": workers, "seconds": left, "cells": listed}
 
 
-class Plain:
-    """One line for every event, for logs and pipes.
+class Watcher:
+    """Tells of every event in one line, and in a terminal shows a live table of the cells that matter now.
 
     Parameters
     ----------
     study : StudyFolder
     cells : sequence of Cell
-    stream : text file, optional
-        Standard output by default.
+    workers : int
+    console : rich.console.Console
     """
 
-    def __init__(self, study: StudyFolder, cells: Sequence[Cell], stream: TextIO | None = None):
-        self.study, self.cells, self.stream = study, list(cells), stream
+    def __init__(self, study: StudyFolder, cells: Sequence[Cell], workers: int, console: Console):
+        self.study, self.cells, self.workers, self.console = study, list(cells), workers, console
         self._started: set[str] = set()
         self._ended: set[str] = set()
-        self._lock = threading.Lock()
+        self._done: dict[str, View] = {}
+        live = Live(console=console, get_renderable=self._now, refresh_per_second=_PER_SECOND, transient=True)
+        self._live = live if console.is_terminal else contextlib.nullcontext()
 
-    def __enter__(self) -> Plain:
+    def __enter__(self) -> Self:
+        self._live.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def __exit__(self, *error: Any) -> None:
+        self._live.__exit__(*error)
 
     def started(self, cell: Cell) -> None:
         """Name the cell."""
-        with self._lock:
-            self._started.add(cell.id)
+        self._started.add(cell.id)
         self._say(f"start   {cell.id}")
 
     def ended(self, cell: Cell, status: Mapping[str, Any]) -> None:
         """Name the cell, its scores or its error, and how far the study is."""
-        with self._lock:
-            if status["state"] in ("done", "failed"):
-                self._ended.add(cell.id)
-            count = f"[{len(self._ended)}/{len(self.cells)}]"
-            here = "" if cell.id in self._started else "  (before, or by another runner)"
+        if status["state"] in ("done", "failed"):
+            self._ended.add(cell.id)
+        count = f"[{len(self._ended)}/{len(self.cells)}]"
+        here = "" if cell.id in self._started else "  (before, or by another runner)"
         detail = status.get("error") or "left for another time"
         if status["state"] == "done":
             scores = scores_of(self.study.cell(cell.id))
             detail = f"{_scores(scores)}  {text_of_seconds(status.get('seconds'))}"
         self._say(f"{status['state']:7} {cell.id}  {detail}{here}  {count}")
 
-    def refresh(self) -> None:
-        """Nothing to do between events."""
-
     def _say(self, line: str) -> None:
-        with self._lock:
-            print(line, flush=True, file=self.stream)
+        self.console.print(Text(line), soft_wrap=True)
 
-
-class Terminal(Plain):
-    """A live table of the cells that matter now, with progress and time left."""
-
-    def __init__(self, study: StudyFolder, cells: Sequence[Cell], workers: int, console: Console):
-        super().__init__(study, cells)
-        self.workers, self.console = workers, console
-        self._live = Live(console=console, refresh_per_second=2, transient=True)
-        self._looked = 0.0
-        self._done: dict[str, View] = {}
-
-    def __enter__(self) -> Terminal:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def refresh(self) -> None:
-        """Look at the folder again, every few seconds."""
-        if time.monotonic() - self._looked < _EVERY:
-            return
-        self._looked = time.monotonic()
+    def _now(self) -> Group:
+        """What fits on a screen: running first, then what went wrong, and what comes next."""
         # What is done does not change; its scores need not be read every time.
         found = [self._done.get(cell.id) or view(self.study.cell(cell.id), cell) for cell in self.cells]
         self._done = {one.id: one for one in found if one.state == "done"}
-        room = max(5, self.console.size.height - 8)
+        ranked = sorted(found, key=lambda one: _RANKS.index(one.state))
         summary = f"{counts(found)}   left: {text_of_seconds(seconds_left(found, self.workers))}"
-        self._live.update(Group(table(_now(found, room)), Text(summary)), refresh=True)
-
-    def _say(self, line: str) -> None:
-        with self._lock:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def watcher(study: StudyFolder, cells: Sequence[Cell], workers: int, to_stderr: bool = False) -> Plain:
-    """What suits the standard output, or the standard error where the former is for scripts."""
-    console = Console(stderr=to_stderr)
-    if console.is_terminal:
-        return Terminal(study, cells, workers, console)
-    return Plain(study, cells, sys.stderr if to_stderr else sys.stdout)
+        return Group(table(ranked[: max(5, self.console.size.height - 8)]), Text(summary))
 
 
 def table(found: Sequence[View]) -> Table:
@@ -281,16 +222,6 @@ def counts(found: Sequence[View]) -> str:
 def numbers(found: Sequence[View]) -> dict[str, int]:
     """How many cells are in each state."""
     return {state: sum(one.state == state for one in found) for state in STATES}
-
-
-def _now(found: Sequence[View], room: int) -> list[View]:
-    """What fits on a screen: running first, then what went wrong, the latest done, and what comes next."""
-    order = ("running", "failed", "interrupted", "stale", "done", "pending")
-    ranked = sorted(found, key=lambda one: order.index(one.state))
-    done = [one for one in ranked if one.state == "done"]
-    spare = max(0, len(done) - max(0, room - sum(order.index(one.state) < 4 for one in ranked)))
-    hidden = {one.id for one in done[:spare]}
-    return [one for one in ranked if one.id not in hidden][:room]
 
 
 def _progress(one: View) -> str:

@@ -17,7 +17,7 @@ from sparsemm_eval.files import FileLock
 from sparsemm_eval.study import cell_run
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.cell_run import CellRun, How, Interrupted
-from sparsemm_eval.study.display import Plain
+from sparsemm_eval.study.display import Watcher
 from sparsemm_eval.study.folder import StudyFolder, is_full
 from sparsemm_eval.study.wandb_runs import to_stderr
 
@@ -92,7 +92,7 @@ class Runner:
     how : How
     workers : sequence of mapping
         Additions to the environment, one per worker.
-    watcher : Plain, optional
+    watcher : Watcher, optional
         Sees what the runner does; called from the worker threads.
     retry_failed : bool
         Give cells that have no attempts left new ones.
@@ -108,7 +108,7 @@ class Runner:
         cells: Sequence[Cell],
         how: How,
         workers: Sequence[Mapping[str, str]] = ({},),
-        watcher: Plain | None = None,
+        watcher: Watcher | None = None,
         retry_failed: bool = False,
         collect: Collect | None = None,
         wait: bool = True,
@@ -144,8 +144,6 @@ class Runner:
                 waiting.remove(future)
                 # An error of a worker, not of a cell, ends the whole run.
                 future.result()
-            if self.watcher is not None:
-                self.watcher.refresh()
             if self._stale and time.monotonic() - collected >= COLLECT_EVERY:
                 self._stale = False
                 problem = write_tables(self.study, self.collect, samples=False)

@@ -288,9 +288,8 @@ def test_the_live_table_shows_what_matters_now(study_file, tmp_path):
     place = StudyFolder(tmp_path / "out")
     with (tmp_path / "screen").open("w") as file:
         console = Console(file=file, force_terminal=True, width=120, height=30)
-        with display.Terminal(place, cells, 1, console) as shown:
+        with display.Watcher(place, cells, 1, console) as shown:
             shown.started(cells[0])
-            shown.refresh()
             shown.ended(cells[0], place.cell(cells[0].id).status())
     screen = (tmp_path / "screen").read_text()
     assert f"start   {cells[0].id}" in screen

@@ -52,9 +52,6 @@ class Events:
     def ended(self, cell, status):
         self.ended_.append((cell.id, status["state"]))
 
-    def refresh(self):
-        pass
-
 
 def test_all_cells_are_run_fullkv_first(study_file, tmp_path):
     events, collected = Events(), []
