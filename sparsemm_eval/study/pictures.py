@@ -6,7 +6,7 @@ import io
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sparsemm_eval.heads.figures.plots import new_figure, save_figure, whole_ticks
+from sparsemm_eval.methods.base import Style
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.columns import of_reference
@@ -27,16 +28,21 @@ if TYPE_CHECKING:
 
 INK, RULE = "#1c2128", "#d5dae0"
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
-_EFFECTIVE = "effective budget: entries kept per KV head"
+#: Names of x-axes; any other is a knob's.
+_AXES = {
+    "effective_budget": "effective budget: entries kept per KV head",
+    "full_budget": "prompt tokens, mean over documents",
+    "evidence_recall": "evidence recall (weighted share); hollow: by chance",
+}
 _TIMES = {
     "decode_seconds_per_token": "decode, ms per token",
     "prefill_seconds_per_sample": "prefill, ms per sample",
 }
-#: Column -> title and y-axis of its panel; the score's axis is the metric.
+#: Column -> title of its panel over the prompt's length.
 _OVER_LENGTHS = {
-    "score": ("score", None),
-    "agreement_similarity": ("likeness to FullKV's answers", "1 − edit distance / length"),
-    "decode_seconds_per_token": (_TIMES["decode_seconds_per_token"], "ms"),
+    "score": "score",
+    "agreement_similarity": "likeness to FullKV's answers",
+    "decode_seconds_per_token": _TIMES["decode_seconds_per_token"],
 }
 
 
@@ -94,96 +100,76 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
         For the maps of kept entries.
     """
     done = study.configurations[study.configurations["seeds_done"] > 0]
-    for model, part in done.groupby("model", sort=False):
-        compressed = _budgeted(part)
+    for name, part in done.groupby("model", sort=False):
+        model = str(name)
+        compressed = part[part["budget"].notna()]
         if len(compressed):
-            yield _by_task(str(model), "accuracy", "Score against effective budget", part, _accuracy)
+            yield _by_task(model, "accuracy", "effective budget", part, compressed, "effective_budget")
         seen = part[part["evidence_recall"].notna()]
         if len(seen):
-            yield _by_task(str(model), "evidence", "Score against evidence recall", seen, _recall)
-        masked = [name for name in part["method"].unique() if name in methods() and methods()[name].mask]
-        if masked:
-            rows = part[part["method"].isin(masked) | of_reference(part)]
-            draw = _against("mask_ratio", study.knobs)
-            yield _by_task(str(model), "masking", "Score against the share of masked heads", rows, draw)
+            curves = seen[seen["budget"].notna()]
+            yield _by_task(model, "evidence", "evidence recall", seen, curves, "evidence_recall")
+        masked = part[[name in methods() and bool(methods()[name].mask) for name in part["method"]]]
+        if len(masked):
+            curves = _by_budget(masked, study.knobs, "mask_ratio")
+            yield _by_task(model, "masking", "the share of masked heads", part, curves, "mask_ratio")
         for knob in study.knobs:
             values = compressed[knob].dropna().unique()
             if len(values) > 2 and all(isinstance(value, (int, float)) for value in values):
-                rows = part[part[knob].notna() | of_reference(part)]
-                yield _by_task(str(model), knob, f"Score against {knob}", rows, _against(knob, study.knobs))
+                rows = part[part[knob].notna() & ~of_reference(part)]
+                yield _by_task(model, knob, knob, part, _by_budget(rows, study.knobs, knob), knob)
         for tasks, rows in part.groupby(part["task"].str.replace(r"_\d+$", "", regex=True), sort=False):
             if rows["task"].nunique() > 1:
-                yield _lengths(str(model), str(tasks), rows, study.knobs)
+                yield _lengths(model, str(tasks), rows, study.knobs)
         if compressed[list(_TIMES)].notna().any(axis=None):
-            yield _times(str(model), part)
+            yield _times(model, part)
         kept = [one for one in files if one.cell["model"] == model and one.record.get("kept_mean")]
         if kept:
-            yield _heads(str(model), kept)
+            yield _heads(model, kept)
 
 
-def _by_task(
-    model: str, name: str, what: str, rows: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], dict[str, Any]]
-) -> Picture:
-    tasks = list(rows["task"].unique())
-    figure, panels = _panels(len(tasks))
-    handles: dict[str, Any] = {}
-    for axes, task in zip(panels, tasks, strict=True):
-        of_task = rows[rows["task"] == task]
-        handles |= draw(axes, of_task)
-        _dress(axes, f"{task}, n = {of_task['samples'].max()}", _metric(of_task))
-    return _finished(figure, handles, f"{name}-{model}", f"{model}: {what} (95 % intervals)")
+@dataclass(frozen=True)
+class _Panel:
+    """One column over another: a curve for every label, and what FullKV has across."""
+
+    title: str
+    unit: str
+    curves: pd.DataFrame
+    x: str
+    y: str = "score"
+    full: pd.DataFrame | None = None
+
+    @property
+    def scale(self) -> float:
+        """From seconds to milliseconds."""
+        return 1000 if self.y in _TIMES else 1
 
 
-def _accuracy(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
-    """Draws a curve per method and knob values over effective budgets, and FullKV across."""
-    handles = _full(axes, rows)
-    for name, method, dash, curve in _curves(_budgeted(rows)):
-        handles[name] = _line(axes, curve.sort_values("effective_budget"), "effective_budget", method, dash)
-    _over_tokens(axes)
-    return handles
-
-
-def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, str, Any, pd.DataFrame]]:
-    """Label, method, dashes and rows of every curve; a method's curves differ in their dashes."""
-    drawn: Counter[str] = Counter()
-    for (name, method), curve in rows.groupby(["label", "method"], sort=False):
-        yield str(name), str(method), _DASHES[drawn[str(method)] % len(_DASHES)], curve
-        drawn[str(method)] += 1
+def _by_task(model: str, name: str, what: str, part: pd.DataFrame, curves: pd.DataFrame, x: str) -> Picture:
+    """Scores over something, a panel for each task that has curves or FullKV."""
+    rows = part.loc[part.index.isin(curves.index) | of_reference(part)]
+    panels = [
+        _Panel(
+            f"{task}, n = {of_task['samples'].max()}",
+            _metric(of_task),
+            curves[curves["task"] == task],
+            x,
+            full=of_task[of_reference(of_task)],
+        )
+        for task, of_task in rows.groupby("task", sort=False)
+    ]
+    return _figure(f"{name}-{model}", f"{model}: Score against {what} (95 % intervals)", panels)
 
 
 def _metric(rows: pd.DataFrame) -> str:
     return str(rows["metric"].iloc[0]).replace("_", " ")
 
 
-def _budgeted(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["budget"].notna()]
-
-
-def _over_tokens(axes: Axes, name: str = _EFFECTIVE) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(name)
-
-
-def _against(knob: str, crossed: Iterable[str]) -> Callable[[Axes, pd.DataFrame], dict[str, Any]]:
-    """Draws the score over a knob's values, a line per method, budget and other knobs, and FullKV across."""
-    others = [name for name in crossed if name != knob]
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
-        handles, rest = _full(axes, rows), rows[~of_reference(rows)]
-        for name, method, dash, line in _curves(_by_budget(rest, others)):
-            handles[name] = _line(axes, line.sort_values(knob), knob, method, dash)
-        axes.set_xlabel(knob.replace("_", " "))
-        return handles
-
-    return draw
-
-
-def _by_budget(rows: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
-    """Rows whose labels name the budget too, beside method and knobs."""
+def _by_budget(rows: pd.DataFrame, knobs: Sequence[str], across: str = "") -> pd.DataFrame:
+    """Rows whose labels name the budget too, beside method and the knobs that are not on the x-axis."""
+    others = [knob for knob in knobs if knob != across]
     names = [
-        label(row["method"], {knob: row[knob] for knob in knobs})
-        + ("" if pd.isna(row["budget"]) else f", budget {row['budget']}")
+        label(row["method"], row[others]) + ("" if pd.isna(row["budget"]) else f", budget {row['budget']}")
         for _, row in rows.iterrows()
     ]
     return rows.assign(label=names)
@@ -191,83 +177,81 @@ def _by_budget(rows: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
 
 def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -> Picture:
     """Score, likeness and time over the prompt's length, of tasks whose names differ in a number alone."""
-    figure, panels = _panels(len(_OVER_LENGTHS))
     rows = _by_budget(rows, knobs)
-    handles: dict[str, Any] = {}
-    for axes, (column, (name, y)) in zip(panels, _OVER_LENGTHS.items(), strict=True):
-        scale = 1000 if column in _TIMES else 1
-        for of_curve, method, dash, line in _curves(rows[rows[column].notna()]):
-            line = line.sort_values("full_budget")
-            handles[of_curve] = _line(axes, line, "full_budget", method, dash, column, scale)
-        _over_tokens(axes, "prompt tokens, mean over documents")
-        _dress(axes, name, y or _metric(rows))
+    units = {"score": _metric(rows), "agreement_similarity": "1 − edit distance / length"}
+    panels = [
+        _Panel(name, units.get(column, "ms"), rows[rows[column].notna()], "full_budget", column)
+        for column, name in _OVER_LENGTHS.items()
+    ]
     title = f"{model}: {tasks} over the prompt's length, n = {rows['samples'].max()} (scores: 95 % intervals)"
-    return _finished(figure, handles, f"lengths-{tasks}-{model}", f"{title}; times are no benchmark")
+    return _figure(f"lengths-{tasks}-{model}", f"{title}; times are no benchmark", panels)
 
 
-def _recall(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
-    """Draws the score over evidence recall, a curve per method and knobs, with the chance level."""
-    handles = _full(axes, rows)
-    for name, method, dash, curve in _curves(_budgeted(rows)):
-        curve, style = curve.sort_values("budget"), style_of(method)
-        handles[name] = _line(axes, curve, "evidence_recall", method, dash)
-        for row in curve.itertuples():
-            pair = [row.evidence_chance, row.evidence_recall], [row.score] * 2
-            axes.plot(*pair, color=style.color, linewidth=0.8, linestyle=":")
-            axes.plot(
-                pair[0][0], row.score, style.marker, color=style.color, markersize=5.5, fillstyle="none"
-            )
-    axes.set_xlim(0, 1.03)
-    axes.set_xlabel("evidence recall (weighted share); hollow: by chance")
-    return handles
+def _times(model: str, rows: pd.DataFrame) -> Picture:
+    columns = ["effective_budget", *_TIMES]
+    means = rows.groupby(["label", "method", "budget"], dropna=False, sort=False)[columns].mean()
+    table = means.reset_index()
+    curves, full = table[table["budget"].notna()], table[of_reference(table)]
+    panels = [_Panel(name, "ms", curves, "effective_budget", column, full) for column, name in _TIMES.items()]
+    title = f"{model}: times during these runs, with all else the machine did; not a benchmark"
+    return _figure(f"times-{model}", title, panels)
 
 
-def _line(
-    axes: Axes, rows: pd.DataFrame, x: str, method: str, dash: str, y: str = "score", scale: float = 1
-) -> Any:
-    """A curve with its intervals: a band, or bars where there is a single point."""
-    style = style_of(method)
-    xs, ys = rows[x].astype(float).to_numpy(), scale * rows[y].astype(float).to_numpy()
-    if y == "score":
+def _figure(name: str, title: str, panels: Sequence[_Panel]) -> Picture:
+    figure, places = _panels(len(panels))
+    handles: dict[str, Any] = {}
+    for axes, panel in zip(places, panels, strict=True):
+        if panel.full is not None:
+            handles |= _across(axes, panel)
+        drawn: Counter[str] = Counter()
+        for (of_curve, method), curve in panel.curves.groupby(["label", "method"], sort=False):
+            # A method's curves differ in their dashes.
+            dash = _DASHES[drawn[method] % len(_DASHES)]
+            drawn[method] += 1
+            handles[str(of_curve)] = _line(axes, panel, curve, style_of(method), dash)
+        if panel.x in ("effective_budget", "full_budget"):
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+        if panel.x == "evidence_recall":
+            axes.set_xlim(0, 1.03)
+        axes.set_xlabel(_AXES.get(panel.x, panel.x.replace("_", " ")))
+        axes.set_title(panel.title, fontsize=10, color=INK)
+        axes.set_ylabel(panel.unit)
+        axes.set_ylim(bottom=0)
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _finished(figure, handles, name, title)
+
+
+def _line(axes: Axes, panel: _Panel, rows: pd.DataFrame, style: Style, dash: Any) -> Any:
+    """A curve; of scores with intervals, a band or bars at a single point, and of recall with chance."""
+    rows = rows.sort_values("budget" if panel.x == "evidence_recall" else panel.x)
+    xs, ys = rows[panel.x].astype(float).to_numpy(), panel.scale * rows[panel.y].astype(float).to_numpy()
+    if panel.y == "score":
         low, high = (rows[name].astype(float).to_numpy() for name in ("ci_low", "ci_high"))
         if len(rows) > 1:
             axes.fill_between(xs, low, high, color=style.color, alpha=0.08, linewidth=0)
         else:
             axes.errorbar(xs, ys, yerr=[ys - low, high - ys], color=style.color, capsize=3, linewidth=1)
-    (line,) = axes.plot(
-        xs, ys, color=style.color, marker=style.marker, markersize=5.5, linewidth=1.5, linestyle=dash
-    )
+    look = {"color": style.color, "marker": style.marker, "markersize": 5.5}
+    (line,) = axes.plot(xs, ys, **look, linewidth=1.5, linestyle=dash)
+    if panel.x == "evidence_recall":
+        chance = rows["evidence_chance"].astype(float)
+        axes.plot([chance, xs], [ys, ys], color=style.color, linewidth=0.8, linestyle=":")
+        axes.plot([chance], [ys], **look, linestyle="none", fillstyle="none")
     return line
 
 
-def _full(axes: Axes, rows: pd.DataFrame, y: str = "score", scale: float = 1) -> dict[str, Any]:
+def _across(axes: Axes, panel: _Panel) -> dict[str, Any]:
     """FullKV's value as a line across, with its interval."""
     handles = {}
-    for row in rows[of_reference(rows)].itertuples():
-        if y == "score" and not pd.isna(row.ci_low):
+    for row in panel.full.itertuples():
+        if panel.y == "score" and not pd.isna(row.ci_low):
             axes.axhspan(row.ci_low, row.ci_high, color=INK, alpha=0.06, linewidth=0)
-        handles[title_of(REFERENCE)] = axes.axhline(
-            scale * getattr(row, y), color=INK, linewidth=1, linestyle=(0, (5, 3))
-        )
+        value = panel.scale * getattr(row, panel.y)
+        handles[title_of(REFERENCE)] = axes.axhline(value, color=INK, linewidth=1, linestyle=(0, (5, 3)))
     return handles
-
-
-def _times(model: str, rows: pd.DataFrame) -> Picture:
-    figure, panels = _panels(len(_TIMES))
-    handles: dict[str, Any] = {}
-    for axes, (column, name) in zip(panels, _TIMES.items(), strict=True):
-        means = rows.groupby(["label", "method", "budget"], dropna=False, sort=False)[
-            ["effective_budget", column]
-        ]
-        table = means.mean().reset_index()
-        handles |= _full(axes, table, column, 1000)
-        for of_curve, method, dash, line in _curves(_budgeted(table)):
-            line = line.sort_values("effective_budget")
-            handles[of_curve] = _line(axes, line, "effective_budget", method, dash, column, 1000)
-        _over_tokens(axes)
-        _dress(axes, name, "ms")
-    title = f"{model}: times during these runs, with all else the machine did; not a benchmark"
-    return _finished(figure, handles, f"times-{model}", title)
 
 
 def _heads(model: str, files: Sequence[CellFiles]) -> Picture:
@@ -307,15 +291,6 @@ def _panels(
     for axes in panels[count:]:
         axes.remove()
     return figure, panels[:count]
-
-
-def _dress(axes: Axes, title: str, y: str) -> None:
-    axes.set_title(title, fontsize=10, color=INK)
-    axes.set_ylabel(y)
-    axes.set_ylim(bottom=0)
-    axes.grid(color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _finished(figure: Figure, handles: dict[str, Any], name: str, title: str) -> Picture:
