@@ -12,52 +12,27 @@ from sparsemm_eval.lmms.arguments import command_line
 
 @dataclass(frozen=True)
 class Cell:
-    """One evaluation: one process of lmms-eval.
+    """One evaluation: one process of lmms-eval."""
 
-    Attributes
-    ----------
-    id : str
-        Name of its folder.
-    study : str
-    model, family, method : str
-        The model's label, ``llava`` or ``qwen2vl``, and the suffix of the model name.
-    pretrained : str
-    budget, seed : int or None
-        None where the method has none.
-    tasks : tuple of str
-    knobs : mapping
-        The study's knobs that take part.
-    model_args : mapping
-        All of them, without the folders that belong to a place on disk.
-    limit : int or None
-    batch_size, nproc : int
-    include_path : str or None
-        Folder of the user's own tasks.
-    identity : mapping
-        All that determines the result, by name: settings, code, versions, weights, head scores, data.
-    hash : str
-        Hex SHA-256 of it.
-    comparison : mapping
-        What changes a FullKV run; equal for the cells that can be compared with each other.
-    """
-
-    id: str
+    id: str  # name of its folder
     study: str
-    model: str
+    model: str  # its name in the study
     family: str
-    method: str
+    method: str  # suffix of the model name
     pretrained: str
-    budget: int | None
+    budget: int | None  # None where the method has none
     seed: int | None
     tasks: tuple[str, ...]
-    knobs: Mapping[str, Any]
-    model_args: Mapping[str, Any]
+    knobs: Mapping[str, Any]  # the study's that take part
+    model_args: Mapping[str, Any]  # all, without the folders that belong to a place on disk
     limit: int | None
     batch_size: int
     nproc: int
-    include_path: str | None
+    include_path: str | None  # folder of the user's own tasks
+    #: All that determines the result, by name: settings, code, versions, weights, head scores, data.
     identity: Mapping[str, Any]
-    hash: str
+    hash: str  # hex SHA-256 of it
+    #: What changes a FullKV run; equal for the cells that can be compared with each other.
     comparison: Mapping[str, Any]
 
     @property

@@ -22,20 +22,12 @@ _RESULTS_SUFFIX = "_results.json"
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One cell as it lies in a study folder.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-    cell : dict
-        ``cell.json``.
-    status : dict
-        ``status.json``; ``{"state": "pending"}`` before the cell has begun. A cell without its results is
-        ``failed``, whatever it says itself.
-    """
+    """One cell as it lies in a study folder."""
 
     folder: Path
-    cell: dict[str, Any]
+    cell: dict[str, Any]  # ``cell.json``
+    #: ``status.json``; ``{"state": "pending"}`` before the cell has begun. A cell without its results is
+    #: ``failed``, whatever it says itself.
     status: dict[str, Any]
 
     @property

@@ -48,45 +48,22 @@ def sparsemm_eval_command(cell: Cell, arguments: Sequence[str], nproc: int) -> l
 
 @dataclass(frozen=True)
 class How:
-    """How cells are run; nothing here changes a result.
+    """How cells are run; nothing here changes a result."""
 
-    Attributes
-    ----------
-    retries : int
-        Further attempts of a failing cell.
-    nproc : int
-        Processes per cell.
-    wandb : str
-        Where W&B runs go: ``disabled``, ``offline`` or ``online``.
-    command : callable
-    environment : mapping
-        Additions for this worker's cells, for instance CUDA_VISIBLE_DEVICES.
-    poll : float
-        Seconds between two looks at a running process.
-    pause : float
-        Seconds before another attempt.
-    """
-
-    retries: int = 1
-    nproc: int = 1
-    wandb: str = "disabled"
+    retries: int = 1  # further attempts of a failing cell
+    nproc: int = 1  # processes per cell
+    wandb: str = "disabled"  # where W&B runs go: disabled, offline or online
     command: Command = sparsemm_eval_command
+    #: Additions for this worker's cells, for instance CUDA_VISIBLE_DEVICES.
     environment: Mapping[str, str] = field(default_factory=dict)
-    poll: float = 0.5
-    pause: float = 2.0
+    poll: float = 0.5  # seconds between two looks at a running process
+    pause: float = 2.0  # seconds before another attempt
 
 
 class CellRun:
     """One cell, run until it is done or has no attempts left.
 
-    Parameters
-    ----------
-    study : StudyFolder
-    cell : Cell
-    lock : int
-        File descriptor of the cell's lock; its process inherits it.
-    how : How
-    stop : threading.Event
+    ``lock`` is the file descriptor of the cell's lock, which its process inherits.
     """
 
     def __init__(self, study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event):

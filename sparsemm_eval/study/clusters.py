@@ -29,21 +29,9 @@ def slurm_array(
 ) -> str:
     """A batch file with an array over the cells, FullKV first; a cancelled or requeued task goes on.
 
-    Parameters
-    ----------
-    study : Study
-    folder : StudyFolder
-    cells : sequence of Cell
-    options : mapping
-        sbatch's options by name; those that are None are left to the cluster.
-    more : sequence of str
-        Further options as sbatch takes them: ``--reservation=x``.
-    cells_per_task : int
-        Cells that one array task runs one after another.
-    parallel : int or None
-        Array tasks at a time.
-    max_array : int or None
-        The cluster's MaxArraySize.
+    ``options`` are sbatch's by name, those that are None left to the cluster; ``more`` are further ones as
+    sbatch takes them: ``--reservation=x``. ``cells_per_task`` run one after another, ``parallel`` tasks at a
+    time, and ``max_array`` is the cluster's MaxArraySize.
 
     Raises
     ------

@@ -64,14 +64,9 @@ def column_of(knob: str) -> str:
 
 
 def result_frame(rows: list[dict[str, Any]], knobs: Iterable[str]) -> pd.DataFrame:
-    """Rows of cells and tasks as a table.
+    """Rows of cells and tasks as a table; a column that a row does not have is missing there.
 
-    Parameters
-    ----------
-    rows : list of dict
-        Column -> value; what is not there is missing.
-    knobs : iterable of str
-        Names of the columns of the cells' knobs; those without a column of their own follow ``surplus``.
+    Of ``knobs``, the columns of the cells' knobs, those that are not in `COLUMNS` follow ``surplus``.
     """
     names = list(COLUMNS)
     place = names.index("surplus") + 1

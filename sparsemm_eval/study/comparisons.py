@@ -36,17 +36,11 @@ MEAN = "mean of tasks"
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one configuration on the documents that all its seeds have.
+    """Scores of one configuration on the documents that all its seeds have."""
 
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        float, documents by ``doc_id`` down and seeds across, in the units of the samples.
-    clusters : pandas.Series
-        Names each document's images.
-    """
-
+    #: float, documents by ``doc_id`` down and seeds across, in the units of the samples.
     table: pd.DataFrame = field(repr=False)
+    #: Names each document's images.
     clusters: pd.Series = field(repr=False)
 
     def interval(self, task: str | None = None) -> Interval:
@@ -86,18 +80,11 @@ class Scores:
 def configurations(cells: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """One row per model, method, budget, crossed knobs and task.
 
-    Parameters
-    ----------
-    cells, samples : pandas.DataFrame
-        Of `results.collect`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``score`` and the measured figures are means over the seeds that are done; ``stderr``, ``ci_low`` and
-        ``ci_high`` count documents' images and seeds as drawn at random. ``scores`` holds the `Scores`, or
-        None where samples do not make up the score. ``seeds`` and ``seeds_done`` count; ``cells`` lists the
-        cells' ids; ``state`` is ``done`` only where every seed is; ``label`` names method and knobs.
+    From the frames of `results.collect`. ``score`` and the measured figures are means over the seeds that are
+    done; ``stderr``, ``ci_low`` and ``ci_high`` count documents' images and seeds as drawn at random.
+    ``scores`` holds the `Scores`, or None where samples do not make up the score. ``seeds`` and
+    ``seeds_done`` count; ``cells`` lists the cells' ids; ``state`` is ``done`` only where every seed is;
+    ``label`` names method and knobs.
     """
     crossed = crossed_knobs(cells)
     keys = ["model", "pretrained", "method", "budget", *crossed, "task"]
@@ -214,16 +201,9 @@ def scores_at(curve: pd.DataFrame, target: float) -> Scores | None:
 def at_equal_budgets(frame: pd.DataFrame) -> pd.DataFrame:
     """Scores at common effective budgets, the `targets`, one row per model, task, target and label.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Of `configurations`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With ``score``, ``ci_low`` and ``ci_high``, ``documents``, and ``best``: whether no other scores more.
-        Rows of ``task`` `MEAN` are means over the tasks that all curves of a model share.
+    From the frame of `configurations`. With ``score``, ``ci_low`` and ``ci_high``, ``documents``, and
+    ``best``: whether no other scores more. Rows of ``task`` `MEAN` are means over the tasks that all curves
+    of a model share.
     """
     rows = []
     for target in targets(frame):
@@ -268,20 +248,10 @@ def _means(found: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(equal: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Paired differences of one label to every other at equal effective budgets.
+    """Paired differences of one label to every other, from the frame of `at_equal_budgets`.
 
-    Parameters
-    ----------
-    equal : pandas.DataFrame
-        Of `at_equal_budgets`.
-    against : str
-        A label.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Per model, task, target and other label: `Difference` of ``against`` over the other, with its figures
-        as columns. Rows of task `MEAN` take the mean of the tasks' differences.
+    Per model, task, target and other label: `Difference` of ``against`` over the other, with its figures as
+    columns. Rows of task `MEAN` take the mean of the tasks' differences.
     """
     rows: list[dict[str, Any]] = []
     for (model, target), part in equal.groupby(["model", "target"], sort=False):

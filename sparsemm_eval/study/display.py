@@ -131,15 +131,7 @@ def print_plan(study: StudyFolder, cells: Sequence[Cell], workers: int, nproc: i
 
 
 class Watcher:
-    """Tells of every event in one line, and in a terminal shows a live table of the cells that matter now.
-
-    Parameters
-    ----------
-    study : StudyFolder
-    cells : sequence of Cell
-    workers : int
-    console : rich.console.Console
-    """
+    """Tells of every event in one line, and in a terminal shows a live table of the cells that matter now."""
 
     def __init__(self, study: StudyFolder, cells: Sequence[Cell], workers: int, console: Console):
         self.study, self.cells, self.workers, self.console = study, list(cells), workers, console

@@ -27,12 +27,7 @@ _LOCK_PATIENCE = 120.0  # seconds; it is held for as long as the cells' records 
 
 
 class StudyFolder:
-    """Paths of one study.
-
-    Parameters
-    ----------
-    root : path-like
-    """
+    """Paths of one study."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser().resolve()
@@ -112,12 +107,7 @@ class StudyFolder:
 
 
 class CellFolder:
-    """Paths of one cell, its status, and the lock of whoever works on it.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-    """
+    """Paths of one cell, its status, and the lock of whoever works on it."""
 
     def __init__(self, root: Path):
         self.root = root

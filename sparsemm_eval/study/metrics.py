@@ -19,24 +19,13 @@ def _number(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Metric:
-    """A task's primary metric.
+    """A task's primary metric."""
 
-    Attributes
-    ----------
-    name : str
-        As lmms-eval reports it.
-    full : float
-        The best possible value: 1 for shares, 100 for percent.
-    sample : callable
-        A sample's logged value -> its contribution, or None where it has none.
-    documents : int or None
-        Number of documents the task divides by, whatever number was run.
-    """
-
-    name: str
-    full: float = 1.0
+    name: str  # as lmms-eval reports it
+    full: float = 1.0  # the best possible value: 1 for shares, 100 for percent
+    #: A sample's logged value -> its contribution, or None where it has none.
     sample: Callable[[Any], float | None] = _number
-    documents: int | None = None
+    documents: int | None = None  # that the task divides by, whatever number was run
 
     def scale(self, count: int) -> float:
         """Factor from the mean contribution of so many samples to the reported score."""
@@ -82,16 +71,7 @@ PRIMARY: dict[str, Metric] = {
 def primary(task: str, scores: Mapping[str, float]) -> Metric | None:
     """The metric that stands for a task; of an unknown task the first that lmms-eval reports.
 
-    Parameters
-    ----------
-    task : str
-    scores : mapping
-        Finite scores by metric name, in lmms-eval's order.
-
-    Returns
-    -------
-    Metric or None
-        None where the task has no score.
+    ``scores`` are finite, by metric name, in lmms-eval's order. None where the task has no score.
     """
     known = PRIMARY.get(task)
     if known is not None:
@@ -102,19 +82,8 @@ def primary(task: str, scores: Mapping[str, float]) -> Metric | None:
 def per_sample(metric: Metric, logged: Sequence[Mapping[str, Any]], reported: float) -> list[float] | str:
     """Every sample's contribution, if they really add up to the reported score.
 
-    Parameters
-    ----------
-    metric : Metric
-    logged : sequence of mapping
-        lmms-eval's per-sample records of a task.
-    reported : float
-        lmms-eval's score.
-
-    Returns
-    -------
-    list of float, or str
-        One value per record, whose mean times ``metric.scale`` is ``reported``; else the reason why there are
-        none.
+    One value per record of ``logged``, which are lmms-eval's of a task; their mean times ``metric.scale`` is
+    ``reported``. Else the reason why there are none.
     """
     if not logged:
         return "lmms-eval logged no samples"

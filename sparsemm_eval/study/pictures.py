@@ -48,19 +48,10 @@ _OVER_LENGTHS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure.
+    """One figure."""
 
-    Attributes
-    ----------
-    name : str
-        Of its file, without an ending.
-    title : str
-        Names what is shown, the model and the number of documents; it is part of the figure.
-    figure : matplotlib.figure.Figure
-    """
-
-    name: str
-    title: str
+    name: str  # of its file, without an ending
+    title: str  # names what is shown, the model and the number of documents; it is part of the figure
     figure: Figure
 
     def save(self, folder: Path, ending: str) -> Path:
@@ -91,14 +82,7 @@ class Picture:
 
 
 def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]:
-    """All figures that a study has something for, model by model.
-
-    Parameters
-    ----------
-    study : Study
-    files : sequence of CellFiles
-        For the maps of kept entries.
-    """
+    """All figures that a study has something for, model by model; ``files`` are for the maps of entries."""
     done = study.configurations[study.configurations["seeds_done"] > 0]
     for name, part in done.groupby("model", sort=False):
         model = str(name)

@@ -36,17 +36,8 @@ def collect(
     Every cell has its rows, also those that failed, run, wait or are stale: with their state and without a
     score. A cell that two folders hold alike has one.
 
-    Parameters
-    ----------
-    folders : pathlib.Path, or a sequence of them
-        Of ``sparsemm study run``; they may be in use.
-    only : collection of str, optional
-        Ids of the cells to read; all by default.
-
-    Returns
-    -------
-    (pandas.DataFrame, pandas.DataFrame)
-        Cells × tasks and samples, with the columns that docs/studies.md describes.
+    The folders may be in use; ``only`` are ids of the cells to read, all by default. Returns cells × tasks
+    and samples, with the columns that docs/studies.md describes.
 
     Raises
     ------

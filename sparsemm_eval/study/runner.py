@@ -32,22 +32,11 @@ Collect = Callable[[Any, bool], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a study.
+    """What came of a study."""
 
-    Attributes
-    ----------
-    states : dict
-        Cell id -> ``done``, ``failed``, ``pending`` …
-    errors : dict
-        Cell id -> why it failed.
-    problems : tuple of str
-        What went wrong beside the cells, for instance tables that could not be written.
-    interrupted : bool
-    """
-
-    states: Mapping[str, str]
-    errors: Mapping[str, str]
-    problems: tuple[str, ...] = ()
+    states: Mapping[str, str]  # cell id -> done, failed, pending …
+    errors: Mapping[str, str]  # cell id -> why it failed
+    problems: tuple[str, ...] = ()  # beside the cells, for instance tables that could not be written
     interrupted: bool = False
 
     @property
@@ -83,35 +72,19 @@ def on_cpu(count: int) -> list[dict[str, str]]:
 class Runner:
     """Works on the cells of a study until none is left that it can do something about.
 
-    Parameters
-    ----------
-    study : StudyFolder
-        Prepared.
-    cells : sequence of Cell
-        Those to run, in this order.
-    how : How
-    workers : sequence of mapping
-        Additions to the environment, one per worker.
-    watcher : Watcher, optional
-        Sees what the runner does; called from the worker threads.
-    retry_failed : bool
-        Give cells that have no attempts left new ones.
-    collect : callable or None
-        Writes the tables.
-    wait : bool
-        Whether to stay until the cells that others run are done.
+    The study's folder is prepared. The watcher is called from the worker threads.
     """
 
     def __init__(
         self,
         study: StudyFolder,
-        cells: Sequence[Cell],
+        cells: Sequence[Cell],  # in the order in which they run
         how: How,
-        workers: Sequence[Mapping[str, str]] = ({},),
+        workers: Sequence[Mapping[str, str]] = ({},),  # additions to the environment of each
         watcher: Watcher | None = None,
-        retry_failed: bool = False,
+        retry_failed: bool = False,  # give cells that have no attempts left new ones
         collect: Collect | None = None,
-        wait: bool = True,
+        wait: bool = True,  # stay until the cells that others run are done
     ):
         self.wait = wait
         self.study, self.cells, self.how, self.workers = study, list(cells), how, list(workers)

@@ -24,22 +24,13 @@ _RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval; NaN where one cluster of documents leaves it open.
-
-    Attributes
-    ----------
-    mean, low, high : float
-    stderr : float
-        Standard error of the mean.
-    freedom : float
-        Its degrees of freedom.
-    """
+    """A mean with its 95 % interval; NaN where one cluster of documents leaves it open."""
 
     mean: float
     low: float
     high: float
-    stderr: float
-    freedom: float
+    stderr: float  # standard error of the mean
+    freedom: float  # its degrees of freedom
 
     def columns(self) -> dict[str, float]:
         """As columns of tables: ``score``, ``stderr``, ``ci_low`` and ``ci_high``."""
@@ -53,23 +44,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """How much one configuration scores above another on the same documents.
+    """How much one configuration scores above another on the same documents."""
 
-    Attributes
-    ----------
-    p : float
-        Of no difference, two-sided: McNemar's exact test for scores of 0 and 1, a t test where seeds vary,
-        else a test by flipping signs.
-    documents, clusters : int
-        Compared documents, and sets of documents with images of their own.
-    detectable : float
-        The least difference that such a comparison finds in four of five cases, at a level of 5 %.
-    """
-
+    #: Of no difference, two-sided: McNemar's exact test for scores of 0 and 1, a t test where seeds vary,
+    #: else a test by flipping signs.
     p: float
     documents: int
-    clusters: int
-    detectable: float
+    clusters: int  # sets of documents with images of their own
+    detectable: float  # the least difference found in four of five such comparisons, at a level of 5 %
 
 
 def mean_interval(scores: np.ndarray, clusters: Sequence[object] | None = None) -> Interval:

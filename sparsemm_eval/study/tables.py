@@ -39,48 +39,24 @@ _RHO_MEANING = {0.0: "window + score", 1.0: "window + uniform"}
 
 @dataclass(frozen=True)
 class Table:
-    """One table, ready to be written in any format.
-
-    Attributes
-    ----------
-    title : str
-    columns : list of str
-    rows : list of list of str
-        Cells as text.
-    records : list of dict
-        The same with numbers, for JSON.
-    notes : list of str
-        Below the table.
-    bold : set of (int, int)
-        Row and column of cells that are best.
-    """
+    """One table, ready to be written in any format."""
 
     title: str
     columns: list[str]
-    rows: list[list[str]]
-    records: list[dict[str, Any]]
-    notes: list[str] = field(default_factory=list)
-    bold: frozenset[tuple[int, int]] = frozenset()
+    rows: list[list[str]]  # cells as text
+    records: list[dict[str, Any]]  # the same with numbers, for JSON
+    notes: list[str] = field(default_factory=list)  # below the table
+    bold: frozenset[tuple[int, int]] = frozenset()  # row and column of cells that are best
 
 
 @dataclass(frozen=True)
 class Study:
-    """Results with what all tables are made of.
+    """Results with what all tables are made of."""
 
-    Attributes
-    ----------
-    configurations, equal : pandas.DataFrame
-        Of `comparisons.configurations` and `comparisons.at_equal_budgets`.
-    knobs : list of str
-        Crossed ones.
-    against : str
-        The label that the paired table compares with the others.
-    """
-
-    configurations: pd.DataFrame
-    equal: pd.DataFrame
-    knobs: list[str]
-    against: str
+    configurations: pd.DataFrame  # of `comparisons.configurations`
+    equal: pd.DataFrame  # of `comparisons.at_equal_budgets`
+    knobs: list[str]  # crossed ones
+    against: str  # the label that the paired table compares with the others
 
     @classmethod
     def of(cls, cells: pd.DataFrame, samples: pd.DataFrame, against: str | None = None) -> Study:

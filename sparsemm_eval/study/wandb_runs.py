@@ -66,21 +66,10 @@ def check(mode: str) -> None:
 
 
 def log(mode: str, root: Path, cell: str | None = None) -> str | None:
-    """Write the run of a cell, or the run that compares the study's cells.
+    """Write the run of a cell by its id, or the run that compares the cells of the study in ``root``.
 
-    Parameters
-    ----------
-    mode : str
-        ``disabled``, ``offline`` (files below the study's folder, for `wandb sync`) or ``online``.
-    root : pathlib.Path
-        The study's folder.
-    cell : str or None
-        Id of the cell; None for the study's run.
-
-    Returns
-    -------
-    str or None
-        ``logged``, what went wrong, or None where nothing is logged.
+    The mode is ``disabled``, ``offline`` (files below the study's folder, for `wandb sync`) or ``online``.
+    Returns ``logged``, what went wrong, or None where nothing is logged.
     """
     if mode == "disabled":
         return None

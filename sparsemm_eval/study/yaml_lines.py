@@ -17,24 +17,12 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that cannot work.
+    """One thing that cannot work."""
 
-    Attributes
-    ----------
-    line : int
-        In the study file, from 1.
-    key : str
-        Where it stands, for instance ``methods[2]``.
-    value : str
-        As text.
-    remedy : str
-        What would be right.
-    """
-
-    line: int
-    key: str
-    value: str
-    remedy: str
+    line: int  # in the study file, from 1
+    key: str  # where it stands, for instance ``methods[2]``
+    value: str  # as text
+    remedy: str  # what would be right
 
     def text(self, file: str) -> str:
         """One line, as compilers write them."""
@@ -42,14 +30,7 @@ class Problem:
 
 
 class StudyError(UsageError, ValueError):
-    """A study file that cannot be run.
-
-    Parameters
-    ----------
-    file : path-like
-    problems : iterable of Problem
-        All of them.
-    """
+    """A study file that cannot be run, with all of its problems."""
 
     def __init__(self, file: str | Path, problems: Iterable[Problem]):
         unique = {(problem.line, problem.key, problem.remedy): problem for problem in problems}
@@ -62,20 +43,11 @@ class StudyError(UsageError, ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML document.
+    """A YAML document."""
 
-    Attributes
-    ----------
-    file : str
-        Its name, for messages.
-    values : dict
-        As ``yaml.safe_load`` gives them, keys as texts.
-    lines : dict
-        Line, from 1, by place: of the key in a mapping, of the entry in a list.
-    """
-
-    file: str
-    values: dict[str, Any]
+    file: str  # its name, for messages
+    values: dict[str, Any]  # as ``yaml.safe_load`` gives them, keys as texts
+    #: Line, from 1, by place: of the key in a mapping, of the entry in a list.
     lines: dict[Place, int] = field(repr=False)
 
     def line(self, place: Place) -> int:

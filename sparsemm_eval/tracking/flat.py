@@ -39,12 +39,7 @@ def label(method: str, budget: Any, knobs: Mapping[str, Any]) -> str:
 def config(cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Config of a run: one key per knob. Keys whose name speaks of a secret are left out.
 
-    Parameters
-    ----------
-    cell : mapping
-        ``cell.json``.
-    rows : sequence of mappings
-        The cell's rows of the results table; they know defaults, versions, and where the cell ran.
+    From ``cell.json`` and the cell's rows of the results, which know defaults, versions, and where it ran.
     """
     found = {name: cell.get(name) for name in _FROM_CELL} | dict(cell["knobs"])
     found |= {f"model_args.{name}": value for name, value in cell["model_args"].items()}

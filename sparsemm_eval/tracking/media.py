@@ -61,11 +61,8 @@ def _shortened(value: Any) -> Any:
 def running_scores(samples: pd.DataFrame, limit: int = MAX_POINTS) -> list[dict[str, float]]:
     """Mean score over the first documents of each task, in document order.
 
-    Returns
-    -------
-    list of dict
-        ``document`` (number of documents so far, ascending) and ``running_score/<task>``; at most about
-        `limit` points, spread evenly and with the last.
+    ``document`` (number of documents so far, ascending) and ``running_score/<task>``; at most about `limit`
+    points, spread evenly and with the last.
     """
     rows: dict[int, dict[str, float]] = {}
     for task, group in samples.dropna(subset=["score"]).groupby("task", sort=True):

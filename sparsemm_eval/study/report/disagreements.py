@@ -21,19 +21,8 @@ def worst(
 
     An answer is the worse the more score it lost against FullKV's, then the less its text resembles FullKV's.
 
-    Parameters
-    ----------
-    configurations : pandas.DataFrame
-        Of `comparisons.configurations`, to name a cell's configuration.
-    samples : pandas.DataFrame
-        Of `results.collect`.
-    count : int
-        At most so many of each.
-
-    Returns
-    -------
-    list of dict
-        With ``lost``, the score below FullKV's (None where samples have none), and ``similarity`` in [0, 1].
+    From `comparisons.configurations` and the samples of `results.collect`, at most ``count`` of each; with
+    ``lost``, the score below FullKV's (None where samples have none), and ``similarity`` in [0, 1].
     """
     apart = samples[samples["identical"].eq(False).fillna(False)]
     if apart.empty:

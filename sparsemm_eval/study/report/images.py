@@ -27,19 +27,9 @@ _TIMEOUT_SECONDS = 120
 def thumbnails(
     cells: Sequence[CellFiles], documents: Iterable[tuple[str, int]]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Pictures of documents as data URIs.
+    """Pictures of documents, each a task and a ``doc_id``; the cells' results tell where these come from.
 
-    Parameters
-    ----------
-    cells : sequence of CellFiles
-        Of the study; their results tell where a task's documents come from.
-    documents : iterable of (str, int)
-        Task and ``doc_id``.
-
-    Returns
-    -------
-    (dict, dict)
-        ``"task/doc_id"`` -> data URI, and task -> why it has no pictures.
+    Returns ``"task/doc_id"`` -> data URI, and task -> why it has no pictures.
     """
     wanted: dict[str, list[int]] = {}
     for task, doc in sorted(documents):
@@ -129,10 +119,7 @@ def _from_data_set(docs: list[int], config: Mapping[str, Any]) -> dict[int, str]
 def of_rows(request: Mapping[str, Any]) -> dict[int, str]:
     """Row number -> data URI of the row's ``image``; what the process of its own does.
 
-    Parameters
-    ----------
-    request : mapping
-        ``path``, ``name`` and ``split`` as for ``datasets.load_dataset``; ``docs``: row numbers.
+    ``path``, ``name`` and ``split`` are as for ``datasets.load_dataset``, ``docs`` are row numbers.
     """
     import datasets
 

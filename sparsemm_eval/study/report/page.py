@@ -20,14 +20,9 @@ _PACKAGE = "sparsemm_eval.study.report"
 
 
 def write(folders: Path | Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page of one or several studies; returns its path.
+    """Write the page of one or several studies, finished or not; returns its path.
 
-    Parameters
-    ----------
-    folders : path-like, or a sequence of them
-        Of ``sparsemm study run``; they may be unfinished.
-    out : path-like or None
-        The file; None: ``report.html`` in the first folder.
+    That is ``report.html`` in the first folder, where no other is given.
 
     Raises
     ------
