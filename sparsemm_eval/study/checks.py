@@ -22,7 +22,7 @@ from sparsemm_eval.study.yaml_lines import Place, Problem, StudyError
 #: Packages whose version may decide an answer.
 _DECISIVE = ("torch", "transformers", "lmms-eval")
 #: In place of head scores or weights that are not there; such a study is refused anyway.
-_MISSING = "missing"
+_MISSING = "missing: "
 
 
 def load(path: Path) -> tuple[Study, list[Cell]]:
@@ -86,22 +86,26 @@ def _checkpoint_key(pretrained: str) -> str:
         found = local_fingerprint(pretrained)
     except ConfigError:
         # Weights that are missing: reported as a problem of the model.
-        return f"{_MISSING}:{pretrained}"
+        return f"{_MISSING}{pretrained}"
     return pretrained if found is None else " ".join(found.values())
 
 
 def _scores_key_or_missing(given: str | None, pretrained: str) -> str:
     try:
         return head_scores_key(given, pretrained)
-    except (HeadScoreError, OSError):
-        return f"{_MISSING}:{given or pretrained}"
+    except (HeadScoreError, OSError) as error:
+        return f"{_MISSING}{error}"
 
 
 def _of_cells(study: Study, cells: list[Cell]) -> Iterator[Problem]:
     for cell in cells:
         yield from _of_arguments(study, cell)
-        if str(cell.identity["head_scores"]).startswith(_MISSING):
-            yield from _of_head_scores(study, cell)
+        problem = str(cell.identity["head_scores"])
+        if problem.startswith(_MISSING):
+            given = cell.model_args.get("head_scores")
+            place = _place(study, cell, "pretrained" if given is None else "head_scores")
+            remedy = f"head scores: {problem.removeprefix(_MISSING)}"
+            yield study.document.problem(place, given or cell.pretrained, remedy)
     for model in study.models:
         yield from _of_checkpoint(study, model)
 
@@ -134,15 +138,6 @@ def _place(study: Study, cell: Cell, name: str) -> Place:
             return listed
     further = (("cells", index, name) for index, entry in enumerate(study.cells) if entry.get(name) == value)
     return next(further, place)
-
-
-def _of_head_scores(study: Study, cell: Cell) -> Iterator[Problem]:
-    given = cell.model_args.get("head_scores")
-    try:
-        head_scores_key(given, cell.pretrained)
-    except (HeadScoreError, OSError) as error:
-        place = _place(study, cell, "pretrained" if given is None else "head_scores")
-        yield study.document.problem(place, given or cell.pretrained, f"head scores: {error}")
 
 
 def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:

@@ -34,28 +34,16 @@ _PATHS = ("pretrained", "head_scores", "system_prompt", "redundancy")
 
 @dataclass(frozen=True)
 class Facts:
-    """What the plan must know of the wrappers; a parameter, so that crossing needs no heavy imports.
+    """What the plan must know of the wrappers; a parameter, so that crossing needs no heavy imports."""
 
-    Attributes
-    ----------
-    default_checkpoint : callable
-        ``family -> str``.
-    head_scores_key : callable
-        ``(head_scores argument or None, pretrained) -> str``: names the content that would be used.
-    checkpoint_key : callable
-        ``pretrained -> str``: names the weights; the name itself where only the Hub has them.
-    data_key : callable
-        ``(task, include_path) -> str``: names a task's files and its local data; its name where only the Hub
-        has them.
-    surroundings : mapping
-        Code and versions that every cell runs with.
-    """
-
-    default_checkpoint: Callable[[str], str]
+    default_checkpoint: Callable[[str], str]  # of a family
+    #: (head_scores argument or None, pretrained) -> what names the content that would be used
     head_scores_key: Callable[[str | None, str], str]
+    #: pretrained -> what names the weights; the name itself where only the Hub has them
     checkpoint_key: Callable[[str], str]
+    #: (task, include_path) -> what names its files and local data; its name where only the Hub has them
     data_key: Callable[[str, str | None], str]
-    surroundings: Mapping[str, str]
+    surroundings: Mapping[str, str]  # code and versions that every cell runs with
 
 
 def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -146,50 +146,28 @@ def _samples(
     files: CellFiles, task: str, reference: CellFiles | None
 ) -> tuple[list[dict[str, Any]], list[float] | str]:
     """A task's sample rows, and their scores where they make up the task's score."""
-    logged = files.logged(task)
+    cell, logged, measured = files.cell, files.logged(task), files.measured(task)
     reported = files.results.scores(task)
     metric = primary(task, reported)
     values = per_sample(metric, logged, reported[metric.name]) if metric else "no score"
-    measured = files.measured(task)
     truth = {} if reference is None else reference.measured(task)
     known = {row["doc_id"]: row for row in logged}
     scores = dict(zip(known, values, strict=True)) if isinstance(values, list) else {}
-    rows = [
-        _sample_row(
-            files, task, doc, known.get(doc, {}), measured.get(doc, {}), truth.get(doc), scores.get(doc)
-        )
-        for doc in sorted({*known, *measured})
-    ]
+    common = {name: cell[name] for name in ("study", "model", "method", "budget", "seed")}
+    common |= {"cell": cell["id"], "kernel_size": _knob(files, "kernel_size", {}), "task": task}
+    rows = []
+    for doc in sorted({*known, *measured}):
+        said, seen, full = known.get(doc, {}), measured.get(doc, {}), truth.get(doc)
+        answer = seen.get("answer", said.get("filtered_resps"))
+        # Equal digests mean equal prompts: without, the two answers are not to the same question.
+        comparable = full is not None and full["sample"] == seen.get("sample")
+        row = {**{name: seen.get(name) for name in SAMPLE_COLUMNS}, **common, "doc_id": doc}
+        row |= {"question": _text(said.get("input")), "answer": _text(answer)}
+        row |= {"target": _text(said.get("target")), "score": scores.get(doc)}
+        row["fullkv_answer"] = full["answer"] if comparable else None
+        row["identical"] = full["answer"] == answer if comparable else None
+        rows.append(row)
     return rows, values
-
-
-def _sample_row(
-    files: CellFiles,
-    task: str,
-    doc: int,
-    logged: Mapping[str, Any],
-    measured: Mapping[str, Any],
-    truth: Mapping[str, Any] | None,
-    score: float | None,
-) -> dict[str, Any]:
-    cell = files.cell
-    answer = measured.get("answer", logged.get("filtered_resps"))
-    # Equal digests mean equal prompts: without, the two answers are not to the same question.
-    comparable = truth is not None and truth["sample"] == measured.get("sample")
-    return {
-        **{name: measured.get(name) for name in SAMPLE_COLUMNS},
-        **{name: cell[name] for name in ("study", "model", "method", "budget", "seed")},
-        "cell": cell["id"],
-        "kernel_size": _knob(files, "kernel_size", {}),
-        "task": task,
-        "doc_id": doc,
-        "question": _text(logged.get("input")),
-        "answer": _text(answer),
-        "target": _text(logged.get("target")),
-        "score": score,
-        "fullkv_answer": truth["answer"] if comparable else None,
-        "identical": truth["answer"] == answer if comparable else None,
-    }
 
 
 def _row(
@@ -249,25 +227,22 @@ def clusters_of(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _figures(files: CellFiles, task: str) -> dict[str, Any]:
     """Means over a task's samples, where they were kept."""
-    samples = list(files.measured(task).values())
-    if not samples:
+    samples = pd.DataFrame(list(files.measured(task).values()))
+    if samples.empty:
         return {}
-    means = {column: _mean(sample.get(name) for sample in samples) for name, column in _MEANS.items()}
     # Times and room depend on the machine and the batch: answers from the journal are of an earlier run.
-    timed = [sample for sample in samples if not sample["restored"]]
-    steps = [(sample["decode_seconds_per_step"], sample["batch"]) for sample in timed]
-    means |= {column: _mean(sample[name] for sample in timed) for name, column in _TIMED_MEANS.items()}
-    budgets = [sample["effective_budget"] for sample in samples]
+    timed = samples[~samples["restored"].astype(bool)]
+    steps = timed["decode_seconds_per_step"].astype(float)
+    means = {**_means(samples, _MEANS), **_means(timed, _TIMED_MEANS)}
     return {
         **means,
-        "decode_seconds_per_token": _mean(step and step / batch for step, batch in steps),
-        "kv_bytes_peak_per_call": max((sample["kv_bytes_peak_per_call"] for sample in timed), default=None),
+        "decode_seconds_per_token": (steps / timed["batch"]).mean(),
+        "kv_bytes_peak_per_call": timed["kv_bytes_peak_per_call"].max(),
         "samples_timed": len(timed),
         "kv_share": means["kv_bytes_per_sample"] / means["kv_bytes_full_per_sample"],
-        "effective_budget_min": min(budgets),
-        "effective_budget_max": max(budgets),
-        "full_budget": _mean(sample["prompt_tokens"] for sample in samples),
-        "evidence_samples": sum(sample.get("evidence_tokens") is not None for sample in samples),
+        "effective_budget_min": samples["effective_budget"].min(),
+        "effective_budget_max": samples["effective_budget"].max(),
+        "evidence_samples": samples.get("evidence_tokens", pd.Series()).count(),
     }
 
 
@@ -277,6 +252,7 @@ _MEANS = {
     **{name: f"{name}_per_sample" for name in ("kv_bytes", "kv_bytes_full", "kv_bytes_end")},
     **{name: f"{name}_per_sample" for name in ("image_tokens", "image_tokens_kept", "prefill_flops")},
     "evidence_tokens": "evidence_tokens_per_sample",
+    "prompt_tokens": "full_budget",
 }
 _TIMED_MEANS = {
     **{name: f"{name}_per_sample" for name in ("kv_bytes_reserve", "prefill_seconds")},
@@ -284,19 +260,18 @@ _TIMED_MEANS = {
 }
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _means(samples: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, float]:
+    return samples.reindex(columns=list(columns)).astype(float).mean().rename(columns).to_dict()
 
 
 def _agreement(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Share of answers equal to FullKV's, and how alike the texts are, in [0, 1]."""
     compared = [row for row in samples if row["identical"] is not None]
+    if not compared:
+        return {}
     alike = (Levenshtein.normalized_similarity(row["answer"], row["fullkv_answer"]) for row in compared)
-    return {
-        "agreement": _mean(row["identical"] for row in compared),
-        "agreement_similarity": _mean(alike),
-    }
+    same = fmean(row["identical"] for row in compared)
+    return {"agreement": same, "agreement_similarity": fmean(alike)}
 
 
 def _knob(files: CellFiles, name: str, defaults: Mapping[str, Any]) -> Any:
