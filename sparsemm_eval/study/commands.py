@@ -80,7 +80,7 @@ def run(
     that are new in the file, are run. Several runs of the same study on the same folder, on one or many
     machines, share its cells. Every cell's output is in its log.txt.
     """
-    from sparsemm_eval.study import display, results, runner, wandb_runs
+    from sparsemm_eval.study import display, runner, wandb_runs
     from sparsemm_eval.study.folder import StudyFolder
 
     study, cells = _load(file)
@@ -95,25 +95,16 @@ def run(
         places = runner.on_gpus([gpu.strip() for gpu in gpus.split(",")], processes)
     folder.refuse_other(study)
     if dry_run:
-        with contextlib.redirect_stdout(None) if as_json else contextlib.nullcontext():
-            plan = display.print_plan(folder, chosen, len(places), processes)
-        if as_json:
-            print(json.dumps(plan, indent=2))
+        display.print_plan(folder, chosen, len(places), processes, as_json)
         return
     how = _how(study.retries, processes, study.wandb.mode)
     wandb_runs.check(how.wandb)
     folder.prepare(study, cells)
-    with display.Watcher(folder, chosen, len(places), display.Console(stderr=as_json)) as watcher:
-        working = runner.Runner(folder, chosen, how, places, watcher, retry_failed, collect=results.write)
-        with _ended_by_signals(working.stop) as received:
-            outcome = working.run()
+    outcome, received = _carry_out(folder, chosen, how, places, as_json, retry_failed=retry_failed)
     if not received:
         wandb_runs.log(how.wandb, folder.root)
     _report(folder, outcome, as_json)
-    if received:
-        raise typer.Exit(128 + received[0])
-    if not outcome.complete:
-        raise typer.Exit(1)
+    _end(outcome, received)
 
 
 @app.command("list")
@@ -178,32 +169,23 @@ def cell(
 
     Does nothing if it is done; goes on from the journal if it was begun; tries again if it failed.
     """
-    from sparsemm_eval.study import display, results, wandb_runs
+    from sparsemm_eval.study import wandb_runs
     from sparsemm_eval.study.folder import StudyFolder
-    from sparsemm_eval.study.runner import Runner
 
     place = StudyFolder(folder)
     settings = place.settings()["settings"]
     chosen = _some(place.cells(), which if which is not None else identifier, count)
     how = _how(settings["retries"], nproc or settings["nproc"], settings["wandb"]["mode"])
     wandb_runs.check(how.wandb)
-    with display.Watcher(place, chosen, 1, display.Console(stderr=as_json)) as watcher:
-        working = Runner(place, chosen, how, ({},), watcher, True, collect=results.write, wait=False)
-        with _ended_by_signals(working.stop) as received:
-            outcome = working.run()
+    outcome, received = _carry_out(place, chosen, how, [{}], as_json, retry_failed=True, wait=False)
     if as_json:
         print(json.dumps([{"cell": one.id, **place.cell(one.id).status()} for one in chosen], indent=2))
-    for problem in outcome.problems:
-        typer.echo(problem, err=True)
-    if received:
-        raise typer.Exit(128 + received[0])
-    for one in chosen:
+    for one in chosen if not received else ():
         if outcome.states[one.id] == "pending":
             raise EvaluationError(
                 f"{one.id} is being run by {place.cell(one.id).holder() or 'somebody else'}"
             )
-    if not outcome.complete:
-        raise typer.Exit(1)
+    _end(outcome, received)
 
 
 @app.command("show")
@@ -374,6 +356,28 @@ def _some(cells: Sequence[Any], which: str | None, count: int) -> list[Any]:
     raise ConfigError("cell", which, f"a number from 0 to {len(cells) - 1}, or a cell's id")
 
 
+def _carry_out(
+    folder: Any, cells: Sequence[Any], how: Any, places: Sequence[Any], as_json: bool, **changes: bool
+) -> tuple[Any, list[int]]:
+    """Run cells; returns what came of it, and the signals that ended it."""
+    from sparsemm_eval.study import display, results, runner
+
+    with display.Watcher(folder, cells, len(places), display.Console(stderr=as_json)) as watcher:
+        working = runner.Runner(folder, cells, how, places, watcher, collect=results.write, **changes)
+        with _ended_by_signals(working.stop) as received:
+            outcome = working.run()
+    for problem in outcome.problems:
+        typer.echo(problem, err=True)
+    return outcome, received
+
+
+def _end(outcome: Any, received: Sequence[int]) -> None:
+    if received:
+        raise typer.Exit(128 + received[0])
+    if not outcome.complete:
+        raise typer.Exit(1)
+
+
 @contextlib.contextmanager
 def _ended_by_signals(stop: threading.Event) -> Iterator[list[int]]:
     """While inside, the first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one ends this process."""
@@ -398,17 +402,8 @@ def _ended_by_signals(stop: threading.Event) -> Iterator[list[int]]:
 
 
 def _report(folder: Any, outcome: Any, as_json: bool) -> None:
-    for problem in outcome.problems:
-        typer.echo(problem, err=True)
     if as_json:
-        record = {
-            "folder": str(folder.root),
-            "states": outcome.states,
-            "errors": outcome.errors,
-            "problems": list(outcome.problems),
-            "interrupted": outcome.interrupted,
-        }
-        print(json.dumps(record, indent=2))
+        print(json.dumps({"folder": str(folder.root), **dataclasses.asdict(outcome)}, indent=2))
         return
     for identifier, state in outcome.states.items():
         if state == "failed":

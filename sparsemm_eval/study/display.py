@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,31 +104,33 @@ def seconds_left(found: Sequence[View], workers: int = 1) -> float | None:
     return total / workers
 
 
-def print_plan(study: StudyFolder, cells: Sequence[Cell], workers: int, nproc: int) -> dict[str, Any]:
-    """Print what a study would do, and return it in JSON types; nothing is written."""
+def print_plan(
+    study: StudyFolder, cells: Sequence[Cell], workers: int, nproc: int, as_json: bool = False
+) -> None:
+    """Print what a study would do; nothing is written."""
     found = views(study, cells)
     left = seconds_left(found, workers)
-    sizes = [study.cell(one.id).size() for one in found if one.state == "done"]
-    unfinished = sum(one.state != "done" for one in found)
     commands = [
         shlex.join(["sparsemm", "eval", "--nproc", str(nproc), *cell.arguments(study.cell(cell.id).root)])
         for cell in cells
     ]
+    if as_json:
+        listed = [
+            {**cell.record(study.cell(cell.id).root), "state": one.state, "command": command}
+            for cell, one, command in zip(cells, found, commands, strict=True)
+        ]
+        record = {"folder": str(study.root), "workers": workers, "seconds": left, "cells": listed}
+        print(json.dumps(record, indent=2))
+        return
     print_table(found)
     for command in commands:
         print(f"$ {command}")
     print(f"\n{len(cells)} cells: {counts(found)}; folder {study.root}")
-    print(
-        f"time: {text_of_seconds(left)}"
-        + ("" if left is not None else " (no done cell is like those that are left)")
-    )
+    unlike = " (no done cell is like those that are left)" if left is None else ""
+    print(f"time: {text_of_seconds(left)}{unlike}")
+    sizes = [study.cell(one.id).size() for one in found if one.state == "done"]
     if sizes:
-        print(f"disk: about {unfinished * median(sizes) / 2**20:.1f} MiB more")
-    listed = [
-        {**cell.record(study.cell(cell.id).root), "state": one.state, "command": command}
-        for cell, one, command in zip(cells, found, commands, strict=True)
-    ]
-    return {"folder": str(study.root), "workers": workers, "seconds": left, "cells": listed}
+        print(f"disk: about {(len(found) - len(sizes)) * median(sizes) / 2**20:.1f} MiB more")
 
 
 class Watcher:

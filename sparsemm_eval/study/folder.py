@@ -76,20 +76,14 @@ class StudyFolder:
             known = self.refuse_other(study)
             for cell in cells:
                 folder = self.cell(cell.id)
-                record = json.loads(json.dumps(cell.record(folder.root)))
-                if read_json(folder.record) != record:
-                    write_json_atomically(folder.record, record)
+                _put(folder.record, json.dumps(cell.record(folder.root), indent=2))
             source = Path(study.document.file)
-            copy = self.root / "study.yaml"
-            text = source.read_text(encoding="utf-8") if source.is_file() else None
-            if text is not None and not (copy.is_file() and copy.read_text(encoding="utf-8") == text):
-                write_text_atomically(copy, text)
+            if source.is_file():
+                _put(self.root / "study.yaml", source.read_text(encoding="utf-8"))
             created = known["created"] if known else utc_now()
             settings = {"name": study.name, "created": created, "settings": study.record()}
             record = {**settings, "cells": [cell.id for cell in cells]}
-            # Nothing is written that is there already: going on must be possible on a full disk.
-            if known != json.loads(json.dumps(record)):
-                write_json_atomically(self.record, record)
+            _put(self.record, json.dumps(record, indent=2))
 
     def refuse_other(self, study: Study) -> dict[str, Any] | None:
         """What the folder holds of this study.
@@ -216,6 +210,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
                 f"{path} is damaged ({error}): remove it and run the study again"
             ) from error
     raise EvaluationError(f"{path} is replaced again and again by another machine")
+
+
+def _put(path: Path, text: str) -> None:
+    """Write what is not there already: going on must be possible on a full disk."""
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        write_text_atomically(path, text)
 
 
 def harmless(record: dict[str, Any]) -> dict[str, Any]:

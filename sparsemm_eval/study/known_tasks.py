@@ -40,10 +40,16 @@ def missing(names: Iterable[str], include_path: str | None = None) -> tuple[list
     UnsupportedError
         If lmms-eval cannot be asked.
     """
+    upstream = Path(importlib.util.find_spec("lmms_eval").origin).parent / "tasks"
+    looks = (
+        lambda: _named_below(_own_folders(include_path)),
+        lambda: _named_below([upstream]),
+        lambda: _of_lmms_eval(include_path),
+    )
     unknown, known = list(names), set()
-    for look in (_in_own_files, _in_upstreams_files, _of_lmms_eval):
+    for look in looks:
         if unknown:
-            known |= set(look(include_path))
+            known |= set(look())
             unknown = [name for name in unknown if not _is_known(name, known)]
     return unknown, sorted(known)
 
@@ -89,14 +95,9 @@ def _is_known(name: str, known: set[str]) -> bool:
     return any(sign in name for sign in "*?[") and bool(fnmatch.filter(known, name))
 
 
-def _in_own_files(include_path: str | None) -> list[str]:
-    paths = (path for folder in _own_folders(include_path) for path in folder.rglob("*.yaml"))
+def _named_below(folders: Iterable[Path]) -> list[str]:
+    paths = (path for folder in folders for path in folder.rglob("*.yaml"))
     return [name for path in paths for name in _named_in(path)]
-
-
-def _in_upstreams_files(_: str | None) -> list[str]:
-    folder = Path(importlib.util.find_spec("lmms_eval").origin).parent / "tasks"
-    return [name for path in folder.rglob("*.yaml") for name in _named_in(path)]
 
 
 def _named_in(path: Path) -> list[str]:

@@ -14,7 +14,6 @@ from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.lmms.tied import tied
 
 MODES = ("disabled", "offline", "online")
-PROGRAM = [sys.executable, "-m", "sparsemm_eval.tracking"]
 #: Seconds for a run to be written; online with everything uploaded.
 LIMITS = {"offline": 180.0, "online": 900.0}
 _SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
@@ -25,19 +24,25 @@ def to_stderr(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def has_credentials() -> bool:
-    """Whether W&B finds a key in its environment or the user's netrc; nothing is asked."""
-    surroundings = {**os.environ, "WANDB_SILENT": "true"}
-    found = subprocess.run(
-        [*PROGRAM, "check"],
+def _ask(*arguments: str, limit: float, **surroundings: str) -> subprocess.CompletedProcess[str]:
+    """Have W&B do something in a process of its own, which no service of another process takes part in."""
+    outer = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return subprocess.run(
+        tied([sys.executable, "-m", "sparsemm_eval.tracking", *arguments]),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        start_new_session=True,
-        timeout=120,
-        env=surroundings,
+        text=True,
+        errors="replace",
+        env={**outer, **surroundings},
+        start_new_session=True,  # an interrupt of the study lets it end
+        timeout=limit,
         check=False,
     )
-    return found.returncode == 0
+
+
+def has_credentials() -> bool:
+    """Whether W&B finds a key in its environment or the user's netrc; nothing is asked."""
+    return _ask("check", limit=120, WANDB_SILENT="true").returncode == 0
 
 
 def without_secrets(text: str) -> str:
@@ -73,22 +78,11 @@ def log(mode: str, root: Path, cell: str | None = None) -> str | None:
     """
     if mode == "disabled":
         return None
-    # W&B's own files below the study, and no service of another process.
+    # W&B's own files below the study
     own = {f"WANDB_{kind.upper()}_DIR": str(root / "wandb" / kind) for kind in ("data", "cache")}
-    outer = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     arguments = ["study", str(root)] if cell is None else ["cell", str(root), cell]
     try:
-        done = subprocess.run(
-            tied([*PROGRAM, *arguments]),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env={**outer, **own},
-            start_new_session=True,  # an interrupt of the study lets it end
-            timeout=LIMITS[mode],
-            check=False,
-        )
+        done = _ask(*arguments, limit=LIMITS[mode], **own)
     except subprocess.TimeoutExpired:
         problem = f"W&B took more than {LIMITS[mode]:g} s"
     else:
