@@ -26,12 +26,7 @@ _MISSING = "missing: "
 
 
 def load(path: Path) -> tuple[Study, list[Cell]]:
-    """Read, cross and check a study file.
-
-    Returns
-    -------
-    tuple
-        The study, and its cells in the order in which they run.
+    """The study of a file, checked, and its cells in the order in which they run.
 
     Raises
     ------

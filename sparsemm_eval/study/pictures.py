@@ -15,12 +15,11 @@ import pandas as pd
 
 from sparsemm_eval.heads.figures.plots import new_figure, save_figure, whole_ticks
 from sparsemm_eval.methods.base import Style
-from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.columns import of_reference
 from sparsemm_eval.study.comparisons import label
 from sparsemm_eval.study.method_knobs import REFERENCE, style_of, title_of
-from sparsemm_eval.study.tables import Study
+from sparsemm_eval.study.tables import Study, masking_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +92,7 @@ def pictures(study: Study, files: Sequence[CellFiles] = ()) -> Iterator[Picture]
         if len(seen):
             curves = seen[seen["budget"].notna()]
             yield _by_task(model, "evidence", "evidence recall", seen, curves, "evidence_recall")
-        masked = part[[name in methods() and bool(methods()[name].mask) for name in part["method"]]]
+        masked = masking_rows(part)
         if len(masked):
             curves = _by_budget(masked, study.knobs, "mask_ratio")
             yield _by_task(model, "masking", "the share of masked heads", part, curves, "mask_ratio")

@@ -61,13 +61,8 @@ def mean_interval(scores: np.ndarray, clusters: Sequence[object] | None = None) 
     where Wilson's does not (p = .05, n = 10 and 20). Clusters, seeds, and scores between 0 and 1 enter as a
     number of independent right or wrong answers that would have the same variance (Korn and Graubard, 1998).
     Other scores get a BCa bootstrap of clusters, or a t interval where there are several seeds.
-
-    Parameters
-    ----------
-    scores : numpy.ndarray
-        float [documents, seeds].
-    clusters : sequence, optional
-        One label per document; each document by itself by default.
+    ``scores`` are float [documents, seeds]; ``clusters`` are one label per document, each document by itself
+    by default.
     """
     totals, sizes = _by_cluster(scores, clusters)
     count, seeds = totals.shape
@@ -110,13 +105,8 @@ def paired_difference(
     The interval is that of Bonett and Price (2012): two more clusters are counted, of which each side wins
     one by the largest difference there is, so that no interval is without width.
 
-    Parameters
-    ----------
-    first, second : numpy.ndarray
-        float [documents, seeds]; one side may have a single seed, and then meets all seeds of the other.
-        Two sides with different numbers of seeds are averaged over them.
-    clusters : sequence, optional
-        One label per document.
+    Both are float [documents, seeds]; one side may have a single seed, and then meets all seeds of the other.
+    Two sides with different numbers of seeds are averaged over them. ``clusters`` as in `mean_interval`.
     """
     if first.shape[1] != second.shape[1] and 1 not in (first.shape[1], second.shape[1]):
         first, second = first.mean(1, keepdims=True), second.mean(1, keepdims=True)

@@ -27,13 +27,7 @@ _LATEX = {
 
 
 def write_tables(tables: Sequence[Table], format: str) -> str:
-    """Tables one below the other.
-
-    Parameters
-    ----------
-    tables : sequence of Table
-    format : str
-        ``text``, ``markdown``, ``latex`` (needs the booktabs package) or ``json``.
+    """Tables one below the other: as text, markdown, latex (needs the booktabs package) or json.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,7 @@ class Study:
             If ``against`` is neither.
         """
         frame = configurations(cells, samples)
+        frame["published"] = [_published(row) for _, row in frame.iterrows()]
         equal = at_equal_budgets(frame)
         # those that can be compared, so that a method's name means one of them
         labels = list(dict.fromkeys((equal if len(equal) else frame[frame["budget"].notna()])["label"]))
@@ -172,39 +173,12 @@ def paired_tables(study: Study) -> list[Table]:
 
 def main_tables(study: Study) -> list[Table]:
     """Method × nominal budget against tasks, one table per model; configurations without a score say why."""
-    return [
-        _main(study, str(model), part) for model, part in study.configurations.groupby("model", sort=False)
-    ]
-
-
-def _main(study: Study, model: str, part: pd.DataFrame) -> Table:
-    tasks = list(part["task"].unique())
-    papers = {
-        task: any(_published(row) for _, row in part[part["task"] == task].iterrows()) for task in tasks
-    }
-    columns = ["method", "budget", *study.knobs]
-    for task in tasks:
-        columns += [task, "eff."] + (["published"] if papers[task] else [])
-    sources: dict[str, int] = {}
-    rows = []
-    for line, by_task in _lines(part, study.knobs, "task"):
-        for task in tasks:
-            line += _score_and_budget(by_task.get(task))
-            if papers[task]:
-                numbers = [] if task not in by_task else _published(by_task[task])
-                marks = [sources.setdefault(row.source, len(sources) + 1) for row in numbers]
-                pairs = zip(numbers, marks, strict=True)
-                line.append(", ".join(f"{row.score:.3g} [{mark}]" for row, mark in pairs) or MISSING)
-        rows.append(line)
-    notes = [
-        _INTERVALS,
-        _EFFECTIVE,
-        *_notes(part),
-        *(f"[{mark}] {source}" for source, mark in sources.items()),
-    ]
-    if any(method in methods() and methods()[method].mask for method in part["method"].unique()):
-        notes += published.MASK_NOTES
-    return Table(f"Scores: {model}", columns, rows, _records(part), notes)
+    tables = []
+    for model, part in study.configurations.groupby("model", sort=False):
+        heads = {task: task for task in part["task"].unique()}
+        notes = published.MASK_NOTES if len(masking_rows(part)) else ()
+        tables.append(_side_by_side(f"Scores: {model}", part, study.knobs, "task", heads, notes))
+    return tables
 
 
 def knob_tables(study: Study, names: Iterable[str]) -> list[Table]:
@@ -212,55 +186,73 @@ def knob_tables(study: Study, names: Iterable[str]) -> list[Table]:
 
     Knobs with one value only, in the study or with a model, give no table.
     """
-    return [
-        _pivot(str(model), str(task), part, name, [other for other in study.knobs if other != name])
-        for name in names
-        if name in study.knobs
-        for (model, task), part in study.configurations.dropna(subset=[name]).groupby(
-            ["model", "task"], sort=False
-        )
-        if part[name].nunique() > 1
-    ]
+    tables = []
+    for name in (name for name in names if name in study.knobs):
+        others = [other for other in study.knobs if other != name]
+        what = "Score against ρ" if name == "ratio" else f"Ablation of {name}"
+        notes = [*published.RHO_NOTES, *published.ABLATION_NOTES] if name == "ratio" else ()
+        known = study.configurations.dropna(subset=[name])
+        for (model, task), part in known.groupby(["model", "task"], sort=False):
+            heads = {value: _head(name, value) for value in sorted(part[name].unique())}
+            if len(heads) > 1:
+                tables.append(_side_by_side(f"{what}: {model}, {task}", part, others, name, heads, notes))
+    return tables
 
 
-def _pivot(model: str, task: str, part: pd.DataFrame, name: str, others: list[str]) -> Table:
-    values = sorted(part[name].unique())
-    heads = [f"{name}={_value(value)}" for value in values]
-    if name == "ratio":
-        meanings = (_RHO_MEANING.get(float(value)) for value in values)
-        heads = [
-            f"ρ={_value(value)}" + (f" ({meaning})" if meaning else "")
-            for value, meaning in zip(values, meanings, strict=True)
-        ]
-    rows = [
-        line + [cell for value in values for cell in _score_and_budget(by_value.get(value))]
-        for line, by_value in _lines(part, others, name)
-    ]
-    columns = ["method", "budget", *others, *(part for head in heads for part in (head, "eff."))]
-    notes = [_INTERVALS, _EFFECTIVE, *_notes(part)]
-    if name == "ratio":
-        notes += [*published.RHO_NOTES, *published.ABLATION_NOTES]
-    title = f"{'Score against ρ' if name == 'ratio' else f'Ablation of {name}'}: {model}, {task}"
-    return Table(title, columns, rows, _records(part), notes)
+def _head(knob: str, value: Any) -> str:
+    if knob != "ratio":
+        return f"{knob}={_value(value)}"
+    meaning = _RHO_MEANING.get(float(value))
+    return f"ρ={_value(value)}" + (f" ({meaning})" if meaning else "")
 
 
-def _lines(part: pd.DataFrame, knobs: list[str], across: str) -> Iterator[tuple[list[str], dict[Any, Any]]]:
-    """Beginnings of lines, one per method, budget and knobs, and rows by the column that goes across."""
+def _side_by_side(
+    title: str,
+    part: pd.DataFrame,
+    knobs: Sequence[str],
+    across: str,
+    heads: Mapping[Any, str],
+    further: Iterable[str],
+) -> Table:
+    """Scores for the values of one column, a line per method, budget and knobs; tasks with published ones."""
+    papers = {value for value, rows in part.groupby(across) if across == "task" and any(rows["published"])}
+    columns = ["method", "budget", *knobs]
+    for value, head in heads.items():
+        columns += [head, "eff.", *(["published"] if value in papers else [])]
+    sources: dict[str, int] = {}
+    rows = []
     for _, group in part.groupby(["method", "budget", *knobs], dropna=False, sort=False):
         first = group.iloc[0]
         line = [first["method"], _budget(first["budget"]), *(_value(first[knob]) for knob in knobs)]
-        yield line, {row[across]: row for _, row in group.iterrows()}
+        by_value = {row[across]: row for _, row in group.iterrows()}
+        for value in heads:
+            row = by_value.get(value)
+            line += _score_and_budget(row)
+            if value in papers:
+                found = [] if row is None else row["published"]
+                marks = [sources.setdefault(one.source, len(sources) + 1) for one in found]
+                pairs = zip(found, marks, strict=True)
+                line.append(", ".join(f"{one.score:.3g} [{mark}]" for one, mark in pairs) or MISSING)
+        rows.append(line)
+    notes = [_INTERVALS, _EFFECTIVE, *_notes(part)]
+    notes += [*(f"[{mark}] {source}" for source, mark in sources.items()), *further]
+    return Table(title, columns, rows, _records(part), notes)
+
+
+def masking_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of methods that mask heads."""
+    names = [name for name, method in methods().items() if method.mask]
+    return frame[frame["method"].isin(names)]
 
 
 def masking_tables(study: Study) -> list[Table]:
     """What masking a share of the heads costs against FullKV, one table per model and task."""
     frame = study.configurations
-    masks = [name for name in frame["method"].unique() if name in methods() and methods()[name].mask]
-    if not masks:
+    if masking_rows(frame).empty:
         return []
     frame = frame.assign(loss=against_full(frame))
     tables = []
-    for (model, task), part in frame[frame["method"].isin(masks)].groupby(["model", "task"], sort=False):
+    for (model, task), part in masking_rows(frame).groupby(["model", "task"], sort=False):
         rows = [
             [
                 title_of(row["method"]),
@@ -272,14 +264,8 @@ def masking_tables(study: Study) -> list[Table]:
             for _, row in part.iterrows()
         ]
         columns = ["masked heads", *study.knobs, "draws", "score", "less than FullKV by"]
-        signed = "Negative: below FullKV, on the same documents."
-        notes = [
-            _INTERVALS,
-            signed,
-            *_full(study, str(model), str(task)),
-            *_notes(part),
-            *published.MASK_NOTES,
-        ]
+        notes = [_INTERVALS, "Negative: below FullKV, on the same documents."]
+        notes += [*_full(study, str(model), str(task)), *_notes(part), *published.MASK_NOTES]
         tables.append(Table(f"Masking: {model}, {task}", columns, rows, _records(part), notes))
     return tables
 
@@ -395,9 +381,6 @@ def _value(value: Any) -> str:
 
 
 def _records(part: pd.DataFrame) -> list[dict[str, Any]]:
-    found = []
-    for _, row in part.iterrows():
-        record = plain(row.drop(["scores", *({"loss"} & set(row.index))]).to_dict())
-        published_ = [{"score": entry.score, "source": entry.source} for entry in _published(row)]
-        found.append({**record, "published": published_})
-    return found
+    rows = part.drop(columns=["scores", "published", "loss"], errors="ignore").to_dict("records")
+    papers = [[{"score": one.score, "source": one.source} for one in found] for found in part["published"]]
+    return [{**plain(row), "published": found} for row, found in zip(rows, papers, strict=True)]
