@@ -124,7 +124,7 @@ def _place(study: Study, cell: Cell, name: str) -> Place:
     """Where the file sets a cell's model_arg."""
     model = study.model(cell.model)
     if name == "pretrained" or name in model.arguments:
-        return (*study.place(model), name)
+        return (*study.place(model.name), name)
     value = cell.model_args.get(name)
     own = {"budget": ("budgets",), seed_of(cell.method, cell.model_args.get("score")): ("seeds",)}
     place = own.get(name, ("knobs", name))
@@ -140,7 +140,7 @@ def _of_checkpoint(study: Study, model: Model) -> Iterator[Problem]:
 
     if model.pretrained is None:
         return
-    place = (*study.place(model), "pretrained")
+    place = (*study.place(model.name), "pretrained")
     try:
         found = local_fingerprint(model.pretrained)
     except ConfigError as error:

@@ -23,10 +23,10 @@ _File = Annotated[
     Path,
     typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.", parser=users_path),
 ]
-_Folder = Annotated[
+Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The study's folder (its output).", parser=users_path)
 ]
-_Folders = Annotated[
+Folders = Annotated[
     list[Path],
     typer.Argument(metavar="DIR…", help="Study folders; several are put together.", parser=users_path),
 ]
@@ -80,7 +80,7 @@ def run(
     that are new in the file, are run. Several runs of the same study on the same folder, on one or many
     machines, share its cells. Every cell's output is in its log.txt.
     """
-    from sparsemm_eval.study import display, runner, wandb_runs
+    from sparsemm_eval.study import cell_run, display, runner, wandb_runs
     from sparsemm_eval.study.folder import StudyFolder
 
     study, cells = _load(file)
@@ -97,7 +97,7 @@ def run(
     if dry_run:
         display.print_plan(folder, chosen, len(places), processes, as_json)
         return
-    how = _how(study.retries, processes, study.wandb.mode)
+    how = cell_run.How(retries=study.retries, nproc=processes, wandb=study.wandb.mode)
     wandb_runs.check(how.wandb)
     folder.prepare(study, cells)
     outcome, received = _carry_out(folder, chosen, how, places, as_json, retry_failed=retry_failed)
@@ -120,7 +120,7 @@ def list_shipped() -> None:
     "status",
     epilog="Examples: sparsemm study status runs/tiny; sparsemm study status runs/tiny --json.",
 )
-def status(folder: _Folder, as_json: _Json = False) -> None:
+def status(folder: Folder, as_json: _Json = False) -> None:
     """Show where every cell of a study stands; the study may be running, here or elsewhere."""
     from sparsemm_eval.study import display
     from sparsemm_eval.study.folder import StudyFolder
@@ -154,7 +154,7 @@ def status(folder: _Folder, as_json: _Json = False) -> None:
     "0 it is done, 1 it failed or somebody else runs it, 2 there is no such cell, 143 interrupted.",
 )
 def cell(
-    folder: _Folder,
+    folder: Folder,
     which: Annotated[
         str | None, typer.Argument(metavar="INDEX|ID", help="Its position, from 0, or its id.")
     ] = None,
@@ -169,13 +169,14 @@ def cell(
 
     Does nothing if it is done; goes on from the journal if it was begun; tries again if it failed.
     """
-    from sparsemm_eval.study import wandb_runs
+    from sparsemm_eval.study import cell_run, wandb_runs
     from sparsemm_eval.study.folder import StudyFolder
 
     place = StudyFolder(folder)
     settings = place.settings()["settings"]
     chosen = _some(place.cells(), which if which is not None else identifier, count)
-    how = _how(settings["retries"], nproc or settings["nproc"], settings["wandb"]["mode"])
+    processes, mode = nproc or settings["nproc"], settings["wandb"]["mode"]
+    how = cell_run.How(retries=settings["retries"], nproc=processes, wandb=mode)
     wandb_runs.check(how.wandb)
     outcome, received = _carry_out(place, chosen, how, [{}], as_json, retry_failed=True, wait=False)
     if as_json:
@@ -190,7 +191,7 @@ def cell(
 
 @app.command("show")
 def show(
-    folders: _Folders,
+    folders: Folders,
     format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex or json.")] = "text",
     table: Annotated[
         str, typer.Option("--table", "-t", help="headline, paired, main, ablation, rho, masking or all.")
@@ -217,7 +218,7 @@ def show(
 
 @app.command("figures")
 def figures(
-    folders: _Folders,
+    folders: Folders,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: DIR/figures.", parser=users_path)
     ] = None,
@@ -330,12 +331,6 @@ def _prepared(file: Path) -> tuple[Any, Any, list[Any]]:
     folder = StudyFolder(study.output)
     folder.prepare(study, cells)
     return study, folder, cells
-
-
-def _how(retries: int, nproc: int, mode: str) -> Any:
-    from sparsemm_eval.study.cell_run import How
-
-    return How(retries=retries, nproc=nproc, wandb=mode)
 
 
 def _chosen(cells: Sequence[Any], patterns: Sequence[str] | None) -> list[Any]:

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def canonical(value: Any) -> Any:
+    """5.0 -> 5: equal settings shall be written the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def plain(value: Any) -> Any:
     """A value in JSON types: numpy scalars unpacked; NaN, infinity and what pandas calls missing as None."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:

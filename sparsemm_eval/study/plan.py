@@ -76,7 +76,7 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
                 cells.append(cell)
             else:
                 remedy = f"no two equal cells; it is the same as {twin.id}"
-                where = place or study.place(study.model(cell.model))
+                where = place or study.place(cell.model)
                 problems.append(study.document.problem(where, cell.id, remedy))
     problems += _unused(study, every)
     problems += [
@@ -199,8 +199,11 @@ def _cell(
         **{f"data of {task}": facts.data_key(task, study.include_path) for task in tasks},
         **facts.surroundings,
     }
-    common = {name: value for name, value in arguments.items() if takes_part(name, REFERENCE, model.family)}
-    comparison = {**common, "pretrained": pretrained, "weights": identity["weights"]}
+    comparison = {
+        name: value
+        for name, value in arguments.items()
+        if takes_part(name, REFERENCE, model.family) and name not in ("budget", SETTING)
+    }
     return Cell(
         id=_identifier(model.name, method, budget, tasks, digest_of(settings)),
         study=study.name,
@@ -219,7 +222,7 @@ def _cell(
         include_path=study.include_path,
         identity=identity,
         hash=digest_of(identity),
-        comparison={name: v for name, v in comparison.items() if name not in ("budget", SETTING)},
+        comparison={**comparison, "weights": identity["weights"]},
     )
 
 
@@ -256,13 +259,15 @@ def _unused(study: Study, cells: Sequence[Cell]) -> Iterator[Problem]:
         drawing = " and ".join(name for name in methods() if seed_of(name))
         remedy = f"no seeds: no method here draws ({drawing} do)"
         yield document.problem(("seeds",), list(study.seeds), remedy)
+    remedy = "a knob that a method of this study uses"
     used = {(cell.model, name) for cell in cells for name in cell.model_args}
-    settings = [(("knobs", name), list(values), study.models) for name, values in study.knobs.items()]
+    for name, values in study.knobs.items():
+        if name != SETTING and not any((model.name, name) in used for model in study.models):
+            yield document.problem(("knobs", name), list(values), remedy)
     for model in study.models:
-        settings += [((*study.place(model), name), value, [model]) for name, value in model.arguments.items()]
-    for place, value, models in settings:
-        if place[-1] != SETTING and not any((model.name, place[-1]) in used for model in models):
-            yield document.problem(place, value, "a knob that a method of this study uses")
+        for name, value in model.arguments.items():
+            if name != SETTING and (model.name, name) not in used:
+                yield document.problem((*study.place(model.name), name), value, remedy)
 
 
 def absolute(name: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ from sparsemm_eval.study import cell_run
 from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.cell_run import CellRun, How, Interrupted
 from sparsemm_eval.study.display import Watcher
-from sparsemm_eval.study.folder import StudyFolder, is_full
+from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.wandb_runs import to_stderr
 
 #: Seconds between two collections of the results while cells still run.
@@ -92,8 +92,7 @@ class Runner:
         self.stop = threading.Event()
         self._again = {cell.id for cell in cells} if retry_failed else set()
         self._lock = threading.Lock()
-        self._states: dict[str, str] = {}
-        self._errors: dict[str, str] = {}
+        self._known: dict[str, Mapping[str, Any]] = {}  # statuses of cells
         self._stale = False
 
     def run(self) -> Outcome:
@@ -105,8 +104,10 @@ class Runner:
                 self.stop.set()
                 raise
         problem = write_tables(self.study, self.collect, samples=True)
-        states = {cell.id: self._states.get(cell.id, "pending") for cell in self.cells}
-        return Outcome(states, dict(self._errors), (problem,) if problem else (), self.stop.is_set())
+        known = {cell.id: self._known.get(cell.id, {"state": "pending"}) for cell in self.cells}
+        states = {name: status["state"] for name, status in known.items()}
+        errors = {name: status["error"] for name, status in known.items() if status.get("error")}
+        return Outcome(states, errors, (problem,) if problem else (), self.stop.is_set())
 
     def _attend(self, waiting: list[Future[None]]) -> None:
         """What the main thread does while the workers work."""
@@ -151,7 +152,7 @@ class Runner:
 
     def _is_settled(self, cell: Cell) -> bool:
         with self._lock:
-            if self.stop.is_set() or self._states.get(cell.id) in _FINAL:
+            if self.stop.is_set() or self._state(cell) in _FINAL:
                 return True
             again = cell.id in self._again
         folder = self.study.cell(cell.id)
@@ -185,14 +186,14 @@ class Runner:
 
     def _note(self, cell: Cell, status: Mapping[str, Any]) -> None:
         with self._lock:
-            known = self._states.get(cell.id)
-            self._states[cell.id] = status["state"]
-            self._errors.pop(cell.id, None)
-            if status.get("error"):
-                self._errors[cell.id] = status["error"]
+            before = self._state(cell)
+            self._known[cell.id] = status
             self._stale = True
-        if self.watcher is not None and known != status["state"]:
+        if self.watcher is not None and before != status["state"]:
             self.watcher.ended(cell, status)
+
+    def _state(self, cell: Cell) -> str | None:
+        return self._known.get(cell.id, {}).get("state")
 
 
 def write_tables(study: StudyFolder, collect: Collect | None, samples: bool) -> str | None:
@@ -204,8 +205,8 @@ def write_tables(study: StudyFolder, collect: Collect | None, samples: bool) -> 
             collect(study.root, samples)
     except filelock.Timeout:
         return f"the tables in {study.root} were not written: another held results.lock for {PATIENCE:g} s"
-    except (OSError, SparseMMError) as error:
-        full = isinstance(error, OSError) and is_full(error)
-        hint = "; the disk is full: make room and run the same command again" if full else ""
-        return f"the tables in {study.root} were not written: {error}{hint}"
+    except OSError as error:
+        return f"the tables were not written: {cell_run.disk_text(error, study.root)}"
+    except SparseMMError as error:
+        return f"the tables in {study.root} were not written: {error}"
     return None

@@ -26,6 +26,7 @@ from sparsemm_eval.errors import ConfigError, nearest
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.registry import ANY_FAMILY, families
 from sparsemm_eval.model_wrappers.arguments import Arguments
+from sparsemm_eval.study.json_values import canonical
 from sparsemm_eval.study.method_knobs import elsewhere
 from sparsemm_eval.study.wandb_runs import MODES
 from sparsemm_eval.study.yaml_lines import Document, Place, Problem
@@ -50,11 +51,6 @@ _MAPPINGS = {
 _Mistake = tuple[Place, Any, str]
 #: In place of a list's entry that was refused: its neighbours keep their positions.
 _REFUSED = object()
-
-
-def canonical(value: Any) -> Any:
-    """5.0 -> 5: equal settings shall be written the same."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
@@ -225,9 +221,9 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         """The model of a name."""
         return next(model for model in self.models if model.name == name)
 
-    def place(self, model: Model) -> Place:
-        """Where a model stands in the document."""
-        return next(place[:-1] for place, name in _names(self.document.values) if name == model.name)
+    def place(self, model: str) -> Place:
+        """Where the model of a name stands in the document."""
+        return next(place[:-1] for place, name in _names(self.document.values) if name == model)
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON types, for ``study.json``."""

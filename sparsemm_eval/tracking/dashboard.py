@@ -10,6 +10,7 @@ import typer
 from sparsemm_eval import compat
 from sparsemm_eval.errors import ConfigError, UnsupportedError
 from sparsemm_eval.files import write_json_atomically
+from sparsemm_eval.study.commands import Folder
 from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.wandb_runs import has_credentials, without_secrets
 
@@ -29,7 +30,7 @@ _SIZE, _PER_ROW = 8, 3
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.")],
+    folder: Folder,
     entity: Annotated[str | None, typer.Option(help="W&B user or team; the study's by default.")] = None,
     project: Annotated[str | None, typer.Option(help="W&B project; the study's by default.")] = None,
     save: Annotated[

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sparsemm_eval.study import columns
 from sparsemm_eval.study.columns import KNOBS, VERSIONS
-from sparsemm_eval.study.json_values import plain
+from sparsemm_eval.study.json_values import canonical, plain
 
 _FROM_CELL = (
     *("study", "model", "model_name", "family", "pretrained", "method", "budget", "seed", "limit"),
@@ -52,12 +52,8 @@ def config(cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[s
     }
     known = rows[0] if rows else {}
     found |= {name: known[name] for name in _FROM_ROWS if plain(known.get(name)) is not None}
-    return {name: _whole(plain(value)) for name, value in found.items() if not _SECRET.search(name)}
-
-
-def _whole(value: Any) -> Any:
     # A table with gaps holds integers as floats; runs are grouped by what the cell's description says.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return {name: canonical(plain(value)) for name, value in found.items() if not _SECRET.search(name)}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

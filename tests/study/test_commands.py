@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sparsemm_eval.cli import app
 from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.model.shipped import NAMES
-from sparsemm_eval.study import commands
+from sparsemm_eval.study import cell_run
 from sparsemm_eval.study.folder import StudyFolder
 from tests.study.running import how
 
@@ -36,7 +36,7 @@ wandb: {{mode: disabled, project: p, entity: e}}
 def study_file(tmp_path, monkeypatch):
     path = tmp_path / "study.yaml"
     path.write_text(TEXT.format(output=tmp_path / "out"))
-    monkeypatch.setattr(commands, "_how", lambda retries, nproc, *rest: how(retries, nproc=nproc))
+    monkeypatch.setattr(cell_run, "How", lambda retries, nproc, wandb: how(retries, nproc=nproc))
     monkeypatch.setattr("sparsemm_eval.study.results.write", lambda folder, samples: None)
     return path
 

@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from sparsemm_eval.files import check_target, users_path
+from sparsemm_eval.study.commands import Folders
 from sparsemm_eval.study.report.page import write
 
 
 def report_command(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(help="Study folders; several are put together.", metavar="DIR…", parser=users_path),
-    ],
+    folders: Folders,
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: DIR/report.html.", parser=users_path)
     ] = None,

@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def thumbnails(
     wanted: dict[str, list[int]] = {}
     for task, doc in sorted(documents):
         wanted.setdefault(task, []).append(doc)
-    configs = _task_configs(cells)
+    found = [files.results.contents.get("configs", {}) for files in cells if files.done]
+    configs = dict(ChainMap(*found))
     images, without = {}, {}
     for task, docs in wanted.items():
         found = _of_task(task, docs, configs.get(task, {}))
@@ -59,15 +61,6 @@ def data_uri(encoded: bytes, side: int = SIDE) -> str:
         candidates.append((buffer.tell(), kind.lower(), buffer.getvalue()))
     _, kind, content = min(candidates)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _task_configs(cells: Sequence[CellFiles]) -> dict[str, dict[str, Any]]:
-    configs: dict[str, dict[str, Any]] = {}
-    for files in cells:
-        if files.done:
-            for task, config in files.results.contents.get("configs", {}).items():
-                configs.setdefault(task, config)
-    return configs
 
 
 def _of_task(task: str, docs: list[int], config: Mapping[str, Any]) -> dict[int, str] | str:

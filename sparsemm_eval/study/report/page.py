@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsemm_eval.files import write_text_atomically
 from sparsemm_eval.study.json_values import plain
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PACKAGE = "sparsemm_eval.study.report"
 
@@ -70,6 +67,7 @@ def _contents(places: list[Path]) -> dict[str, Any]:
         **{"code": "code", "commit": "commit", "dtype": "dtype", "device_type": "device"},
         **{"batch_size": "batch size", "processes": "processes", "head_scores_hash": "head scores"},
     }
+    undone = cells[cells["state"] != "done"].drop_duplicates("cell")
     states = cells.drop_duplicates("cell")["state"].value_counts().to_dict()
     headline = of_kind(study, "headline")
     # What all of these tables say stands below the last one.
@@ -81,7 +79,7 @@ def _contents(places: list[Path]) -> dict[str, Any]:
         "begun": min(record["created"] for record in settings)[:10],
         "states": states,
         "total": sum(states.values()),
-        "left": _left(cells),
+        "left": list(map(plain, undone[["cell", "state", "attempts", "error"]].to_dict("records"))),
         "headline": [
             replace(table, notes=[note for note in table.notes if note not in shared]) for table in headline
         ],
@@ -98,9 +96,3 @@ def _contents(places: list[Path]) -> dict[str, Any]:
         "csv": f"data:text/csv;base64,{encoded}",
         "version": __version__,
     }
-
-
-def _left(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Cells without a score, with what is known of them."""
-    undone = cells[cells["state"] != "done"].drop_duplicates("cell")
-    return list(map(plain, undone[["cell", "state", "attempts", "error"]].to_dict("records")))
