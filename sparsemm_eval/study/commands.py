@@ -228,7 +228,7 @@ def figures(
 
     Example: `sparsemm study figures runs/tiny --format svg`.
     """
-    from sparsemm_eval.heads.figures.plots import check_picture
+    from sparsemm_eval.heads.figures.plots import check_picture, save_figure
     from sparsemm_eval.study.cell_files import read_study
     from sparsemm_eval.study.pictures import pictures
     from sparsemm_eval.study.results import collect
@@ -238,7 +238,9 @@ def figures(
     check_picture("format", place / f"figure.{ending}")
     files = [one for folder in folders for one in read_study(folder)]
     for picture in pictures(Study.of(*collect(folders)), files):
-        typer.echo(str(picture.save(place, ending)))
+        path = place / f"{picture.name}.{ending}"
+        save_figure(picture.figure, path)
+        typer.echo(str(path))
 
 
 @app.command(
@@ -385,9 +387,6 @@ def _ended_by_signals(stop: threading.Event) -> Iterator[list[int]]:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield received

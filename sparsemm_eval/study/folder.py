@@ -106,12 +106,9 @@ class CellFolder:
     def __init__(self, root: Path):
         self.root = root
         self.record = root / "cell.json"
-        self.status_file = root / "status.json"
         self.log = root / "log.txt"
         self.lock = root / "lock"
         self.journal = root / "journal"
-        self.stats = root / "stats"
-        self.lmms = root / "lmms"
 
     def description(self) -> dict[str, Any]:
         """``cell.json``.
@@ -128,11 +125,11 @@ class CellFolder:
 
     def status(self) -> dict[str, Any]:
         """``status.json``; empty for a cell that nobody has started."""
-        return read_json(self.status_file) or {}
+        return read_json(self.root / "status.json") or {}
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace the status in one step."""
-        write_json_atomically(self.status_file, status)
+        write_json_atomically(self.root / "status.json", status)
 
     def state(self, digest: str) -> str:
         """Where the cell stands, given the hash of what it should be: one of `display.STATES`."""
@@ -191,8 +188,8 @@ class CellFolder:
 
     def clear_results(self) -> None:
         """Remove what an attempt before has left beside the journal, so that results are those of one run."""
-        for folder in (self.stats, self.lmms):
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("stats", "lmms"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
     def size(self) -> int:
         """Bytes of all files."""

@@ -8,12 +8,11 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparsemm_eval.heads.figures.plots import new_figure, save_figure, whole_ticks
+from sparsemm_eval.heads.figures.plots import new_figure, whole_ticks
 from sparsemm_eval.methods.base import Style
 from sparsemm_eval.study.cell_files import CellFiles
 from sparsemm_eval.study.columns import of_reference
@@ -37,12 +36,6 @@ _TIMES = {
     "decode_seconds_per_token": "decode, ms per token",
     "prefill_seconds_per_sample": "prefill, ms per sample",
 }
-#: Column -> title of its panel over the prompt's length.
-_OVER_LENGTHS = {
-    "score": "score",
-    "agreement_similarity": "likeness to FullKV's answers",
-    "decode_seconds_per_token": _TIMES["decode_seconds_per_token"],
-}
 
 
 @dataclass(frozen=True)
@@ -52,18 +45,6 @@ class Picture:
     name: str  # of its file, without an ending
     title: str  # names what is shown, the model and the number of documents; it is part of the figure
     figure: Figure
-
-    def save(self, folder: Path, ending: str) -> Path:
-        """Write ``FOLDER/NAME.ENDING``: png, svg or pdf; equal figures give equal files.
-
-        Raises
-        ------
-        ConfigError
-            For another ending, or if the file cannot be written.
-        """
-        path = folder / f"{self.name}.{ending}"
-        save_figure(self.figure, path)
-        return path
 
     def inline_svg(self) -> str:
         """An ``svg`` element whose ink and rules are the page's ``--ink`` and ``--rule``."""
@@ -161,10 +142,13 @@ def _by_budget(rows: pd.DataFrame, knobs: Sequence[str], across: str = "") -> pd
 def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -> Picture:
     """Score, likeness and time over the prompt's length, of tasks whose names differ in a number alone."""
     rows = _by_budget(rows, knobs)
-    units = {"score": _metric(rows), "agreement_similarity": "1 − edit distance / length"}
+    kinds = {
+        "score": ("score", _metric(rows)),
+        "agreement_similarity": ("likeness to FullKV's answers", "1 − edit distance / length"),
+        "decode_seconds_per_token": (_TIMES["decode_seconds_per_token"], "ms"),
+    }
     panels = [
-        _Panel(name, units.get(column, "ms"), rows[rows[column].notna()], "full_budget", column)
-        for column, name in _OVER_LENGTHS.items()
+        _Panel(*names, rows[rows[column].notna()], "full_budget", column) for column, names in kinds.items()
     ]
     title = f"{model}: {tasks} over the prompt's length, n = {rows['samples'].max()} (scores: 95 % intervals)"
     return _figure(f"lengths-{tasks}-{model}", f"{title}; times are no benchmark", panels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ from sparsemm_eval.study.cell import Cell
 from sparsemm_eval.study.cell_run import CellRun, How, Interrupted
 from sparsemm_eval.study.display import Watcher
 from sparsemm_eval.study.folder import StudyFolder
-from sparsemm_eval.study.wandb_runs import to_stderr
 
 #: Seconds between two collections of the results while cells still run.
 COLLECT_EVERY = 30.0
@@ -122,7 +122,7 @@ class Runner:
                 self._stale = False
                 problem = write_tables(self.study, self.collect, samples=False)
                 if problem:
-                    to_stderr(problem)
+                    print(problem, file=sys.stderr, flush=True)
                 collected = time.monotonic()
 
     def _work(self, surroundings: Mapping[str, str]) -> None:

@@ -19,11 +19,6 @@ LIMITS = {"offline": 180.0, "online": 900.0}
 _SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 
 
-def to_stderr(message: str) -> None:
-    """Tell a person."""
-    print(message, file=sys.stderr, flush=True)
-
-
 def _ask(*arguments: str, limit: float, **surroundings: str) -> subprocess.CompletedProcess[str]:
     """Have W&B do something in a process of its own, which no service of another process takes part in."""
     outer = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
@@ -92,5 +87,6 @@ def log(mode: str, root: Path, cell: str | None = None) -> str | None:
         return "logged"
     problem = without_secrets(problem)
     what = "the study" if cell is None else f"cell {cell}"
-    to_stderr(f"W&B: {what} was not logged: {problem} (its results are as they are)")
+    told = f"W&B: {what} was not logged: {problem} (its results are as they are)"
+    print(told, file=sys.stderr, flush=True)
     return problem
