@@ -19,6 +19,12 @@ from sparsemm_eval.errors import ConfigError, EvaluationError
 from sparsemm_eval.files import users_path, write_text_atomically
 from sparsemm_eval.studies import FOLDER
 
+
+def _optional(kind: type, help: str, *names: str, **settings: Any) -> Any:
+    """The type of an option that may be left out."""
+    return Annotated[kind | None, typer.Option(*names, help=help, **settings)]
+
+
 _File = Annotated[
     Path,
     typer.Argument(metavar="STUDY.YAML", help="The study's file, or a name from `list`.", parser=users_path),
@@ -34,9 +40,7 @@ _Out = Annotated[Path, typer.Option(help="File to write.", parser=users_path)]
 _Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for scripts; messages go to standard error.")
 ]
-_Nproc = Annotated[
-    int | None, typer.Option(min=1, help="Processes per cell, data parallel; the study's by default.")
-]
+_Nproc = _optional(int, "Processes per cell, data parallel; the study's by default.", min=1)
 
 app = typer.Typer(
     help="Studies: a grid of evaluations in one file, resumable, on one GPU or many machines.",
@@ -57,18 +61,12 @@ def run(
         bool,
         typer.Option("--dry-run", help="Check everything, show cells, commands and time; run none."),
     ] = False,
-    gpus: Annotated[
-        str | None,
-        typer.Option(help="GPUs, for instance 0,1,2,3: one cell on each (on each group of --nproc)."),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells side by side on the CPU.")] = None,
+    gpus: _optional(str, "GPUs, for instance 0,1,2,3: one cell on each (on each group of --nproc).") = None,
+    workers: _optional(int, "Cells side by side on the CPU.", min=1) = None,
     nproc: _Nproc = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Only cells with such an id, for instance '*-b32-*'; repeatable."
-        ),
-    ] = None,
+    only: _optional(
+        list[str], "Only cells with such an id, for instance '*-b32-*'; repeatable.", metavar="PATTERN"
+    ) = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try cells again whose retries are used up.")
     ] = False,
@@ -158,9 +156,7 @@ def cell(
     which: Annotated[
         str | None, typer.Argument(metavar="INDEX|ID", help="Its position, from 0, or its id.")
     ] = None,
-    identifier: Annotated[
-        str | None, typer.Option("--cell", metavar="INDEX|ID", help="The same, as sweeps give it.")
-    ] = None,
+    identifier: _optional(str, "The same, as sweeps give it.", "--cell", metavar="INDEX|ID") = None,
     count: Annotated[int, typer.Option(min=1, help="This and the following ones, so many in all.")] = 1,
     nproc: _Nproc = None,
     as_json: _Json = False,
@@ -196,9 +192,7 @@ def show(
     table: Annotated[
         str, typer.Option("--table", "-t", help="headline, paired, main, ablation, rho, masking or all.")
     ] = "all",
-    against: Annotated[
-        str | None, typer.Option(help="Method that the paired table compares with the others.")
-    ] = None,
+    against: _optional(str, "Method that the paired table compares with the others.") = None,
 ) -> None:
     """Print a study's tables, published numbers beside ours where model and task are the paper's.
 
@@ -219,9 +213,7 @@ def show(
 @app.command("figures")
 def figures(
     folders: Folders,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. Default: DIR/figures.", parser=users_path)
-    ] = None,
+    out: _optional(Path, "Folder to write to. Default: DIR/figures.", parser=users_path) = None,
     ending: Annotated[str, typer.Option("--format", "-f", help="png, svg or pdf.")] = "png",
 ) -> None:
     """Draw a study: score against effective budget, masking, knobs, times and heads, for each model.
@@ -275,28 +267,23 @@ def sweep(
 def slurm(
     file: _File,
     out: _Out = Path("study.sbatch"),
-    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Features of nodes, for instance a100.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="Time limit of an array task, for instance 4:00:00.")
-    ] = None,
-    gpus_per_task: Annotated[
-        str | None, typer.Option(help="GPUs of one cell, for instance 1 or a100:2.")
-    ] = None,
-    gres: Annotated[str | None, typer.Option(help="Generic resources, for instance gpu:1.")] = None,
-    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="CPU cores of one cell.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory of one cell, for instance 64G.")] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="Array tasks at a time.")] = None,
+    partition: _optional(str, "Partition.") = None,
+    account: _optional(str, "Account.") = None,
+    qos: _optional(str, "Quality of service.") = None,
+    constraint: _optional(str, "Features of nodes, for instance a100.") = None,
+    time: _optional(str, "Time limit of an array task, for instance 4:00:00.") = None,
+    gpus_per_task: _optional(str, "GPUs of one cell, for instance 1 or a100:2.") = None,
+    gres: _optional(str, "Generic resources, for instance gpu:1.") = None,
+    cpus_per_task: _optional(int, "CPU cores of one cell.", min=1) = None,
+    memory: _optional(str, "Memory of one cell, for instance 64G.") = None,
+    parallel: _optional(int, "Array tasks at a time.", min=1) = None,
     cells_per_task: Annotated[
         int, typer.Option(min=1, help="Cells that one array task runs one after another.")
     ] = 1,
-    max_array: Annotated[int | None, typer.Option(min=1, help="The cluster's MaxArraySize.")] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION", help="A further option, for instance --sbatch=--reservation=x."),
-    ] = None,
+    max_array: _optional(int, "The cluster's MaxArraySize.", min=1) = None,
+    sbatch: _optional(
+        list[str], "A further option, for instance --sbatch=--reservation=x.", metavar="OPTION"
+    ) = None,
 ) -> None:
     """Write a study as a SLURM array, FullKV first.
 
