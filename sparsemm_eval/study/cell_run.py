@@ -63,10 +63,13 @@ class How:
 class CellRun:
     """One cell, run until it is done or has no attempts left.
 
-    ``lock`` is the file descriptor of the cell's lock, which its process inherits.
+    ``lock`` is the file descriptor of the cell's lock, which its process inherits; ``afresh`` forgets the
+    attempts before.
     """
 
-    def __init__(self, study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event):
+    def __init__(
+        self, study: StudyFolder, cell: Cell, lock: int, how: How, stop: threading.Event, afresh: bool = False
+    ):
         self.study, self.cell, self.lock, self.how, self.stop = study, cell, lock, how, stop
         self.folder: CellFolder = study.cell(cell.id)
         self.began = time.monotonic()
@@ -75,7 +78,7 @@ class CellRun:
         self.before = before.get("seconds") or 0.0 if same else 0.0
         self.status: dict[str, Any] = {
             "state": "running",
-            "attempts": before.get("attempts", 0) if same else 0,
+            "attempts": before.get("attempts", 0) if same and not afresh else 0,
             "started": utc_now(),
             "ended": None,
             "seconds": None,

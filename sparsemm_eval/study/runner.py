@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,13 +109,12 @@ class Runner:
         errors = {name: status["error"] for name, status in known.items() if status.get("error")}
         return Outcome(states, errors, (problem,) if problem else (), self.stop.is_set())
 
-    def _attend(self, waiting: list[Future[None]]) -> None:
+    def _attend(self, waiting: Collection[Future[None]]) -> None:
         """What the main thread does while the workers work."""
         collected = time.monotonic()
         while waiting:
-            time.sleep(min(self.how.poll, 0.2))
-            for future in [future for future in waiting if future.done()]:
-                waiting.remove(future)
+            done, waiting = wait(waiting, min(self.how.poll, 0.2), FIRST_COMPLETED)
+            for future in done:
                 # An error of a worker, not of a cell, ends the whole run.
                 future.result()
             if self._stale and time.monotonic() - collected >= COLLECT_EVERY:
@@ -144,7 +143,6 @@ class Runner:
                 # Somebody may have finished it between the look and the lock.
                 if lock is None or self._is_settled(cell):
                     return False
-                self._give_new_attempts(cell)
                 self._run(cell, lock, how)
         except OSError as error:
             self._note(cell, {"state": "failed", "error": cell_run.disk_text(error, self.study.root)})
@@ -166,20 +164,14 @@ class Runner:
             return True
         return False
 
-    def _give_new_attempts(self, cell: Cell) -> None:
-        with self._lock:
-            again = cell.id in self._again
-            self._again.discard(cell.id)
-        folder = self.study.cell(cell.id)
-        status = folder.status()
-        if again and status.get("attempts"):
-            folder.write_status({**status, "attempts": 0})
-
     def _run(self, cell: Cell, lock: int, how: How) -> None:
         if self.watcher is not None:
             self.watcher.started(cell)
+        with self._lock:
+            afresh = cell.id in self._again
+            self._again.discard(cell.id)
         try:
-            status = CellRun(self.study, cell, lock, how, self.stop).run()
+            status = CellRun(self.study, cell, lock, how, self.stop, afresh).run()
         except Interrupted:
             status = {"state": "pending", "error": None}
         self._note(cell, status)
