@@ -76,14 +76,14 @@ class StudyFolder:
             known = self.refuse_other(study)
             for cell in cells:
                 folder = self.cell(cell.id)
-                _put(folder.record, json.dumps(cell.record(folder.root), indent=2))
+                _put(folder.record, _json(cell.record(folder.root)))
             source = Path(study.document.file)
             if source.is_file():
                 _put(self.root / "study.yaml", source.read_text(encoding="utf-8"))
             created = known["created"] if known else utc_now()
             settings = {"name": study.name, "created": created, "settings": study.record()}
             record = {**settings, "cells": [cell.id for cell in cells]}
-            _put(self.record, json.dumps(record, indent=2))
+            _put(self.record, _json(record))
 
     def refuse_other(self, study: Study) -> dict[str, Any] | None:
         """What the folder holds of this study.
@@ -216,8 +216,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _put(path: Path, text: str) -> None:
     """Write what is not there already: going on must be possible on a full disk."""
-    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+    if not (path.is_file() and path.read_bytes() == text.encode()):
         write_text_atomically(path, text)
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def harmless(record: dict[str, Any]) -> dict[str, Any]:

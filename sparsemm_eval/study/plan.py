@@ -247,7 +247,7 @@ def _unused(study: Study, cells: Sequence[Cell]) -> Iterator[Problem]:
     document = study.document
     evicting = [index for index, name in enumerate(study.methods) if method_named(name).evicts]
     if evicting and not study.budgets:
-        if "budgets" not in document.values:
+        if document.values.get("budgets") is None:
             remedy = "budgets: in the study, which it needs"
             yield document.problem(("methods", evicting[0]), study.methods[evicting[0]], remedy)
         return

@@ -304,7 +304,11 @@ def _tasks(values: Mapping[str, Any]) -> list[tuple[Place, Any]]:
 
 def _names(values: Mapping[str, Any]) -> list[tuple[Place, Any]]:
     models = listed(("models",), values.get("models"))
-    return [((*place, "name"), entry.get("name")) for place, entry in models if isinstance(entry, dict)]
+    return [
+        ((*place, "name"), entry.get("name"))
+        for place, entry in models
+        if isinstance(entry, dict) and "name" in entry
+    ]
 
 
 def _mistake(document: Document, found: Mapping[str, Any]) -> _Mistake:

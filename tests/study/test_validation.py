@@ -89,6 +89,7 @@ MISTAKES = [
     ("[16, 32]", "[16, 32.5]", 8, "budgets[1]", "32.5", "an integer >= 1"),
     ("[16, 32]", "[16, 16]", 8, "budgets[1]", "16", "every value once"),
     ("[16, 32]", "[]", 8, "budgets", "[]", "at least one"),
+    ("budgets: [16, 32]", "budgets: null", 6, "methods[1]", "'snapkv'", "budgets: in the study"),
     ("[pages_qa]", "[pages_qa,\n  pages_ocrr]", 10, "tasks[1]", "'pages_ocrr'", "did you mean 'pages_ocr'?"),
     ("[pages_qa]", "[pages_qa, [pages_ocr, pages_qa]]", 9, "tasks[1][1]", "'pages_qa'", "every task once"),
     ("[pages_qa]", "[pages_qa, [[a]]]", 9, "tasks[1][0]", "['a']", "name of a task"),
