@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, RULE = "#1c2128", "#d5dae0"
+#: More names of curves than this stand in two columns or more, under a single panel too.
+_FEW = 8
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
 #: Names of x-axes; any other is a knob's.
 _AXES = {
@@ -156,9 +158,10 @@ def _lengths(model: str, tasks: str, rows: pd.DataFrame, knobs: Sequence[str]) -
 
 def _times(model: str, rows: pd.DataFrame) -> Picture:
     columns = ["effective_budget", *_TIMES]
-    means = rows.groupby(["label", "method", "budget"], dropna=False, sort=False)[columns].mean()
+    keys = ["label", "method", "budget", "is_full"]
+    means = rows.assign(is_full=of_reference(rows)).groupby(keys, dropna=False, sort=False)[columns].mean()
     table = means.reset_index()
-    curves, full = table[table["budget"].notna()], table[of_reference(table)]
+    curves, full = table[table["budget"].notna()], table[table["is_full"]]
     panels = [_Panel(name, "ms", curves, "effective_budget", column, full) for column, name in _TIMES.items()]
     title = f"{model}: times during these runs, with all else the machine did; not a benchmark"
     return _figure(f"times-{model}", title, panels)
@@ -270,8 +273,10 @@ def _finished(figure: Figure, handles: dict[str, Any], name: str, title: str) ->
         for spine in axes.spines.values():
             spine.set_edgecolor(INK)
     if handles:
-        longest = max(map(len, map(str, handles)))
-        columns = max(1, int(figure.get_figwidth() // max(2.4, 0.6 + 0.07 * longest)))
+        room = max(2.4, 0.6 + 0.07 * max(map(len, map(str, handles))))  # inches of one column
+        if len(handles) > _FEW:
+            figure.set_figwidth(max(figure.get_figwidth(), 2 * room))
+        columns = max(1, int(figure.get_figwidth() // room))
         rows = -(-len(handles) // columns)  # beyond three they must not take the axes' height
         figure.set_figheight(figure.get_figheight() + 0.2 * max(rows - 3, 0))
         found = figure.legend(

@@ -84,9 +84,13 @@ def headline_tables(study: Study) -> list[Table]:
     tables = []
     groups = dict(iter(study.equal.groupby(["model", "task"], sort=False)))
     models = list(dict.fromkeys(model for model, _ in groups))
+    order = list(dict.fromkeys(study.configurations["label"]))
     # Over tasks first: it is what a reader asks first.
     for model, task in sorted(groups, key=lambda key: (models.index(key[0]), key[1] != MEAN)):
-        part = groups[model, task]
+        # A curve that begins beyond the first budget keeps its place.
+        part = groups[model, task].sort_values(
+            "label", key=lambda names: names.map(order.index), kind="stable"
+        )
         budgets = sorted(part["target"].unique())
         rows, bold = [], set()
         for name, of_label in part.groupby("label", sort=False):
@@ -132,7 +136,7 @@ def _winners(study: Study, model: str, task: str) -> list[str]:
     return [
         f"At {row['target']:g}: {row['label']} {'leads' if p < 0.05 else 'is not told apart from'} "
         f"{row['other']}, {_difference(row)}, p {_p_value(p)} "
-        f"(corrected for {len(found)} comparisons), n = {row['documents']}, "
+        f"(corrected for {len(found)} comparison{'s' if len(found) > 1 else ''}), n = {row['documents']}, "
         f"least detectable difference {row['detectable']:.2g}."
         for row, p in zip(found, corrected, strict=True)
     ]

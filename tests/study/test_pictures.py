@@ -173,6 +173,23 @@ def test_heads_and_times(study, folder):
     assert "not a benchmark" in drawn["times-tiny-reader"].title
 
 
+def test_times_of_pruned_prompts_are_not_fullkvs(tmp_path):
+    pruned = Spec("fullkv", knobs={"prune": "fastv", "image_share": 0.5})
+    write_study(tmp_path / "s", [Spec("fullkv"), pruned, Spec("snapkv", 16)], 5)
+    times = by_name(Study.of(*collect(tmp_path / "s")))["times-tiny-reader"]
+    for axes in times.figure.axes:
+        assert sum(line.get_marker() == "None" for line in axes.lines) == 1
+
+
+def test_names_of_many_curves_stand_in_two_columns(tmp_path):
+    specs = [Spec(name, 16) for name, method in methods().items() if method.evicts]
+    write_study(tmp_path / "s", [Spec("fullkv"), *specs], 5)
+    figure = by_name(Study.of(*collect(tmp_path / "s")))["accuracy-tiny-reader"].figure
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len(specs) + 1 > 20
+    assert legend._ncols == 2
+
+
 def test_nothing_is_clipped(study, folder):
     for picture in by_name(study, read_study(folder)).values():
         picture.figure.draw_without_rendering()

@@ -135,6 +135,17 @@ def test_headline_table(study):
     assert {row["target"] for row in numbers} == {16, 32}
 
 
+def test_rows_of_the_headline_stand_in_the_studys_order(tmp_path):
+    """SnapKV's curve begins beyond the first of the common budgets."""
+    budgets = {"snapkv": (32, 64), "adakv": (16, 32), "h2o": (16, 32)}
+    specs = [Spec(method, budget) for method, own in budgets.items() for budget in own]
+    write_study(tmp_path / "s", [Spec("fullkv"), *specs], DOCUMENTS)
+    (table,) = tables(tmp_path / "s", "headline")
+    assert [row[0] for row in table.rows] == ["SnapKV", "AdaKV", "H2O"]
+    assert [row[1] == "–" for row in table.rows] == [True, False, False]
+    assert "(corrected for 2 comparisons)" in table.notes[0]
+
+
 def test_paired_table_is_of_the_same_documents(study):
     (table,) = tables(study, "paired", against="adakv")
     assert "AdaKV, kernel_size 5 against" in table.title
