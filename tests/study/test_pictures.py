@@ -182,7 +182,9 @@ def test_times_of_pruned_prompts_are_not_fullkvs(tmp_path):
 
 
 def test_names_of_many_curves_stand_in_two_columns(tmp_path):
-    specs = [Spec(name, 16) for name, method in methods().items() if method.evicts]
+    wide, narrow = {"kernel_size": 7, "pooling": "max"}, {"kernel_size": 5, "pooling": "avg"}
+    names = [name for name, method in methods().items() if method.evicts]
+    specs = [Spec("snapkv", 16, knobs=wide), *(Spec(name, 16, knobs=narrow) for name in names)]
     write_study(tmp_path / "s", [Spec("fullkv"), *specs], 5)
     figure = by_name(Study.of(*collect(tmp_path / "s")))["accuracy-tiny-reader"].figure
     (legend,) = figure.legends
