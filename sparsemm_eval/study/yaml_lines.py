@@ -41,6 +41,19 @@ class StudyError(UsageError, ValueError):
         super().__init__("\n".join([head, *(f"  {problem.text(self.file)}" for problem in self.problems)]))
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, whose errors all have a line: 2024-13-01 is none of Python's dates."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            reason = f"{'an' if kind == 'int' else 'a'} {kind} that can be read"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from error
+
+
 @dataclass(frozen=True)
 class Document:
     """A YAML document."""
@@ -92,13 +105,13 @@ def read(path: Path) -> Document:
 def parse(text: str, file: str = "study.yaml") -> Document:
     """Read a text; see `read`."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
                 # A few of them can stand for more values than fit into memory, or for themselves.
                 line = event.start_mark.line + 1
                 raise _refused(file, line, f"*{event.anchor}", "values without aliases")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise _refused(file, 1, "its text", "YAML of fewer levels") from error
     except yaml.YAMLError as error:
