@@ -50,7 +50,7 @@ def local_folder(given: str, argument: str = "pretrained") -> Path | None:
     except FileNotFoundError as error:
         raise ConfigError(argument, given, f"an installed reader: {error}") from error
     local = Path(os.path.expanduser(given))
-    return local if folder is None and local.is_dir() else folder
+    return local if folder is None and os.path.isdir(local) else folder
 
 
 def local_fingerprint(given: str, argument: str = "pretrained") -> dict[str, str] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os.path
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from sparsemm_eval.errors import ConfigError, HeadScoreError, UnsupportedError, nearest
-from sparsemm_eval.files import source_digest
+from sparsemm_eval.files import source_digest, users_path
 from sparsemm_eval.methods.registry import method_named
 from sparsemm_eval.model.families.registry import families
 from sparsemm_eval.model_wrappers.arguments import Arguments
@@ -64,14 +65,14 @@ def head_scores_key(given: str | None, pretrained: str) -> str:
     from sparsemm_eval.heads.scores import lookup
 
     name = given or pretrained
-    if not (given and Path(given).expanduser().is_file()):
+    file = users_path(given) if given and os.path.isfile(users_path(given)) else None
+    if file is None:
         own = lookup.cache_folder() / lookup.file_name(name)
         if name not in lookup.shipped_names() and not own.is_file():
             for table in lookup.PUBLISHED:
                 if table.is_of(name):
                     return f"git-blob:{table.git_blob}"
-    found = Path(given).expanduser() if given and Path(given).expanduser().is_file() else given
-    return f"sha256:{lookup.resolve(found, pretrained).digest()}"
+    return f"sha256:{lookup.resolve(file or given, pretrained).digest()}"
 
 
 def _checkpoint_key(pretrained: str) -> str:
@@ -129,7 +130,8 @@ def _place(study: Study, cell: Cell, name: str) -> Place:
     own = {"budget": ("budgets",), seed_of(cell.method, cell.model_args.get("score")): ("seeds",)}
     place = own.get(name, ("knobs", name))
     for listed, given in study_file.listed(place, study.document.written(place)):
-        if absolute(name, given) == value:
+        # True is equal to 1, and no number.
+        if absolute(name, given) == value and isinstance(given, bool) == isinstance(value, bool):
             return listed
     further = (("cells", index, name) for index, entry in enumerate(study.cells) if entry.get(name) == value)
     return next(further, place)

@@ -184,8 +184,8 @@ class Watcher:
 def table(found: Sequence[View]) -> Table:
     """Cells as a table."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("state", "cell"):
-        shown.add_column(heading, overflow="fold")
+    shown.add_column("state", no_wrap=True)
+    shown.add_column("cell", overflow="fold")
     for heading in ("answers", "time"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("scores", overflow="fold")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsemm_eval.errors import ConfigError, EvaluationError
-from sparsemm_eval.files import FileLock, write_json_atomically, write_text_atomically
+from sparsemm_eval.files import FileLock, users_path, write_json_atomically, write_text_atomically
 from sparsemm_eval.study.cell import Cell
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class StudyFolder:
     """Paths of one study."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().resolve()
+        self.root = users_path(str(root)).resolve()
         self.record = self.root / "study.json"
 
     def cell(self, identifier: str) -> CellFolder:

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import importlib.util
 import json
+import os.path
 import re
 import subprocess
 import sys
@@ -60,9 +61,8 @@ def data_key(task: str, include_path: str | None = None) -> str:
     The task's name alone where no YAML file of this package or of ``include_path`` has it: upstream's tasks
     are named by lmms-eval's version, and data of a hub cannot be looked into.
     """
-    own = Path(task)
-    if own.is_file():
-        return _content(own.parent)
+    if os.path.isfile(task):
+        return _content(Path(task).parent)
     for folder in _own_folders(include_path):
         for path in folder.rglob("*.yaml"):
             if task in _named_in(path):
@@ -90,7 +90,7 @@ def _own_folders(include_path: str | None) -> list[Path]:
 
 
 def _is_known(name: str, known: set[str]) -> bool:
-    if name in known or (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
+    if name in known or (name.endswith((".yaml", ".yml")) and os.path.isfile(name)):
         return True
     return any(sign in name for sign in "*?[") and bool(fnmatch.filter(known, name))
 

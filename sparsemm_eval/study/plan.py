@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os.path
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sparsemm_eval.checks import checked
 from sparsemm_eval.errors import ConfigError, one_of
-from sparsemm_eval.files import digest_of
+from sparsemm_eval.files import digest_of, users_path
 from sparsemm_eval.methods.base import Knob
 from sparsemm_eval.methods.registry import method_named, methods
 from sparsemm_eval.pruning.registry import SETTING
@@ -85,6 +85,9 @@ def cross(study: Study, facts: Facts) -> tuple[list[Cell], list[Problem]]:
         )
         for index in sorted(idle)
     ]
+    if every and not cells and not problems:
+        remedy = "entries that leave a cell to run"
+        problems.append(study.document.problem(("exclude",), list(study.exclude), remedy))
     cells.sort(key=lambda cell: not is_reference(cell.method, cell.model_args))
     return cells, problems
 
@@ -114,6 +117,9 @@ def _idle_settings(study: Study, place: Place, found: Sequence[Cell]) -> Iterato
     entry = study.cells[place[1]]
     known = {"model": [model.name for model in study.models], "task": list(study.task_places)}
     used = {name for cell in found for name in cell.model_args} | {"method", SETTING}
+    unbudgeted = study.document.values.get("budgets") is None and entry.get("budget") is None
+    if unbudgeted and method_named(entry["method"]).evicts:
+        yield study.document.problem(place, dict(entry), "budget: here, or budgets: in the study")
     used |= {"seed"} if any(cell.seed is not None for cell in found) else set()
     for name, value in entry.items():
         if name in known and value not in known[name]:
@@ -125,9 +131,11 @@ def _idle_settings(study: Study, place: Place, found: Sequence[Cell]) -> Iterato
 
 def _agrees(cell: Cell, entry: Mapping[str, Any]) -> bool:
     """Whether a cell is one of those that an entry of ``exclude`` means."""
-    known = {**cell.model_args, "model": cell.model, "method": cell.method, "seed": cell.seed}
+    known = {"budget": None, **cell.model_args}
+    known |= {"model": cell.model, "method": cell.method, "seed": cell.seed}
     return all(
-        value in cell.tasks if name == "task" else known.get(name) == value for name, value in entry.items()
+        value in cell.tasks if name == "task" else name in known and known[name] == value
+        for name, value in entry.items()
     )
 
 
@@ -163,7 +171,8 @@ def _together(
         names = [name for name in names if name in left and len(left[name]) > 1]
         if len(names) > 1:
             columns = [left.pop(name) for name in names]
-            steps.append([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+            # Not strict: of lists that go together, one may have lost a value that was refused.
+            steps.append([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=False)])
     return [*steps, *([{name: value} for value in values] for name, values in left.items())]
 
 
@@ -276,5 +285,5 @@ def absolute(name: str, value: Any) -> Any:
         return value
     if name == "pretrained" and "/" not in value:
         return value
-    path = Path(value).expanduser()
-    return str(path.resolve()) if path.exists() else value
+    path = users_path(value)
+    return str(path.resolve()) if os.path.exists(path) else value

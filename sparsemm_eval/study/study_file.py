@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydantic import (
 from sparsemm_eval import checks, errors
 from sparsemm_eval.checks import Count, Natural, checked
 from sparsemm_eval.errors import ConfigError, nearest
+from sparsemm_eval.files import users_path
 from sparsemm_eval.methods.registry import methods
 from sparsemm_eval.model.families.registry import ANY_FAMILY, families
 from sparsemm_eval.model_wrappers.arguments import Arguments
@@ -32,6 +34,8 @@ from sparsemm_eval.study.wandb_runs import MODES
 from sparsemm_eval.study.yaml_lines import Document, Place, Problem
 
 MODEL_KEYS = ("name", "family", "pretrained")
+#: What an entry of cells: fixes beside knobs.
+_CELL_KEYS = ("model", "method", "budget", "seed", "task")
 #: Keys that a file must have, and what they are.
 _NEEDED = {
     "name": "a name of a-z, 0-9, _ and -",
@@ -74,7 +78,7 @@ def _leaf(kind: Any) -> Any:
 
 
 def _text(pattern: str, meaning: str) -> Any:
-    return _leaf(Annotated[str, Field(pattern=pattern, description=meaning)])
+    return _leaf(Annotated[str, Field(pattern=pattern, description=meaning, strict=True)])
 
 
 def _filled(value: Any) -> list[Any]:
@@ -99,13 +103,13 @@ def _plain(value: Any) -> Any:
 
 def _task_name(name: Any) -> Any:
     """A task's YAML file as seen from anywhere: cells may be started in another working directory."""
-    path = Path(str(name)).expanduser()
-    return str(path.resolve()) if path.suffix in (".yaml", ".yml") and path.is_file() else name
+    path = users_path(str(name))
+    return str(path.resolve()) if path.suffix in (".yaml", ".yml") and os.path.isfile(path) else name
 
 
 def _task_folder(value: Any) -> str:
-    folder = Path(str(value)).expanduser()
-    if not folder.is_dir() or "," in str(folder):
+    folder = users_path(value) if isinstance(value, str) else Path()
+    if not isinstance(value, str) or not value or not os.path.isdir(folder) or "," in str(folder):
         raise ValueError("one folder with YAML files of tasks, no comma in its path")
     return str(folder.resolve())
 
@@ -120,6 +124,7 @@ def _settings(value: BaseModel) -> dict[str, Any]:
 _Method = _leaf(checks.one_of(*methods()))
 _Task = Annotated[_text(r"^[^,]+$", "the name of a task (see: sparsemm tasks)"), AfterValidator(_task_name)]
 _Argument = Annotated[Any, PlainValidator(_plain)]
+_Text = Annotated[str, Field(strict=True)]
 
 
 class _Excluded(BaseModel, extra="allow"):
@@ -129,9 +134,14 @@ class _Excluded(BaseModel, extra="allow"):
 
 
 class _Further(_Excluded):
-    """The same with a method."""
+    """The same with a method, and with values that model_args can have."""
 
+    __pydantic_extra__: dict[str, _Argument]
     method: _Method
+    model: Any = None
+    budget: _leaf(Count) | None = None
+    seed: _leaf(Natural) | None = None
+    task: Any = None
 
 
 class Model(BaseModel, frozen=True, extra="allow"):
@@ -145,7 +155,7 @@ class Model(BaseModel, frozen=True, extra="allow"):
     #: The first part of lmms-eval's model name.
     family: _leaf(checks.one_of(*families(), ANY_FAMILY)) = ANY_FAMILY
     #: None: the family's default checkpoint.
-    pretrained: _text(r"^[^,]*$", "a Hub id, a folder or a shipped reader's name, no comma") | None = Field(
+    pretrained: _text(r"^[^,]+$", "a Hub id, a folder or a shipped reader's name, no comma") | None = Field(
         None, validate_default=True
     )
 
@@ -166,8 +176,8 @@ class Wandb(BaseModel, frozen=True, extra="forbid"):
     """Where runs are logged to."""
 
     mode: _leaf(checks.one_of(*MODES)) = "disabled"
-    project: _leaf(str) = "sparsemm-eval"
-    entity: _leaf(str) | None = None
+    project: _leaf(_Text) = "sparsemm-eval"
+    entity: _leaf(_Text) | None = None
 
 
 class Study(BaseModel, frozen=True, extra="forbid"):
@@ -204,7 +214,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
     @field_validator("output")
     @classmethod
     def _folder(cls, value: str, info: ValidationInfo) -> Path:
-        return Path(value or f"runs/{info.data.get('name', 'study')}").expanduser()
+        return users_path(value or f"runs/{info.data.get('name', 'study')}")
 
     @property
     def document(self) -> Document:
@@ -248,6 +258,7 @@ def read(document: Document) -> tuple[Study, list[Problem]]:
         # Inner values first: what is around them may go as a whole.
         for place, _, _ in sorted(found, key=lambda one: -len(one[0])):
             _take_out(values, place)
+        values = _without_emptied(values)
         found = []
 
 
@@ -261,6 +272,9 @@ def _of_the_whole(values: Mapping[str, Any]) -> Iterator[_Mistake]:
     for place, entry in listed(("models",), values.get("models")):
         own = entry if isinstance(entry, dict) else {}
         arguments += [((*place, name), value) for name, value in own.items() if name not in MODEL_KEYS]
+    for place, entry in listed(("cells",), values.get("cells")):
+        own = entry if isinstance(entry, dict) else {}
+        arguments += [((*place, name), value) for name, value in own.items() if name not in _CELL_KEYS]
     yield from _unknown(arguments)
     lists = {(key,): values.get(key) for key in ("methods", "budgets", "seeds")}
     lists |= {("knobs", name): value for name, value in knobs.items()}
@@ -268,6 +282,7 @@ def _of_the_whole(values: Mapping[str, Any]) -> Iterator[_Mistake]:
         yield from _repeated(listed(place, value), "every value once")
     yield from _repeated(_tasks(values), "every task once")
     yield from _repeated(_names(values), "a name that no other model has")
+    zipped: list[Any] = []
     axes = {**knobs, "budget": values.get("budgets"), "seed": values.get("seeds")}
     for place, entry in listed(("zip",), values.get("zip")):
         names = entry if isinstance(entry, list) else [entry]
@@ -275,12 +290,15 @@ def _of_the_whole(values: Mapping[str, Any]) -> Iterator[_Mistake]:
         if len(names) < 2 or len(lengths) > 1 or 0 in lengths:
             remedy = "two or more of budget, seed and the study's knobs, with lists of one length"
             yield place, entry, remedy
+        elif any(name in zipped for name in names) or len(set(names)) < len(names):
+            yield place, entry, "every setting once"
+        zipped += names
 
 
 def _unknown(arguments: Iterable[tuple[Place, Any]]) -> Iterator[_Mistake]:
     """What a study does not set here; the range of a model_arg is the wrappers' to check."""
     known = sorted({*Arguments.names()} - {*elsewhere(), *MODEL_KEYS})
-    others = {**dict.fromkeys(MODEL_KEYS, "it under models:"), **elsewhere()}
+    others = {**dict.fromkeys(MODEL_KEYS, "models:"), **elsewhere()}
     for place, value in arguments:
         name = place[-1]
         if name in others:
@@ -292,9 +310,11 @@ def _unknown(arguments: Iterable[tuple[Place, Any]]) -> Iterator[_Mistake]:
 def _repeated(entries: Iterable[tuple[Place, Any]], remedy: str) -> Iterator[_Mistake]:
     known: list[Any] = []
     for place, value in entries:
-        if value in known:
+        # True is equal to 1, and no number.
+        same = (isinstance(value, bool), value)
+        if same in known:
             yield place, canonical(value), remedy
-        known.append(value)
+        known.append(same)
 
 
 def _tasks(values: Mapping[str, Any]) -> list[tuple[Place, Any]]:
@@ -337,3 +357,14 @@ def _take_out(values: Any, place: Place) -> None:
         values[place[-1]] = _REFUSED
     else:
         values.pop(place[-1], None)
+
+
+def _without_emptied(values: Any) -> Any:
+    """A mapping without the lists of which every entry was refused: they are as good as not given."""
+    if isinstance(values, dict):
+        kept = {name: _without_emptied(value) for name, value in values.items()}
+        return {name: value for name, value in kept.items() if value is not _REFUSED}
+    if not isinstance(values, list) or not values:
+        return values
+    kept = [_without_emptied(value) for value in values]
+    return _REFUSED if all(value is _REFUSED for value in kept) else kept

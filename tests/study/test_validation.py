@@ -123,6 +123,21 @@ MISTAKES = [
     ),
     ("[5, 7]", "[5, 6]", 13, "knobs.kernel_size[1]", "6", "an odd integer"),
     ("[5, 7]", "[5, 5.0]", 13, "knobs.kernel_size[1]", "5", "every value once"),
+    ("window: 8", "window: [1, true]", 12, "knobs.window[1]", "True", "an integer >= 1"),
+    ("pretrained: tiny-reader", "pretrained: ''", 5, "models[0].pretrained", "''", "a Hub id"),
+    ("[pages_qa]", "!!binary aGVsbG8=", 9, "tasks", "b'hello'", "name of a task"),
+    ("name: reader", "name: !!binary aGVsbG8=", 3, "models[0].name", "b'hello'", "a name of letters"),
+    ("limit: 4", "limit: 2024-13-01", 14, "the file", "its text", "a timestamp that can be read"),
+    ("limit: 4", "limit: !!int x", 14, "the file", "its text", "an int that can be read"),
+    ("[pages_qa]", f"[{300 * 'x'}.yaml]", 9, "tasks[0]", f"'{300 * 'x'}.yaml'", "a task of lmms-eval"),
+    (
+        "pretrained: tiny-reader",
+        f"pretrained: /{300 * 'x'}",
+        5,
+        "models[0].pretrained",
+        f"'/{300 * 'x'}'",
+        "exists",
+    ),
 ]
 
 
@@ -192,6 +207,19 @@ MORE = [
     ("exclude: [{method: snapkv, budget: 17}]", "exclude[0]", "settings of at least one cell"),
     ("cells: [{method: snapkv, budget: many}]", "cells[0].budget", "an integer >= 1"),
     ("include_path: ./nowhere", "include_path", "one folder with YAML files"),
+    ("include_path: ''", "include_path", "one folder with YAML files"),
+    ("include_path: ~nobody/tasks", "include_path", "one folder with YAML files"),
+    ("zip: [[kernel_size, kernel_size]]", "zip[0]", "every setting once"),
+    ("zip: [[kernel_size, budget], [budget, seed]]", "zip[1]", "every setting once"),
+    ("exclude: [{methot: null}]", "exclude[0]", "settings of at least one cell"),
+    ("exclude: [{sinks: null}]", "exclude[0]", "settings of at least one cell"),
+    ("exclude: [{model: reader}]", "exclude", "entries that leave a cell to run"),
+    ("cells: [{method: adakv, budget: 2024-01-01}]", "cells[0].budget", "an integer >= 1"),
+    ("cells: [{method: adakv, budget: '16'}]", "cells[0].budget", "an integer >= 1"),
+    ("cells: [{method: adakv, window: }]", "cells[0].window", "a number, a word"),
+    ("cells: [{method: adakv, window: [8]}]", "cells[0].window", "a number, a word"),
+    ("cells: [{method: adakv, pretrained: x}]", "cells[0].pretrained", "models:"),
+    ("cells: [{method: adakv, journal: x}]", "cells[0].journal", "a journal of its own"),
 ]
 
 
@@ -199,6 +227,36 @@ MORE = [
 def test_a_mistake_in_how_axes_are_combined_is_named(tmp_path, line, key, remedy):
     found = problems_of(tmp_path, GOOD + line + "\n")
     assert [entry[1] for entry in found if remedy in entry[3]] == [key], found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("seeds: [0, 1]", "seeds: [x]", "seeds[0]"),
+        ("window: 8", "window: [[8]]", "knobs.window[0]"),
+        ("budgets: [16, 32]", "budgets: [x]", "budgets[0]"),
+    ],
+)
+def test_a_list_of_which_nothing_is_left_brings_no_further_mistakes(tmp_path, old, new, key):
+    assert key in [entry[1] for entry in problems_of(tmp_path, GOOD.replace(old, new))]
+    budgets = [entry for entry in problems_of(tmp_path, GOOD.replace(old, new)) if entry[2] == "[]"]
+    assert budgets == []
+
+
+def test_a_list_that_goes_with_others_may_have_mistakes(tmp_path):
+    text = GOOD.replace("[16, 32]", "[16, 32, x]").replace("[5, 7]", "[5, 7, 9]")
+    found = problems_of(tmp_path, text + "zip: [[budget, kernel_size]]\n")
+    assert [entry[1] for entry in found] == ["budgets[2]"]
+
+
+def test_a_further_cell_without_any_budget_is_named(tmp_path):
+    text = GOOD.replace("[fullkv, snapkv, sparsemm,\n  random]", "[fullkv]").replace(
+        "budgets: [16, 32]\n", ""
+    )
+    found = problems_of(tmp_path, text + "cells: [{method: adakv}]\n")
+    assert ("cells[0]", "budget: here, or budgets: in the study") in [
+        (key, text) for _, key, _, text in found
+    ]
 
 
 @pytest.mark.parametrize(
