@@ -12,7 +12,7 @@ from typing import Any
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.arguments import task_name
 from sparsemm_eval.lmms.results import ResultsFile
-from sparsemm_eval.study.folder import CellFolder, harmless, read_json
+from sparsemm_eval.study.folder import STUDY_KEYS, CellFolder, harmless, having, read_json
 from sparsemm_eval.study.method_knobs import is_reference
 
 _RUN_SUFFIX = "_sparsemm_run.json"
@@ -89,7 +89,8 @@ class CellFiles:
             return []
         path = self.results.path
         stem = path.name.removesuffix(_RESULTS_SUFFIX)
-        return sorted(_lines(path.with_name(f"{stem}_samples_{task}.jsonl")), key=lambda row: row["doc_id"])
+        rows = _lines(path.with_name(f"{stem}_samples_{task}.jsonl"), ("doc_id",))
+        return sorted(rows, key=lambda row: row["doc_id"])
 
     def measured(self, task: str) -> dict[int, dict[str, Any]]:
         """The wrapper's per-sample figures of a task by ``doc_id``, first answer of each."""
@@ -103,7 +104,7 @@ class CellFiles:
         stem = Path(self.record["path"]).name.removesuffix(_RUN_SUFFIX)
         tasks: dict[str, dict[int, dict[str, Any]]] = {}
         for path in sorted((self.folder / "stats").glob(stem + _SAMPLES)):
-            for row in _lines(path):
+            for row in _lines(path, ("task", "doc_id")):
                 if row.get("repeat", 0) == 0:
                     tasks.setdefault(row["task"], {})[row["doc_id"]] = row
         return tasks
@@ -117,7 +118,7 @@ def read_study(folder: Path) -> list[CellFiles]:
     EvaluationError
         If the folder is no study, or a cell has no readable description.
     """
-    description = read_json(folder / "study.json")
+    description = read_json(folder / "study.json", STUDY_KEYS)
     if description is None:
         raise EvaluationError(
             f"{folder} is no study folder: it has no study.json (`sparsemm study run` makes it)"
@@ -140,6 +141,10 @@ def read_cell(folder: Path) -> CellFiles:
     files = CellFiles(folder, cell, status)
     if files.done and not _below(folder, status.get("results") or "no results").is_file():
         return files.failed(EvaluationError(f"{folder / str(status.get('results'))} is missing"))
+    try:
+        _ = files.results
+    except EvaluationError as error:
+        return files.failed(error)
     return files
 
 
@@ -158,14 +163,14 @@ def _below(folder: Path, name: str) -> Path:
     return path
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
         return [
-            json.loads(line, object_hook=harmless)
+            having(json.loads(line, object_hook=harmless), needed)
             for line in path.read_text(encoding="utf-8").splitlines()
             if line.strip()
         ]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{path} is not a complete file of samples: {error}") from error

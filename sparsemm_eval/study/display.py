@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsemm_eval.study.cell import Cell
-from sparsemm_eval.study.cell_files import read_cell, stale_text
+from sparsemm_eval.study.cell_files import CellFiles, read_cell, stale_text
 from sparsemm_eval.study.folder import CellFolder, StudyFolder
 from sparsemm_eval.study.metrics import PRIMARY, primary
 
@@ -53,7 +53,12 @@ class View:
 def view(folder: CellFolder, cell: Cell) -> View:
     """One cell as it stands now."""
     status, state = folder.status(), folder.state(cell.hash)
-    results = status.get("results")
+    results, error, scores = status.get("results"), status.get("error"), {}
+    if state == "done":
+        files = read_cell(folder.root)
+        # Results that cannot be read make a cell failed, as in every table.
+        state, error = ("done", error) if files.done else ("failed", files.status.get("error"))
+        scores = _primary_scores(files)
     # A name may stand for a group of tasks, each with so many documents.
     single = cell.limit is not None and set(cell.tasks) <= PRIMARY.keys()
     return View(
@@ -67,8 +72,8 @@ def view(folder: CellFolder, cell: Cell) -> View:
         answers=0 if state in ("pending", "done") else folder.answers(),
         documents=status.get("documents") or (cell.limit * len(cell.tasks) if single else None),
         seconds=status.get("seconds"),
-        scores=scores_of(folder) if state == "done" else {},
-        error=stale_text(status, cell.identity) if state == "stale" else status.get("error"),
+        scores=scores,
+        error=stale_text(status, cell.identity) if state == "stale" else error,
         host=status.get("host"),
         results=str(folder.root / results) if results else None,
     )
@@ -81,7 +86,10 @@ def views(study: StudyFolder, cells: Sequence[Cell]) -> list[View]:
 
 def scores_of(folder: CellFolder) -> dict[str, float]:
     """A done cell's score by task, in each task's primary metric."""
-    files = read_cell(folder.root)
+    return _primary_scores(read_cell(folder.root))
+
+
+def _primary_scores(files: CellFiles) -> dict[str, float]:
     if not files.done:
         return {}
     scores = {task: files.results.scores(task) for task in files.tasks}

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from sparsemm_eval.study.cell import Cell
 if TYPE_CHECKING:
     from sparsemm_eval.study.study_file import Study
 
+#: Of study.json.
+STUDY_KEYS = ("name", "created", "settings", "cells")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LOCK_PATIENCE = 120.0  # seconds; it is held for as long as the cells' records are written
 
@@ -45,7 +47,7 @@ class StudyFolder:
         ConfigError
             If the folder holds no study.
         """
-        record = read_json(self.record)
+        record = read_json(self.record, STUDY_KEYS)
         if record is None:
             remedy = "a folder that `sparsemm study run study.yaml` has written"
             raise ConfigError("study folder", str(self.root), remedy)
@@ -93,7 +95,7 @@ class StudyFolder:
         ConfigError
             If it holds a study of another name.
         """
-        known = read_json(self.record)
+        known = read_json(self.record, STUDY_KEYS)
         if known is not None and known["name"] != study.name:
             remedy = f"a folder without another study; this one holds {known['name']!r}"
             raise ConfigError("output", str(self.root), remedy)
@@ -118,14 +120,14 @@ class CellFolder:
         EvaluationError
             If it is missing or broken.
         """
-        record = read_json(self.record)
+        record = read_json(self.record, Cell.__dataclass_fields__)
         if record is None:
             raise EvaluationError(f"{self.record} is missing: run the study again")
         return record
 
     def status(self) -> dict[str, Any]:
         """``status.json``; empty for a cell that nobody has started."""
-        return read_json(self.root / "status.json") or {}
+        return read_json(self.root / "status.json", ("state",)) or {}
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace the status in one step."""
@@ -196,22 +198,45 @@ class CellFolder:
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file; None where there is none."""
+def read_json(path: Path, needed: Iterable[str] = ()) -> dict[str, Any] | None:
+    """A JSON file's mapping; None where there is none.
+
+    Raises
+    ------
+    EvaluationError
+        If it is damaged, or has none of what is needed.
+    """
     for _ in range(2):
         try:
-            return json.loads(path.read_text(encoding="utf-8"), object_hook=harmless)
+            found = json.loads(path.read_text(encoding="utf-8"), object_hook=harmless)
+            return having(found, needed)
         except FileNotFoundError:
             return None
         except OSError as error:
             # Over NFS: another machine has replaced the file while it was being opened.
             if error.errno != errno.ESTALE:
                 raise
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(
                 f"{path} is damaged ({error}): remove it and run the study again"
             ) from error
     raise EvaluationError(f"{path} is replaced again and again by another machine")
+
+
+def having(record: Any, needed: Iterable[str]) -> dict[str, Any]:
+    """A mapping with these keys.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"no mapping: {str(record)[:40]}")
+    missing = [name for name in needed if name not in record]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    return record
 
 
 def _put(path: Path, text: str) -> None:

@@ -115,7 +115,7 @@ def _summary(
     own = None if reference is None or reference is files else reference
     key = digest_of([source_digest(), files.attempt, None if own is None else own.attempt])
     place, kept = files.folder / "summary.json", files.folder / "samples.parquet"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         known = json.loads(place.read_text(encoding="utf-8"))
         if known["key"] == key and kept.is_file():
             return known["rows"], lambda: pq.read_table(kept)

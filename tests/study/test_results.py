@@ -10,9 +10,10 @@ import pytest
 
 from sparsemm_eval.errors import EvaluationError
 from sparsemm_eval.lmms.evaluate import evaluate
-from sparsemm_eval.study import results
-from sparsemm_eval.study.cell_files import CellFiles
+from sparsemm_eval.study import display, results
+from sparsemm_eval.study.cell_files import CellFiles, read_study
 from sparsemm_eval.study.columns import EVIDENCE, SAMPLE_COLUMNS, crossed_knobs
+from sparsemm_eval.study.folder import StudyFolder
 from sparsemm_eval.study.results import collect, write
 from sparsemm_eval.study.statistics import mean_interval
 from tests import lmms_process
@@ -388,6 +389,40 @@ def test_what_a_study_of_others_holds_is_put_down_nowhere_it_cannot_be(study, mo
 
     monkeypatch.setattr(results, "write_json_atomically", forbidden)
     assert row_of(collect(study)[0], SPARSE, "pages_qa")["state"] == "done"
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", "[" * 100_000, '"x"'])
+@pytest.mark.parametrize("name", ["study.json", "cells/{id}/cell.json", "cells/{id}/status.json"])
+def test_a_record_that_is_no_record_is_named(tmp_path, name, text):
+    [cell] = write_study(tmp_path, [Spec("fullkv")])
+    path = tmp_path / name.format(id=cell)
+    path.write_text(text)
+    if (path.name, text) == ("status.json", "{}"):
+        return  # as good as none
+    with pytest.raises(EvaluationError, match=f"{path.name} is damaged"):
+        collect([tmp_path])
+    with pytest.raises(EvaluationError, match=f"{path.name} is damaged"):
+        display.views(StudyFolder(tmp_path), StudyFolder(tmp_path).cells())
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"resul', "[" * 100_000])
+def test_results_that_cannot_be_read_leave_the_other_cells(tmp_path, text):
+    first, second = write_study(tmp_path, [Spec("fullkv"), Spec("snapkv", 32)])
+    next((tmp_path / "cells" / second).rglob("*_results.json")).write_text(text)
+    found = display.views(StudyFolder(tmp_path), StudyFolder(tmp_path).cells())
+    assert [(one.id, one.state) for one in found] == [(first, "done"), (second, "failed")]
+    assert "is damaged" in found[1].error
+    assert [cell.done for cell in read_study(tmp_path)] == [True, False]
+
+
+@pytest.mark.parametrize("text", ["[1]\n", "{}\n", "[" * 100_000])
+@pytest.mark.parametrize("pattern", ["*_samples_pages_qa.jsonl", "*.rank0.jsonl"])
+def test_samples_that_are_none_make_a_failed_cell(tmp_path, pattern, text):
+    [cell] = write_study(tmp_path, [Spec("fullkv")])
+    next((tmp_path / "cells" / cell).rglob(pattern)).write_text(text)
+    [row] = collect([tmp_path])[0].to_dict("records")
+    assert row["state"] == "failed"
+    assert "not a complete file of samples" in row["error"]
 
 
 def test_no_study(tmp_path):
