@@ -220,12 +220,14 @@ def figures(
 
     Example: `sparsemm study figures runs/tiny --format svg`.
     """
-    from sparsemm_eval.heads.figures.plots import check_picture, save_figure
+    from sparsemm_eval.heads.figures.plots import FORMATS, check_picture, save_figure
     from sparsemm_eval.study.cell_files import read_study
     from sparsemm_eval.study.pictures import pictures
     from sparsemm_eval.study.results import collect
     from sparsemm_eval.study.tables import Study
 
+    if f".{ending}" not in FORMATS:
+        raise ConfigError("--format", ending, f"one of {', '.join(FORMATS).replace('.', '')}")
     place = out or folders[0] / "figures"
     check_picture("format", place / f"figure.{ending}")
     files = [one for folder in folders for one in read_study(folder)]

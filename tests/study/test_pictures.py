@@ -232,4 +232,5 @@ def test_the_command_writes_equal_files(tmp_path, ending):
 def test_another_ending_is_refused(folder):
     outcome = CliRunner().invoke(commands.app, ["figures", str(folder), "-f", "gif"])
     assert isinstance(outcome.exception, ConfigError)
+    assert str(outcome.exception) == "--format='gif' is not valid: expected one of png, svg, pdf"
     assert method_named("snapkv").evicts
