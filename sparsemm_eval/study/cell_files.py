@@ -138,6 +138,8 @@ def read_cell(folder: Path) -> CellFiles:
     cell, status = place.description(), place.status() or {"state": "pending"}
     if status["state"] == "done" and status.get("hash", cell["hash"]) != cell["hash"]:
         status = {**status, "state": "stale", "error": stale_text(status, cell["identity"])}
+    if status["state"] == "running" and place.holder() is None:
+        status = {**status, "state": "interrupted"}
     files = CellFiles(folder, cell, status)
     if files.done and not _below(folder, status.get("results") or "no results").is_file():
         return files.failed(EvaluationError(f"{folder / str(status.get('results'))} is missing"))

@@ -36,7 +36,7 @@ def slurm_array(
     Raises
     ------
     ConfigError
-        If the array is larger than that, or a further option is none.
+        If the array is larger than that, or an option is none.
     """
     tasks = -(-len(cells) // cells_per_task)
     if max_array is not None and tasks > max_array:
@@ -46,6 +46,9 @@ def slurm_array(
     for option in more:
         if not option.startswith("-") or "\n" in option:
             raise ConfigError("--sbatch", option, "an option of sbatch, for instance --reservation=name")
+    for name, value in options.items():
+        if "\n" in str(value):
+            raise ConfigError(f"--{name}", value, "one line")
     settings = {
         "job-name": study.name,
         "array": f"0-{tasks - 1}" + ("" if parallel is None else f"%{parallel}"),

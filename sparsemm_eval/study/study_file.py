@@ -51,6 +51,8 @@ _MAPPINGS = {
     "cells": "a mapping with a method, for instance {method: NAME, budget: 32}",
     "wandb": "a mapping with mode, project, entity",
 }
+#: What lmms-eval's arguments and one line can hold.
+_SIGNS = r"^[^,\x00-\x1f]"
 #: Place and value of a mistake, and what would be right.
 _Mistake = tuple[Place, Any, str]
 #: In place of a list's entry that was refused: its neighbours keep their positions.
@@ -96,7 +98,7 @@ def _many(kind: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     # lmms-eval cuts model_args at commas.
-    if not isinstance(value, (str, int, float)) or "," in str(value):
+    if not isinstance(value, (str, int, float)) or {*",\n"} & {*str(value)}:
         raise ValueError("a number, a word or a path without a comma")
     return canonical(value)
 
@@ -122,9 +124,11 @@ def _settings(value: BaseModel) -> dict[str, Any]:
 
 
 _Method = _leaf(checks.one_of(*methods()))
-_Task = Annotated[_text(r"^[^,]+$", "the name of a task (see: sparsemm tasks)"), AfterValidator(_task_name)]
+_Task = Annotated[
+    _text(_SIGNS + "+$", "the name of a task (see: sparsemm tasks)"), AfterValidator(_task_name)
+]
 _Argument = Annotated[Any, PlainValidator(_plain)]
-_Text = Annotated[str, Field(strict=True)]
+_Line = _text(r"^[^\x00-\x1f]+$", "a text on one line")
 
 
 class _Excluded(BaseModel, extra="allow"):
@@ -155,8 +159,8 @@ class Model(BaseModel, frozen=True, extra="allow"):
     #: The first part of lmms-eval's model name.
     family: _leaf(checks.one_of(*families(), ANY_FAMILY)) = ANY_FAMILY
     #: None: the family's default checkpoint.
-    pretrained: _text(r"^[^,]+$", "a Hub id, a folder or a shipped reader's name, no comma") | None = Field(
-        None, validate_default=True
+    pretrained: _text(_SIGNS + "+$", "a Hub id, a folder or a shipped reader's name, no comma") | None = (
+        Field(None, validate_default=True)
     )
 
     @field_validator("pretrained", mode="before")
@@ -176,8 +180,8 @@ class Wandb(BaseModel, frozen=True, extra="forbid"):
     """Where runs are logged to."""
 
     mode: _leaf(checks.one_of(*MODES)) = "disabled"
-    project: _leaf(_Text) = "sparsemm-eval"
-    entity: _leaf(_Text) | None = None
+    project: _Line = "sparsemm-eval"
+    entity: _Line | None = None
 
 
 class Study(BaseModel, frozen=True, extra="forbid"):
@@ -185,7 +189,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
 
     name: _text(r"^[a-z0-9_-]+$", _NEEDED["name"]) = "study"
     #: The study's folder.
-    output: _text(r"^[^,]*$", "a folder without a comma in its path") = Field("", validate_default=True)
+    output: _text(_SIGNS + "*$", "a folder without a comma in its path") = Field("", validate_default=True)
     models: _many(Model) = ()
     methods: _many(_Method) = ()
     #: Nominal entries per KV head.

@@ -269,6 +269,7 @@ def test_several_cells_share_an_array_task(study_file, tmp_path, monkeypatch):
     outcome = call("slurm", study_file, "--out", out, "--max-array", "2")
     assert "at least 2: 3 cells in an array of at most 2 tasks" in str(outcome.exception)
     assert "--sbatch" in str(call("slurm", study_file, "--sbatch", "reservation").exception)
+    assert "--qos" in str(call("slurm", study_file, "--qos", "a\n#SBATCH --reservation=x").exception)
 
 
 def test_help_has_examples():

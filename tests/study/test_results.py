@@ -168,7 +168,7 @@ def test_another_prompt_is_not_compared(study):
     assert pd.isna(first["fullkv_answer"])
 
 
-def test_failed_running_and_waiting_cells_have_rows_without_scores(tmp_path):
+def test_failed_interrupted_and_waiting_cells_have_rows_without_scores(tmp_path):
     specs = [
         FULL,
         Spec("snapkv", 16, state="failed", error=EVIL, tasks=("pages_qa", "pages_ocr")),
@@ -177,7 +177,7 @@ def test_failed_running_and_waiting_cells_have_rows_without_scores(tmp_path):
     ]
     write_study(tmp_path / "s", specs, 5)
     cells, samples = collect(tmp_path / "s")
-    assert cells["state"].tolist() == ["done", "done", "failed", "failed", "running", "pending"]
+    assert cells["state"].tolist() == ["done", "done", "failed", "failed", "interrupted", "pending"]
     rest = cells.iloc[2:]
     assert (
         rest[["metric", "score", "stderr", "samples", "effective_budget", "agreement"]].isna().all(axis=None)

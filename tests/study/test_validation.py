@@ -220,6 +220,9 @@ MORE = [
     ("cells: [{method: adakv, window: [8]}]", "cells[0].window", "a number, a word"),
     ("cells: [{method: adakv, pretrained: x}]", "cells[0].pretrained", "models:"),
     ("cells: [{method: adakv, journal: x}]", "cells[0].journal", "a journal of its own"),
+    (r'output: "runs\nmore"', "output", "a folder without a comma"),
+    (r'wandb: {project: "a\n# b"}', "wandb.project", "a text on one line"),
+    (r'cells: [{method: adakv, window: "8\n9"}]', "cells[0].window", "a number, a word"),
 ]
 
 
