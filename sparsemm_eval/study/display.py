@@ -186,7 +186,8 @@ class Watcher:
         self._done = {one.id: one for one in found if one.state == "done"}
         ranked = sorted(found, key=lambda one: _RANKS.index(one.state))
         summary = f"{counts(found)}   left: {text_of_seconds(seconds_left(found, self.workers))}"
-        return Group(table(ranked[: max(5, self.console.size.height - 8)]), Text(summary))
+        # Above: in a narrow terminal rows take several lines, and the screen cuts what is below.
+        return Group(Text(summary), table(ranked[: max(5, self.console.size.height - 8)]))
 
 
 def table(found: Sequence[View]) -> Table:

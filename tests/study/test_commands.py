@@ -295,6 +295,7 @@ def test_the_live_table_shows_what_matters_now(study_file, tmp_path):
     screen = (tmp_path / "screen").read_text()
     assert f"start   {cells[0].id}" in screen
     assert "3 done   left: 0 s" in screen
+    assert screen.index("3 done   left: 0 s") < screen.index("state")
     assert "pages_qa" in screen
 
 
