@@ -312,13 +312,12 @@ def _unknown(arguments: Iterable[tuple[Place, Any]]) -> Iterator[_Mistake]:
 
 
 def _repeated(entries: Iterable[tuple[Place, Any]], remedy: str) -> Iterator[_Mistake]:
-    known: list[Any] = []
+    known: set[str] = set()
     for place, value in entries:
-        # True is equal to 1, and no number.
-        same = (isinstance(value, bool), value)
+        same = str(canonical(value))  # as lmms-eval's arguments have it
         if same in known:
             yield place, canonical(value), remedy
-        known.append(same)
+        known.add(same)
 
 
 def _tasks(values: Mapping[str, Any]) -> list[tuple[Place, Any]]:

@@ -123,6 +123,7 @@ MISTAKES = [
     ),
     ("[5, 7]", "[5, 6]", 13, "knobs.kernel_size[1]", "6", "an odd integer"),
     ("[5, 7]", "[5, 5.0]", 13, "knobs.kernel_size[1]", "5", "every value once"),
+    ("[5, 7]", "['5', 5]", 13, "knobs.kernel_size[1]", "5", "every value once"),
     ("window: 8", "window: [1, true]", 12, "knobs.window[1]", "True", "an integer >= 1"),
     ("pretrained: tiny-reader", "pretrained: ''", 5, "models[0].pretrained", "''", "a Hub id"),
     ("[pages_qa]", "!!binary aGVsbG8=", 9, "tasks", "b'hello'", "name of a task"),
