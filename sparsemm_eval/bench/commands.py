@@ -208,7 +208,7 @@ def heads(
     import torch
 
     from sparsemm_eval.bench import head_scoring, random_models
-    from sparsemm_eval.heads.anchors.record import anchor_named
+    from sparsemm_eval.heads.anchors.registry import anchor_named
     from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
     from sparsemm_eval.model import checkpoint
     from sparsemm_eval.model.placement import device_named, place

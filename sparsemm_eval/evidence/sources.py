@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 
 from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS
 from sparsemm_eval.heads.anchors.pages import PAGE_TEXT, PAGE_VALUES, PAGES, page_reading_sample
-from sparsemm_eval.heads.anchors.record import Anchor, anchor_named
+from sparsemm_eval.heads.anchors.record import Anchor
+from sparsemm_eval.heads.anchors.registry import anchor_named
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "bar")
 SIZE = 256

@@ -13,7 +13,8 @@ import typer
 
 from sparsemm_eval.errors import ConfigError, reason_of
 from sparsemm_eval.files import check_target, remove_records, source_digest, users_path
-from sparsemm_eval.heads.anchors.record import Anchor, anchor_named, known_anchors
+from sparsemm_eval.heads.anchors.record import Anchor
+from sparsemm_eval.heads.anchors.registry import anchor_named, known_anchors
 
 app = typer.Typer(
     name="heads",

@@ -15,7 +15,7 @@ from sparsemm_eval.evidence import measure
 from sparsemm_eval.evidence.__main__ import main
 from sparsemm_eval.evidence.sources import SHAPES, write_shapes
 from sparsemm_eval.evidence.text import resampled_tables
-from sparsemm_eval.heads.anchors.record import anchor_named
+from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.figures.word_attention import word_attention
 from sparsemm_eval.heads.scores.lookup import resolve
 from sparsemm_eval.model import checkpoint

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sparsemm_eval.cli import main
 from sparsemm_eval.errors import SparseMMError
-from sparsemm_eval.heads.anchors.record import known_anchors
+from sparsemm_eval.heads.anchors.registry import known_anchors
 from sparsemm_eval.heads.commands import app
 from sparsemm_eval.heads.scores.table import HeadScores
 from sparsemm_eval.pages.readers.reader import save

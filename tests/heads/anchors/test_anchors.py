@@ -8,7 +8,8 @@ import pytest
 from sparsemm_eval.errors import ConfigError
 from sparsemm_eval.heads.anchors.documents import DOCUMENT_LETTERS, DOCUMENTS
 from sparsemm_eval.heads.anchors.pages import PAGE_VALUES, PAGES, SPLIT
-from sparsemm_eval.heads.anchors.record import TextBox, anchor_named, check_boxes
+from sparsemm_eval.heads.anchors.record import TextBox, check_boxes
+from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.pages.benchmarks.write import ocr_rows, qa_rows
 
 

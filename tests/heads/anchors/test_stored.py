@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sparsemm_eval.errors import ConfigError
-from sparsemm_eval.heads.anchors.record import anchor_named
+from sparsemm_eval.heads.anchors.registry import anchor_named
 from sparsemm_eval.heads.scoring.batch_scores import ScoringRule
 from sparsemm_eval.heads.scoring.score_heads import Workload, score_heads, summarise
 from tests.heads.scoring.samples import processor_of
