@@ -17,7 +17,6 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     ValidationInfo,
-    WrapValidator,
     field_validator,
 )
 
@@ -55,8 +54,6 @@ _MAPPINGS = {
 _SIGNS = r"^[^,\x00-\x1f]"
 #: Place and value of a mistake, and what would be right.
 _Mistake = tuple[Place, Any, str]
-#: In place of a list's entry that was refused: its neighbours keep their positions.
-_REFUSED = object()
 
 
 def listed(place: Place, value: Any) -> list[tuple[Place, Any]]:
@@ -91,9 +88,7 @@ def _filled(value: Any) -> list[Any]:
 
 def _many(kind: Any) -> Any:
     """The type of lists with at least one entry; one value stands for a list of one."""
-    entry = Annotated[kind, WrapValidator(lambda value, inner: value if value is _REFUSED else inner(value))]
-    kept = AfterValidator(lambda values: tuple(value for value in values if value is not _REFUSED))
-    return Annotated[tuple[entry, ...], BeforeValidator(_filled), kept]
+    return Annotated[tuple[kind, ...], BeforeValidator(_filled)]
 
 
 def _plain(value: Any) -> Any:
@@ -259,10 +254,9 @@ def read(document: Document) -> tuple[Study, list[Problem]]:
             study._document = document
             return study, problems
         problems += [document.problem(*one) for one in found]
-        # Inner values first: what is around them may go as a whole.
-        for place, _, _ in sorted(found, key=lambda one: -len(one[0])):
+        # Inner values and later entries first: what is around or before them keeps its place.
+        for place in sorted({_taken_with(values, place) for place, _, _ in found}, reverse=True):
             _take_out(values, place)
-        values = _without_emptied(values)
         found = []
 
 
@@ -350,24 +344,22 @@ def _mistake(document: Document, found: Mapping[str, Any]) -> _Mistake:
     return place, found["input"], _MAPPINGS[place[0]]
 
 
-def _take_out(values: Any, place: Place) -> None:
-    """Take a value out; of a model, or of an entry of settings, the whole."""
+def _taken_with(values: Mapping[str, Any], place: Place) -> Place:
+    """What goes with a value that is wrong: of a model, or of an entry of settings, the whole."""
     if place[0] in ("models", "exclude", "cells"):
-        place = place[: 2 if isinstance(values.get(place[0]), list) else 1]
-    for part in place[:-1]:
-        values = values[part]
-    if isinstance(values, list):
-        values[place[-1]] = _REFUSED
+        return place[: 2 if isinstance(values.get(place[0]), list) else 1]
+    return place
+
+
+def _take_out(values: dict[str, Any], place: Place) -> None:
+    """Take a value out; a list of which nothing is left is as good as not given."""
+    *outer, last = place
+    around: Any = values
+    for part in outer:
+        around = around[part]
+    if isinstance(around, list):
+        del around[last]
+        if not around:
+            _take_out(values, tuple(outer))
     else:
-        values.pop(place[-1], None)
-
-
-def _without_emptied(values: Any) -> Any:
-    """A mapping without the lists of which every entry was refused: they are as good as not given."""
-    if isinstance(values, dict):
-        kept = {name: _without_emptied(value) for name, value in values.items()}
-        return {name: value for name, value in kept.items() if value is not _REFUSED}
-    if not isinstance(values, list) or not values:
-        return values
-    kept = [_without_emptied(value) for value in values]
-    return _REFUSED if all(value is _REFUSED for value in kept) else kept
+        around.pop(last, None)
