@@ -26,8 +26,8 @@ class CellFiles:
 
     folder: Path
     cell: dict[str, Any]  # ``cell.json``
-    #: ``status.json``; ``{"state": "pending"}`` before the cell has begun. A cell without its results is
-    #: ``failed``, whatever it says itself.
+    #: ``status.json`` with one of `display.STATES`. A cell without its results is ``failed``, whatever it
+    #: says itself.
     status: dict[str, Any]
 
     @property
@@ -135,14 +135,13 @@ def read_cell(folder: Path) -> CellFiles:
         If ``cell.json`` is missing or broken.
     """
     place = CellFolder(folder)
-    cell, status = place.description(), place.status() or {"state": "pending"}
-    if status["state"] == "done" and status.get("hash", cell["hash"]) != cell["hash"]:
-        status = {**status, "state": "stale", "error": stale_text(status, cell["identity"])}
-    if status["state"] == "running" and place.holder() is None:
-        status = {**status, "state": "interrupted"}
-    files = CellFiles(folder, cell, status)
-    if files.done and not _below(folder, status.get("results") or "no results").is_file():
-        return files.failed(EvaluationError(f"{folder / str(status.get('results'))} is missing"))
+    cell, status = place.description(), place.status()
+    state = place.state(cell["hash"], status)
+    error = stale_text(status, cell["identity"]) if state == "stale" else status.get("error")
+    files = CellFiles(folder, cell, {**status, "state": state, "error": error})
+    results = status.get("results") or "no results"
+    if status.get("state") == "done" and not _below(folder, results).is_file():
+        return files.failed(EvaluationError(f"{folder / results} is missing"))
     try:
         _ = files.results
     except EvaluationError as error:

@@ -52,7 +52,8 @@ class View:
 
 def view(folder: CellFolder, cell: Cell) -> View:
     """One cell as it stands now."""
-    status, state = folder.status(), folder.state(cell.hash)
+    status = folder.status()
+    state = folder.state(cell.hash, status)
     results, error, scores = status.get("results"), status.get("error"), {}
     if state == "done":
         files = read_cell(folder.root)

@@ -133,9 +133,8 @@ class CellFolder:
         """Replace the status in one step."""
         write_json_atomically(self.root / "status.json", status)
 
-    def state(self, digest: str) -> str:
-        """Where the cell stands, given the hash of what it should be: one of `display.STATES`."""
-        status = self.status()
+    def state(self, digest: str, status: Mapping[str, Any]) -> str:
+        """Where a cell of this status stands, given the hash it should have: one of `display.STATES`."""
         if status.get("state") == "done" and self.has_results(status):
             return "done" if status.get("hash") == digest else "stale"
         if self.holder() is not None:

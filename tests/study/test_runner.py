@@ -242,12 +242,12 @@ def test_a_killed_runner_frees_its_cell_when_the_cells_process_is_gone(study_fil
     until(lambda: place.record.is_file() and any(cell.answers() for cell in cells_of(place)))
     busy = next(cell for cell in cells_of(place) if cell.answers())
     assert busy.holder() == f"process {process.pid} on {socket.gethostname()}"
-    assert busy.state("any") == "running"
+    assert busy.state("any", busy.status()) == "running"
     process.kill()
     process.wait()
     until(lambda: busy.holder() is None)
     assert fakes(tmp_path) == []
-    assert busy.state("any") == "interrupted"
+    assert busy.state("any", busy.status()) == "interrupted"
     assert busy.status()["seconds"] is not None
 
 
@@ -289,7 +289,8 @@ def test_cells_of_other_content_are_stale_and_run_again(study_file, tmp_path, mo
     monkeypatch.setattr(running, "FACTS", changed)
     study, cells, place = load(study_file)
     place.prepare(study, cells)
-    states = {cell.id: place.cell(cell.id).state(cell.hash) for cell in cells}
+    folders = [(cell, place.cell(cell.id)) for cell in cells]
+    states = {cell.id: folder.state(cell.hash, folder.status()) for cell, folder in folders}
     assert {"sparsemm" in name for name, state in states.items() if state == "stale"} == {True}
     assert {"sparsemm" in name for name, state in states.items() if state == "done"} == {False}
     stale = next(cell for cell in cells if cell.method == "sparsemm")
